@@ -1,1 +1,39 @@
-//! Being written.
+//! What hatchery's actors say to each other, and every decision about their lives, as pure values.
+//!
+//! No clock, no operating system, no runtime: a machine is told an event and the time, and gives
+//! back actions. `hatchery` carries them out.
+//!
+//! | machine | decides | driven by |
+//! | --- | --- | --- |
+//! | [`handshake::Handshake`] | whether a new actor is one of ours, and how long to wait | `hatchery`'s `drive/scope.rs` |
+//! | [`call::Calls`] | who gets which answer, exactly once | `drive/link.rs` |
+//! | [`teardown::Teardown`] | one actor's way down: asked, terminated, killed, settled | [`scope::Scope`] |
+//! | [`scope::Scope`] | a nursery: who is admitted, the first error, when all have settled | `drive/scope.rs` |
+//!
+//! The promises C1 to C16 and the hang classes H1 to H29 that comments name stand in the
+//! project's `docs/contract.md` and `ai/conc-anal/`.
+#![forbid(unsafe_code)]
+
+pub mod budget;
+pub mod call;
+mod config;
+mod error;
+pub mod frame;
+pub mod handshake;
+mod id;
+mod message;
+mod report;
+pub mod scope;
+pub mod teardown;
+mod time;
+
+pub use config::{Config, ConfigError};
+pub use error::{ExitStatus, Fault, FaultKind, Payload, signal_name};
+pub use frame::{Decoder, FrameError};
+pub use handshake::HandshakeError;
+pub use id::{ActorId, ActorName, ActorPath, BadName, CallId};
+pub use message::{
+    Ended, Hello, PROTOCOL_VERSION, Ready, Reason, ToChild, ToParent, Why,
+};
+pub use report::{ActorReport, Forced, Report, Step, StepTaken};
+pub use time::Time;

@@ -1,0 +1,72 @@
+//! How much time a teardown has, what a level keeps of it and what it hands down (C2, H14).
+
+use std::time::Duration;
+
+use crate::Config;
+
+/// The rungs of one actor's teardown, cut out of one budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Rungs {
+    /// From the cancel to SIGTERM.
+    pub graceful: Duration,
+    /// From SIGTERM to SIGKILL.
+    pub terminate: Duration,
+    /// From SIGKILL to giving up.
+    pub kill: Duration,
+    /// What the actor is told it has: less than `graceful`, so that it can give up on its own
+    /// children before its spawner gives up on it.
+    pub handed_down: Duration,
+}
+
+impl Rungs {
+    /// Cuts a budget. The configured one gives the configured rungs; a smaller one keeps at most
+    /// a tenth for each means of force, so that depth leaves time to be graceful.
+    #[must_use]
+    pub fn cut(budget: Duration, config: &Config) -> Self {
+        let (terminate, kill) = if budget >= config.budget {
+            (config.terminate, config.kill)
+        } else {
+            (config.terminate.min(budget / 10), config.kill.min(budget / 10))
+        };
+        let spare = budget.saturating_sub(terminate).saturating_sub(kill);
+        let graceful = if budget >= config.budget { config.graceful.min(spare) } else { spare };
+        let margin = config.level_margin.min(graceful / 20);
+        Self { graceful, terminate, kill, handed_down: graceful.saturating_sub(margin) }
+    }
+
+    /// All rungs together: never more than the budget they were cut from.
+    #[must_use]
+    pub fn total(&self) -> Duration {
+        self.graceful + self.terminate + self.kill
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// C2, H14: depth costs nothing, and no level is given up on for having waited.
+    #[test]
+    fn each_level_of_twenty_finishes_before_its_spawner_loses_patience() {
+        let config = Config::default();
+        let mut budget = config.budget;
+        for _ in 0..20 {
+            let rungs = Rungs::cut(budget, &config);
+            assert!(rungs.total() <= budget);
+            let below = Rungs::cut(rungs.handed_down, &config);
+            assert!(below.total() <= rungs.handed_down);
+            assert!(rungs.handed_down < rungs.graceful);
+            assert!(!rungs.graceful.is_zero(), "{budget:?} leaves no time to be graceful");
+            budget = rungs.handed_down;
+        }
+    }
+
+    #[test]
+    fn the_configured_budget_gives_the_configured_rungs() {
+        let config = Config::default();
+        let rungs = Rungs::cut(config.budget, &config);
+        assert_eq!(rungs.graceful, config.graceful);
+        assert_eq!(rungs.terminate, config.terminate);
+        assert_eq!(rungs.kill, config.kill);
+    }
+}

@@ -1,0 +1,127 @@
+//! Every bound and limit of the runtime: its default, its range, and why the number.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// The bounds of a tree. The root's travel to every actor with its handshake.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Config {
+    /// What a whole teardown may take. Default 3 s; at least `graceful + terminate + kill`.
+    /// Long enough to flush a file, short enough that a person who pressed Ctrl-C stays.
+    pub budget: Duration,
+    /// How long an actor may unwind by itself before SIGTERM. Default 2 s.
+    pub graceful: Duration,
+    /// How long after SIGTERM before SIGKILL. Default 0.5 s: it only helps actors whose channel
+    /// is dead, and those have nothing left to say.
+    pub terminate: Duration,
+    /// How long after SIGKILL before an actor is reported as unreapable. Default 0.5 s: a kill
+    /// takes microseconds, so this only guards against uninterruptible sleep.
+    pub kill: Duration,
+    /// How long an actor that leaves waits for its peers and its last words. Default 0.5 s.
+    pub peer_drain: Duration,
+    /// How long a start waits for the handshake. Default 5 s: a loaded machine may need seconds
+    /// to exec; a death is noticed at once and not by this.
+    pub handshake: Duration,
+    /// When a cancel that nobody acknowledged is noted in the report. Default 0.5 s.
+    pub cancel_ack: Duration,
+    /// What each level keeps of the budget it hands down, at most. Default 50 ms: one slow wake-up
+    /// and a few milliseconds of work on a busy machine.
+    pub level_margin: Duration,
+    /// How long actors may go on after their spawner has died. Default 0.5 s: half of what C3
+    /// allows.
+    pub orphan_grace: Duration,
+    /// How long a broken channel waits for the exit status behind it. Default 250 ms: the status
+    /// usually comes within 100 µs of the break.
+    pub exit_status_wait: Duration,
+    /// The largest frame, in bytes. Default 16 MiB, at least 64 KiB.
+    pub max_frame_bytes: usize,
+    /// How much may be queued on one channel before calls wait. Default 1 MiB.
+    pub outbox_bytes: usize,
+    /// How many of an actor's last stderr lines an error quotes. Default 20.
+    pub stderr_tail_lines: usize,
+    /// The deepest tree, in levels below the root. Default 64.
+    pub max_depth: usize,
+    /// The most actors one nursery holds. Default 100,000.
+    pub max_actors: usize,
+}
+
+/// Bounds that contradict each other.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The rungs don't fit into the budget: raise it, or lower one of them.
+    #[error("graceful + terminate + kill is {rungs:?}, more than the budget of {budget:?}")]
+    Rungs {
+        /// Their sum.
+        rungs: Duration,
+        /// The budget.
+        budget: Duration,
+    },
+    /// A frame must at least hold a handshake.
+    #[error("max_frame_bytes is {0}, must be 65,536 to 1,073,741,824")]
+    Frame(usize),
+    /// Zero where at least one is needed.
+    #[error("{0} is zero")]
+    Zero(&'static str),
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            budget: Duration::from_secs(3),
+            graceful: Duration::from_secs(2),
+            terminate: Duration::from_millis(500),
+            kill: Duration::from_millis(500),
+            peer_drain: Duration::from_millis(500),
+            handshake: Duration::from_secs(5),
+            cancel_ack: Duration::from_millis(500),
+            level_margin: Duration::from_millis(50),
+            orphan_grace: Duration::from_millis(500),
+            exit_status_wait: Duration::from_millis(250),
+            max_frame_bytes: 16 << 20,
+            outbox_bytes: 1 << 20,
+            stderr_tail_lines: 20,
+            max_depth: 64,
+            max_actors: 100_000,
+        }
+    }
+}
+
+impl Config {
+    /// The default bounds with another budget, its rungs in the same proportion.
+    #[must_use]
+    pub fn with_budget(budget: Duration) -> Self {
+        Self {
+            budget,
+            graceful: budget * 4 / 6,
+            terminate: budget / 6,
+            kill: budget / 6,
+            ..Self::default()
+        }
+    }
+
+    /// Checks that the bounds don't contradict each other.
+    ///
+    /// # Errors
+    /// The first contradiction found.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let rungs = self.graceful + self.terminate + self.kill;
+        if rungs > self.budget {
+            return Err(ConfigError::Rungs { rungs, budget: self.budget });
+        }
+        if !(1 << 16..=1 << 30).contains(&self.max_frame_bytes) {
+            return Err(ConfigError::Frame(self.max_frame_bytes));
+        }
+        if self.handshake.is_zero() {
+            return Err(ConfigError::Zero("handshake"));
+        }
+        if self.max_actors == 0 {
+            return Err(ConfigError::Zero("max_actors"));
+        }
+        if self.outbox_bytes == 0 {
+            return Err(ConfigError::Zero("outbox_bytes"));
+        }
+        Ok(())
+    }
+}

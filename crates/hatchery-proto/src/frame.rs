@@ -1,0 +1,112 @@
+//! Bytes to frames and back: a length of four bytes, big endian, then MessagePack.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Why bytes are no frame, or a message can't become one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FrameError {
+    /// Over the limit; nothing was allocated for it.
+    #[error("a frame of {length} bytes, over the limit of {limit}")]
+    TooLarge {
+        /// Its length, as announced or as encoded.
+        length: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// An empty frame means nothing.
+    #[error("an empty frame")]
+    Empty,
+    /// The value has no MessagePack form.
+    #[error("encoding: {0}")]
+    Encode(String),
+    /// The bytes are not the value they should be.
+    #[error("decoding: {0}")]
+    Decode(String),
+}
+
+/// Cuts a stream of bytes into frames. The length is checked before anything is allocated (C15).
+#[derive(Debug)]
+pub struct Decoder {
+    buffer: BytesMut,
+    limit: usize,
+}
+
+impl Decoder {
+    /// A decoder that takes frames of up to `limit` bytes.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self { buffer: BytesMut::new(), limit }
+    }
+
+    /// Changes the limit for the frames to come.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
+    /// Where to append what was read. Has room for at least 8 KiB.
+    pub fn buffer_mut(&mut self) -> &mut BytesMut {
+        self.buffer.reserve(READ_CHUNK);
+        &mut self.buffer
+    }
+
+    /// The next whole frame, without its length; `None` until more bytes have come.
+    ///
+    /// # Errors
+    /// [`FrameError::TooLarge`] or [`FrameError::Empty`]: the stream is beyond repair.
+    pub fn next_frame(&mut self) -> Result<Option<Bytes>, FrameError> {
+        let Some(head) = self.buffer.first_chunk::<HEAD>() else { return Ok(None) };
+        let length = u32::from_be_bytes(*head) as usize;
+        if length > self.limit {
+            return Err(FrameError::TooLarge { length, limit: self.limit });
+        }
+        if length == 0 {
+            return Err(FrameError::Empty);
+        }
+        if self.buffer.len() < HEAD + length {
+            return Ok(None);
+        }
+        self.buffer.advance(HEAD);
+        Ok(Some(self.buffer.split_to(length).freeze()))
+    }
+}
+
+/// Appends one frame to `buffer`; on an error the buffer is as it was.
+///
+/// # Errors
+/// [`FrameError::Encode`] or [`FrameError::TooLarge`].
+pub fn encode(message: &impl Serialize, limit: usize, buffer: &mut BytesMut) -> Result<(), FrameError> {
+    let start = buffer.len();
+    buffer.put_u32(0);
+    let encoded = rmp_serde::encode::write(&mut (&mut *buffer).writer(), message);
+    let length = buffer.len() - start - HEAD;
+    let error = match encoded {
+        Err(error) => Some(FrameError::Encode(error.to_string())),
+        Ok(()) if length > limit => Some(FrameError::TooLarge { length, limit }),
+        Ok(()) => None,
+    };
+    if let Some(error) = error {
+        buffer.truncate(start);
+        return Err(error);
+    }
+    let head = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
+    buffer[start..start + HEAD].copy_from_slice(&head);
+    Ok(())
+}
+
+/// Decodes one value; nesting is bounded.
+///
+/// # Errors
+/// [`FrameError::Decode`] says what was found in the place of what.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FrameError> {
+    let mut deserializer = rmp_serde::Deserializer::from_read_ref(bytes);
+    deserializer.set_max_depth(MAX_NESTING);
+    T::deserialize(&mut deserializer).map_err(|error| FrameError::Decode(error.to_string()))
+}
+
+const HEAD: usize = 4;
+const READ_CHUNK: usize = 8 * 1024;
+/// Deep enough for a fault of the deepest tree, shallow enough for any stack.
+const MAX_NESTING: usize = 256;

@@ -1,0 +1,137 @@
+//! Whether a new actor is one of ours, raced against its death and a bound (H12, H26).
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::ExitStatus;
+use crate::message::{PROTOCOL_VERSION, Ready};
+use crate::time::Time;
+
+/// Which side disagrees about what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandshakeError {
+    /// The two speak different versions: rebuild the older one.
+    #[error("the spawner speaks protocol {spawner}, the actor {actor}")]
+    Version {
+        /// The spawner's.
+        spawner: u32,
+        /// The actor's.
+        actor: u32,
+    },
+}
+
+/// A start's wait for its actor, from the request to the first of: ready, refused, dead, too late.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Handshake {
+    began: Time,
+    until: Time,
+    done: bool,
+}
+
+/// What the spawner sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The actor answered.
+    Ready(Ready),
+    /// The actor refused.
+    Refused(HandshakeError),
+    /// The actor ended.
+    Exited(ExitStatus),
+}
+
+/// How a start comes out. Given once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It serves.
+    Serving,
+    /// It is another program or version.
+    Refused(HandshakeError),
+    /// It ended first.
+    Died(ExitStatus),
+    /// It did not answer in time.
+    TimedOut {
+        /// How long it had.
+        waited: Duration,
+    },
+}
+
+impl Handshake {
+    /// A handshake that may take `bound` from now on.
+    #[must_use]
+    pub fn new(bound: Duration, now: Time) -> Self {
+        Self { began: now, until: now + bound, done: false }
+    }
+
+    /// The first event decides; later ones change nothing, as the actor's life goes on elsewhere.
+    pub fn handle(&mut self, event: Event) -> Option<Outcome> {
+        if self.done {
+            return None;
+        }
+        self.done = true;
+        Some(match event {
+            Event::Ready(Ready { version: PROTOCOL_VERSION, .. }) => Outcome::Serving,
+            Event::Ready(Ready { version, .. }) => Outcome::Refused(HandshakeError::Version {
+                spawner: PROTOCOL_VERSION,
+                actor: version,
+            }),
+            Event::Refused(error) => Outcome::Refused(error),
+            Event::Exited(status) => Outcome::Died(status),
+        })
+    }
+
+    /// The bound, while it counts.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Time> {
+        (!self.done).then_some(self.until)
+    }
+
+    /// The time is `now`.
+    pub fn handle_timeout(&mut self, now: Time) -> Option<Outcome> {
+        if self.done || now < self.until {
+            return None;
+        }
+        self.done = true;
+        Some(Outcome::TimedOut { waited: now.since(self.began) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn events() -> Vec<Event> {
+        let wrong = HandshakeError::Version { spawner: 1, actor: 9 };
+        vec![
+            Event::Ready(Ready { version: PROTOCOL_VERSION, pid: 1 }),
+            Event::Ready(Ready { version: 9, pid: 1 }),
+            Event::Refused(wrong),
+            Event::Exited(ExitStatus::Signal(6)),
+        ]
+    }
+
+    /// H12: whatever comes first decides, once.
+    #[test]
+    fn every_order_of_two_events_has_one_outcome() {
+        for first in events() {
+            for second in events() {
+                let mut handshake = Handshake::new(Duration::from_secs(5), Time::ZERO);
+                assert!(handshake.handle(first.clone()).is_some());
+                assert_eq!(handshake.handle(second), None);
+                assert_eq!(handshake.handle_timeout(Time::from_nanos(u64::MAX)), None);
+            }
+        }
+    }
+
+    /// H12, H26: silence ends at the bound, not before.
+    #[test]
+    fn silence_ends_at_the_bound() {
+        let bound = Duration::from_secs(5);
+        let mut handshake = Handshake::new(bound, Time::ZERO);
+        assert_eq!(handshake.handle_timeout(Time::from_nanos(1)), None);
+        let outcome = handshake.handle_timeout(Time::ZERO + bound);
+        assert_eq!(outcome, Some(Outcome::TimedOut { waited: bound }));
+        assert_eq!(handshake.handle(events().remove(0)), None);
+    }
+}

@@ -1,0 +1,171 @@
+//! All that spawner and actor can say to each other.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Fault;
+use crate::handshake::HandshakeError;
+use crate::id::{ActorPath, CallId};
+use crate::report::ActorReport;
+use crate::Config;
+
+/// Raised whenever a message changes its form.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// From the spawner to the actor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ToChild {
+    /// Always first: who you are and which bounds hold.
+    Hello(Hello),
+    /// Run a function.
+    Call {
+        /// Answered under this number.
+        call: CallId,
+        /// The registered name.
+        function: String,
+        /// Its arguments, a MessagePack tuple.
+        args: Bytes,
+        /// The caller's patience, for information; the caller cancels by itself.
+        deadline: Option<Duration>,
+    },
+    /// Nobody waits for this call any more.
+    CancelCall {
+        /// Which one.
+        call: CallId,
+        /// Why, and by whom.
+        reason: Reason,
+    },
+    /// Go down, with all below you. Acknowledged before it is carried out (C11).
+    Cancel {
+        /// Why, and by whom.
+        reason: Reason,
+        /// What is left of the budget: be gone by then.
+        budget: Duration,
+    },
+    /// Take down an actor further below.
+    CancelBelow {
+        /// Its path.
+        path: ActorPath,
+        /// Why, and by whom.
+        reason: Reason,
+    },
+}
+
+/// From the actor to its spawner.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ToParent {
+    /// The handshake's answer: I am who you started, and serve.
+    Ready(Ready),
+    /// The handshake's answer: we don't understand each other.
+    Refused(HandshakeError),
+    /// The one answer to a call.
+    Reply {
+        /// Which call.
+        call: CallId,
+        /// The encoded value, or what went wrong.
+        result: Result<Bytes, Box<Fault>>,
+    },
+    /// The cancel has arrived (C11).
+    CancelAck,
+    /// The actor asks its spawner to go down.
+    CancelParent {
+        /// Why, and by whom.
+        reason: Reason,
+    },
+    /// The last message: what nobody below has been told yet.
+    Ended(Ended),
+}
+
+/// The opening of a handshake.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`PROTOCOL_VERSION`] of the spawner.
+    pub version: u32,
+    /// The new actor's place.
+    pub path: ActorPath,
+    /// The bounds of the tree.
+    pub config: Config,
+    /// The default backend of the tree, by name.
+    pub backend: String,
+    /// The default stdio of the tree, by name.
+    pub stdio: String,
+}
+
+/// The answer to a handshake.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// [`PROTOCOL_VERSION`] of the actor.
+    pub version: u32,
+    /// Its process.
+    pub pid: u32,
+}
+
+/// An actor's last words.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Ended {
+    /// Errors from below that no caller was there to take.
+    pub faults: Vec<Fault>,
+    /// How those below came down (C16).
+    pub report: Vec<ActorReport>,
+    /// Why it goes.
+    pub why: Option<Reason>,
+}
+
+/// Why something was cancelled, and by whom.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Reason {
+    /// Who asked for it.
+    pub by: ActorPath,
+    /// What for.
+    pub why: Why,
+}
+
+/// What a cancel is for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Why {
+    /// Somebody asked.
+    Requested,
+    /// A deadline passed.
+    Deadline,
+    /// An actor beside it failed.
+    SiblingFailed,
+    /// The body of the nursery failed.
+    BodyFailed,
+    /// The future that waited for it was dropped.
+    Dropped,
+    /// The work is done.
+    Finished,
+    /// The root got a signal.
+    Signal(i32),
+    /// The spawner is gone.
+    ParentGone,
+    /// SIGTERM came in place of a message.
+    Terminated,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Requested => f.write_str("on request"),
+            Self::Deadline => f.write_str("at the deadline"),
+            Self::SiblingFailed => f.write_str("because a sibling failed"),
+            Self::BodyFailed => f.write_str("because the nursery's body failed"),
+            Self::Dropped => f.write_str("because nobody waits for it any more"),
+            Self::Finished => f.write_str("because the work is done"),
+            Self::Signal(signal) => write!(f, "by {}", crate::signal_name(*signal)),
+            Self::ParentGone => f.write_str("because its spawner is gone"),
+            Self::Terminated => f.write_str("by SIGTERM"),
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cancelled by `{}` {}", self.by, self.why)
+    }
+}
+

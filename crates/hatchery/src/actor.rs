@@ -1,0 +1,269 @@
+//! An actor's main: handshake, serve, unwind, leave. The same for a forked process, a fresh image
+//! and a thread (C14).
+//!
+//! The loop that reads the parent channel is shielded from the actor's own cancellation: it goes
+//! on serving late requests while the actor unwinds, and is broken explicitly as the last step
+//! (C12). It never waits for the spawner to close.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hatchery_proto::{
+    CallId, Config, Ended as EndedMessage, Fault, FaultKind, Hello, PROTOCOL_VERSION, Ready,
+    Reason, ToChild, ToParent, Why,
+};
+use hatchery_spawn::{Birth, BirthKind};
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+
+use crate::current::{self, Actor, Busy};
+use crate::drive::reader::{Ended, Inbox};
+use crate::drive::writer::{Lane, Outbox, PushError};
+use crate::function;
+use crate::lock::lock;
+use crate::panics::caught;
+use crate::runtime::Inner;
+
+inventory::submit! {
+    hatchery_spawn::Main { name: MAIN, run: main }
+}
+
+/// The name under which the spawn backends find [`main`].
+pub(crate) const MAIN: &str = "hatchery";
+
+/// From birth to exit status. Runs on the actor's own thread, outside of any runtime.
+fn main(mut birth: Birth) -> i32 {
+    let is_thread = birth.how == BirthKind::Thread;
+    let Some(channel) = birth.channel.take() else { return FAILED };
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all();
+    if is_thread {
+        builder.thread_name(birth.name.clone());
+    }
+    let Ok(runtime) = builder.build() else { return FAILED };
+    if !is_thread && hatchery_spawn::signals::shutdown_on_terminate(&channel).is_err() {
+        return FAILED;
+    }
+    let code = runtime.block_on(live(birth, channel));
+    // Blocking tasks of users may never end (H8): a process exits over them, and a thread actor
+    // leaves them to the ledger's bound.
+    if is_thread {
+        runtime.shutdown_timeout(BLOCKING_WAIT);
+        current::leave_thread();
+    } else {
+        runtime.shutdown_background();
+    }
+    code
+}
+
+async fn live(birth: Birth, channel: std::os::unix::net::UnixStream) -> i32 {
+    if channel.set_nonblocking(true).is_err() {
+        return FAILED;
+    }
+    let Ok(stream) = UnixStream::from_std(channel).map(Arc::new) else { return FAILED };
+    let mut inbox = Inbox::new(stream.clone(), FIRST_FRAME);
+    let hello = match inbox.next::<ToChild>().await {
+        Ok(ToChild::Hello(hello)) => hello,
+        // Anything else before the handshake is no spawner of ours.
+        Ok(_) | Err(_) => return FAILED,
+    };
+    let config = hello.config.clone();
+    let outbox = Arc::new(Outbox::new(stream.clone(), config.max_frame_bytes, config.outbox_bytes));
+    if hello.version != PROTOCOL_VERSION {
+        let refusal = hatchery_proto::HandshakeError::version(hello.version);
+        // The spawner may be gone; there is nobody else to tell.
+        let _gone = outbox.push(Lane::Control, &ToParent::Refused(refusal));
+        return FAILED;
+    }
+    let inbox = inbox.with_limit(config.max_frame_bytes);
+    let actor = adopt(&birth, hello, outbox.clone());
+    let writer = tokio::spawn(outbox.clone().write_out());
+    let ready = Ready { version: PROTOCOL_VERSION, pid: std::process::id() };
+    if outbox.push(Lane::Control, &ToParent::Ready(ready)).is_err() {
+        actor.cancel(gone(&actor), config.orphan_grace);
+    }
+    let reading = tokio::spawn(read(inbox, actor.clone()));
+    let cancelling = actor.cancelled().await;
+    actor.quiet().await;
+    leave(&actor, cancelling.reason, &config).await;
+    reading.abort();
+    writer.abort();
+    if !matches!(birth.how, BirthKind::Thread) {
+        current::leave_process(&actor);
+        actor.runtime.close_from_actor();
+    }
+    0
+}
+
+/// Makes the actor this thread's or this process's own.
+fn adopt(birth: &Birth, hello: Hello, outbox: Arc<Outbox>) -> Arc<Actor> {
+    let is_thread = birth.how == BirthKind::Thread;
+    let runtime = match (is_thread, Inner::of_thread(&hello)) {
+        (true, Some(runtime)) => runtime,
+        (true, None) | (false, _) => Inner::of_process(&hello, birth.forkserver()),
+    };
+    let actor = Arc::new(Actor::new(hello.path, runtime, Some(outbox)));
+    if is_thread {
+        current::enter_thread(actor.clone());
+    } else {
+        current::enter_process(&actor);
+    }
+    actor
+}
+
+/// The shielded loop over the parent channel. Ends by its closing, or is aborted as the last
+/// step of the actor's life.
+async fn read(mut inbox: Inbox, actor: Arc<Actor>) {
+    let calls = Arc::new(Served::default());
+    loop {
+        let message = inbox.next::<ToChild>().await;
+        tokio::task::consume_budget().await;
+        match message {
+            Ok(ToChild::Call { call, function, args, deadline: _ }) => {
+                serve(&actor, &calls, call, &function, &args);
+            }
+            Ok(ToChild::CancelCall { call, reason }) => calls.cancel(call, reason),
+            Ok(ToChild::Cancel { reason, budget }) => {
+                // Acknowledged before it is carried out (C11).
+                tell(&actor, &ToParent::CancelAck);
+                actor.cancel(reason, budget);
+            }
+            Ok(ToChild::CancelBelow { path, reason }) => actor.cancel_below(&path, &reason),
+            Ok(ToChild::Hello(_)) | Err(Ended::Malformed(_)) => {
+                // A spawner that breaks the protocol is as good as gone.
+                return actor.cancel(gone(&actor), actor.runtime.config.orphan_grace);
+            }
+            Err(Ended::Closed) => {
+                let config = &actor.runtime.config;
+                return if hatchery_spawn::signals::terminated() {
+                    // SIGTERM is a cancel that came by another road.
+                    let reason = Reason { by: actor.path.clone(), why: Why::Terminated };
+                    actor.cancel(reason, config.terminate);
+                } else {
+                    actor.cancel(gone(&actor), config.orphan_grace);
+                };
+            }
+        }
+    }
+}
+
+/// The calls that are being served, so that each can be cancelled; removed when answered.
+#[derive(Debug, Default)]
+struct Served {
+    open: Mutex<HashMap<CallId, oneshot::Sender<Reason>>>,
+}
+
+impl Served {
+    fn cancel(&self, call: CallId, reason: Reason) {
+        let serving = lock(&self.open).remove(&call);
+        if let Some(serving) = serving {
+            // It is being answered at this very moment: then the answer stands.
+            let _answered = serving.send(reason);
+        }
+    }
+}
+
+/// Starts a function; its one reply goes out from its own task.
+fn serve(actor: &Arc<Actor>, calls: &Arc<Served>, call: CallId, name: &str, args: &[u8]) {
+    if let Some(cancelling) = actor.cancelling() {
+        let message = format!("`{name}` was called while the actor goes down");
+        let kind = FaultKind::Cancelled(cancelling.reason);
+        let result = Err(Box::new(current::fault(kind, message)));
+        return tell(actor, &ToParent::Reply { call, result });
+    }
+    let running = match function::dispatch(name, args) {
+        Ok(running) => running,
+        Err(fault) => return tell(actor, &ToParent::Reply { call, result: Err(fault) }),
+    };
+    let (cancel, cancelled) = oneshot::channel();
+    lock(&calls.open).insert(call, cancel);
+    let task = Serving { actor: actor.clone(), calls: calls.clone(), call, _busy: actor.busy() };
+    tokio::spawn(task.run(running, cancelled));
+}
+
+/// One call in progress.
+struct Serving {
+    actor: Arc<Actor>,
+    calls: Arc<Served>,
+    call: CallId,
+    /// The actor doesn't leave before this is dropped.
+    _busy: Busy,
+}
+
+impl Serving {
+    async fn run(self, running: function::Served, cancelled: oneshot::Receiver<Reason>) {
+        let mut running = caught(running);
+        let result = tokio::select! {
+            biased;
+            result = &mut running => result.and_then(|reply| reply),
+            Ok(reason) = cancelled => Err(self.cancelled(&mut running, reason)),
+            cancelling = self.actor.cancelled() => {
+                Err(self.cancelled(&mut running, cancelling.reason))
+            }
+        };
+        lock(&self.calls.open).remove(&self.call);
+        if let Some(parent) = &self.actor.parent {
+            parent.room().await;
+        }
+        self.reply(result);
+    }
+
+    /// Drops the function; a destructor that panics is told in place of the cancellation.
+    fn cancelled(
+        &self,
+        running: &mut crate::panics::Caught<function::Served>,
+        reason: Reason,
+    ) -> Box<Fault> {
+        match running.discard() {
+            Err(fault) => fault,
+            Ok(()) => {
+                let message = format!("cancelled by `{}`", reason.by);
+                Box::new(current::fault(FaultKind::Cancelled(reason), message))
+            }
+        }
+    }
+
+    fn reply(&self, result: Result<bytes::Bytes, Box<Fault>>) {
+        let Some(parent) = &self.actor.parent else { return };
+        let call = self.call;
+        if let Err(PushError::Frame(cause)) =
+            parent.push(Lane::Data, &ToParent::Reply { call, result })
+        {
+            let message = format!("the reply can't be sent: {cause}");
+            let fault = current::fault(FaultKind::TooLarge, message);
+            tell(&self.actor, &ToParent::Reply { call, result: Err(Box::new(fault)) });
+        }
+    }
+}
+
+/// The last words: what nobody has been told yet, then the channel is broken from this side.
+async fn leave(actor: &Arc<Actor>, why: Reason, config: &Config) {
+    let (faults, report) = actor.take_left();
+    tell(actor, &ToParent::Ended(EndedMessage { faults, report, why: Some(why) }));
+    if let Some(parent) = &actor.parent {
+        // A spawner that doesn't read has its own bound for us.
+        let _written = parent.flush(config.peer_drain).await;
+        parent.break_channel();
+    }
+}
+
+fn tell(actor: &Actor, message: &ToParent) {
+    if let Some(parent) = &actor.parent {
+        // If the channel is closed the reader sees it too and takes the actor down.
+        let _closed = parent.push(Lane::Control, message);
+    }
+}
+
+fn gone(actor: &Actor) -> Reason {
+    Reason { by: actor.path.parent().unwrap_or_else(|| actor.path.clone()), why: Why::ParentGone }
+}
+
+/// Exit status of an actor that could not even say hello.
+const FAILED: i32 = 70;
+
+/// The handshake is small; the peer's real limit is known after it.
+const FIRST_FRAME: usize = 64 * 1024;
+
+/// How long a thread actor waits for the blocking tasks it started, after everything else.
+const BLOCKING_WAIT: Duration = Duration::from_millis(50);

@@ -1,0 +1,294 @@
+//! Which actor this code runs in, and what that actor has to finish before it may leave.
+//!
+//! A process has one actor, but for thread actors, which have their own OS threads: a thread's
+//! own actor comes first, the process's second, the root last.
+//!
+//! Lock order: `Actor::inside` before any scope's machine, never the other way round.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use hatchery_proto::{ActorPath, ActorReport, Fault, FaultKind, Reason, ToParent, Why};
+use tokio::sync::watch;
+
+use crate::drive::scope::Core;
+use crate::drive::writer::{Lane, Outbox};
+use crate::lock::lock;
+use crate::runtime::Inner;
+
+/// One actor, as its own code sees it.
+pub(crate) struct Actor {
+    pub(crate) path: ActorPath,
+    pub(crate) runtime: Arc<Inner>,
+    /// The way to the spawner; the root has none.
+    pub(crate) parent: Option<Arc<Outbox>>,
+    /// Set once when the actor begins to go down. Watched by calls, shields and the main loop.
+    cancel: watch::Sender<Option<Cancelling>>,
+    /// Tasks and scopes the actor waits for before it leaves.
+    busy: watch::Sender<usize>,
+    inside: Mutex<Inside>,
+}
+
+/// That an actor goes down: why, and when it must be gone.
+#[derive(Debug, Clone)]
+pub(crate) struct Cancelling {
+    pub(crate) reason: Reason,
+    pub(crate) until: Instant,
+}
+
+#[derive(Default)]
+struct Inside {
+    scopes: Vec<Arc<Core>>,
+    /// What scopes found out that nobody waited for any more: goes up with the actor's end.
+    faults: Vec<Fault>,
+    reports: Vec<ActorReport>,
+}
+
+impl fmt::Debug for Actor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Actor").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Actor {
+    pub(crate) fn new(path: ActorPath, runtime: Arc<Inner>, parent: Option<Arc<Outbox>>) -> Self {
+        let (cancel, _) = watch::channel(None);
+        let (busy, _) = watch::channel(0);
+        Self { path, runtime, parent, cancel, busy, inside: Mutex::default() }
+    }
+
+    /// Begins to go down, or hurries if it does already: every open scope is cancelled, every
+    /// call is dropped. The first reason stays, the nearest end counts.
+    pub(crate) fn cancel(&self, reason: Reason, budget: Duration) {
+        let until = Instant::now() + budget;
+        let scopes = {
+            let inside = lock(&self.inside);
+            self.cancel.send_modify(|cancelling| match cancelling {
+                None => *cancelling = Some(Cancelling { reason: reason.clone(), until }),
+                Some(earlier) => earlier.until = earlier.until.min(until),
+            });
+            inside.scopes.clone()
+        };
+        for scope in scopes {
+            scope.cancel(reason.clone(), budget);
+        }
+    }
+
+    /// The going down, once it has begun.
+    pub(crate) fn cancelling(&self) -> Option<Cancelling> {
+        self.cancel.borrow().clone()
+    }
+
+    /// Waits until the actor begins to go down. Ended by `cancel`, which the spawner's cancel,
+    /// its death and SIGTERM all lead to.
+    pub(crate) async fn cancelled(&self) -> Cancelling {
+        let mut cancel = self.cancel.subscribe();
+        let seen = cancel.wait_for(Option::is_some).await.map(|cancelling| cancelling.clone());
+        seen.ok().flatten().expect("the sender lives in the actor that is borrowed here")
+    }
+
+    /// Publishes a scope and asks whether the actor is going down, as one step (H27).
+    pub(crate) fn open_scope(&self, scope: &Arc<Core>) -> Result<(), Reason> {
+        let mut inside = lock(&self.inside);
+        if let Some(cancelling) = &*self.cancel.borrow() {
+            return Err(cancelling.reason.clone());
+        }
+        inside.scopes.push(scope.clone());
+        self.busy.send_modify(|busy| *busy += 1);
+        Ok(())
+    }
+
+    /// A scope has finished; what nobody waited for is kept for the actor's own end.
+    pub(crate) fn close_scope(&self, scope: &Core, left: Option<(Vec<Fault>, Vec<ActorReport>)>) {
+        {
+            let mut inside = lock(&self.inside);
+            inside.scopes.retain(|other| !std::ptr::eq(Arc::as_ptr(other), scope));
+            if let Some((faults, reports)) = left {
+                inside.faults.extend(faults);
+                inside.reports.extend(reports);
+            }
+        }
+        self.busy.send_modify(|busy| *busy -= 1);
+    }
+
+    /// Keeps a finished scope's report for the actor's own end.
+    pub(crate) fn keep_reports(&self, reports: Vec<ActorReport>) {
+        lock(&self.inside).reports.extend(reports);
+    }
+
+    /// Takes what is to be told to the spawner at the end.
+    pub(crate) fn take_left(&self) -> (Vec<Fault>, Vec<ActorReport>) {
+        let mut inside = lock(&self.inside);
+        (std::mem::take(&mut inside.faults), std::mem::take(&mut inside.reports))
+    }
+
+    /// Counts a task that the actor waits for before it leaves, until the guard is dropped.
+    pub(crate) fn busy(self: &Arc<Self>) -> Busy {
+        self.busy.send_modify(|busy| *busy += 1);
+        Busy { actor: self.clone() }
+    }
+
+    /// Waits until no call, shield or scope is left. Calls end by the cancel, scopes by their
+    /// budget, shields by themselves or by the spawner's ladder (C2).
+    pub(crate) async fn quiet(&self) {
+        let mut busy = self.busy.subscribe();
+        // The sender lives in `self`, so waiting can't fail.
+        let _quiet = busy.wait_for(|busy| *busy == 0).await;
+    }
+
+    /// The number of scopes that are open or coming down.
+    pub(crate) fn open_scopes(&self) -> usize {
+        lock(&self.inside).scopes.len()
+    }
+
+    /// Blocks the calling thread until every scope has finished or `until` is reached; for the
+    /// end of the process, where no runtime is left to wait in.
+    pub(crate) fn scopes_closed(&self) -> impl Future<Output = ()> + '_ {
+        async move {
+            let mut busy = self.busy.subscribe();
+            let _closed = busy.wait_for(|_| self.open_scopes() == 0).await;
+        }
+    }
+}
+
+/// Something the actor waits for.
+#[derive(Debug)]
+pub(crate) struct Busy {
+    actor: Arc<Actor>,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.actor.busy.send_modify(|busy| *busy -= 1);
+    }
+}
+
+thread_local! {
+    static THREADS: RefCell<Option<Arc<Actor>>> = const { RefCell::new(None) };
+}
+
+static PROCESS: Mutex<Option<Arc<Actor>>> = Mutex::new(None);
+
+/// Makes `actor` the calling thread's own.
+pub(crate) fn enter_thread(actor: Arc<Actor>) {
+    THREADS.with(|slot| *slot.borrow_mut() = Some(actor));
+}
+
+/// The calling thread has no actor of its own any more.
+pub(crate) fn leave_thread() {
+    THREADS.with(|slot| slot.borrow_mut().take());
+}
+
+/// Makes `actor` the process's own, if it has none.
+pub(crate) fn enter_process(actor: &Arc<Actor>) -> bool {
+    let mut process = lock(&PROCESS);
+    let free = process.is_none();
+    if free {
+        *process = Some(actor.clone());
+    }
+    free
+}
+
+/// The process has no actor any more, if it was this one.
+pub(crate) fn leave_process(actor: &Arc<Actor>) {
+    let mut process = lock(&PROCESS);
+    if process.as_ref().is_some_and(|own| Arc::ptr_eq(own, actor)) {
+        *process = None;
+    }
+}
+
+/// The actor this code runs in, if a runtime is open.
+pub(crate) fn actor() -> Option<Arc<Actor>> {
+    THREADS
+        .try_with(|slot| slot.borrow().clone())
+        .ok()
+        .flatten()
+        .or_else(|| lock(&PROCESS).clone())
+}
+
+/// The path of the actor this code runs in; the root's outside of any runtime.
+#[must_use]
+pub fn path() -> ActorPath {
+    actor().map_or_else(ActorPath::root, |actor| actor.path.clone())
+}
+
+/// Waits until the actor this code runs in is asked to go down, and says why.
+///
+/// For functions that want to end in their own way; without it they are dropped at their next
+/// await. Outside of any runtime it waits for ever.
+///
+/// # Cancel safety
+/// Dropping the future loses nothing; the next call sees the same.
+pub async fn cancelled() -> Reason {
+    match actor() {
+        Some(actor) => actor.cancelled().await.reason,
+        None => std::future::pending().await,
+    }
+}
+
+/// Runs `future` to its end even if the calling task is cancelled meanwhile.
+///
+/// The actor stays until it is done; who cuts it short is the spawner, when the budget is spent:
+/// a process is killed, a thread is abandoned (C2, C5). For clean-ups that must await.
+///
+/// # Panics
+/// Panics where `future` panics, and outside of a tokio runtime.
+///
+/// # Cancel safety
+/// Dropping the returned future does not stop `future`; its value is lost then.
+pub async fn shield<F>(future: F) -> F::Output
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    let busy = actor().map(|actor| actor.busy());
+    let task = tokio::spawn(async move {
+        let output = future.await;
+        drop(busy);
+        output
+    });
+    match task.await {
+        Ok(output) => output,
+        Err(error) => match error.try_into_panic() {
+            Ok(payload) => std::panic::resume_unwind(payload),
+            // The runtime is being dropped; whoever awaits here is dropped with it.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+/// Asks the actor this code runs in to go down, gracefully, with its whole subtree.
+///
+/// In the root that cancels every open nursery. The calls it serves end as cancelled by itself.
+pub fn cancel_self() {
+    if let Some(actor) = actor() {
+        let budget = actor.runtime.config.budget;
+        actor.cancel(Reason { by: actor.path.clone(), why: Why::Requested }, budget);
+    }
+}
+
+/// Asks the actor that spawned this one to go down, and so, in the end, this one too.
+///
+/// Says whether there was a parent with a living channel to ask.
+#[must_use]
+pub fn cancel_parent() -> bool {
+    let Some(actor) = actor() else { return false };
+    let Some(parent) = &actor.parent else { return false };
+    let reason = Reason { by: actor.path.clone(), why: Why::Requested };
+    parent.push(Lane::Control, &ToParent::CancelParent { reason }).is_ok()
+}
+
+/// A fault of the actor this code runs in.
+pub(crate) fn fault(kind: FaultKind, message: String) -> Fault {
+    Fault::new(fault_id(), path(), kind, message)
+}
+
+/// A number that no other fault of the tree has, to tell one fault that came by two roads.
+pub(crate) fn fault_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    (u64::from(std::process::id()) << 32) | NEXT.fetch_add(1, Ordering::Relaxed)
+}

@@ -1,0 +1,194 @@
+//! The spawner's end of a parent channel: calls go out, replies come back to their callers.
+//!
+//! The table of open calls decides who gets what: exactly one outcome for each (C4). It is
+//! touched by callers on any thread and by the one reader task.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hatchery_proto::{ActorPath, CallId, Fault, FaultKind, FrameError, Reason, ToChild, Why};
+use tokio::sync::{oneshot, watch};
+
+use super::writer::{Lane, Outbox, PushError};
+use crate::current;
+use crate::lock::lock;
+
+/// What one call comes to.
+pub(crate) type Answer = Result<Bytes, Box<Fault>>;
+
+/// A live connection to a child.
+#[derive(Debug)]
+pub(crate) struct Link {
+    /// The child's path.
+    pub(crate) path: ActorPath,
+    pub(crate) outbox: Arc<Outbox>,
+    calls: Mutex<Calls>,
+    next: AtomicU64,
+    /// How the child ended; set by the scope's driver when it knows.
+    end: watch::Sender<Option<Box<Fault>>>,
+}
+
+#[derive(Debug, Default)]
+struct Calls {
+    open: HashMap<CallId, oneshot::Sender<Answer>>,
+    /// Set once: no call is taken after it, and this is what each is told.
+    closed: Option<Box<Fault>>,
+}
+
+impl Link {
+    pub(crate) fn new(path: ActorPath, outbox: Arc<Outbox>) -> Self {
+        let (end, _) = watch::channel(None);
+        Self { path, outbox, calls: Mutex::default(), next: AtomicU64::new(1), end }
+    }
+
+    /// Makes a call and waits for its one answer. Ended by the reply, the deadline, or the
+    /// channel's closing.
+    ///
+    /// Dropping the future cancels the function on the other side; the connection lives.
+    pub(crate) async fn call(
+        &self,
+        function: &'static str,
+        args: Bytes,
+        within: Option<Duration>,
+    ) -> Answer {
+        self.outbox.room().await;
+        let call = CallId::new(self.next.fetch_add(1, Ordering::Relaxed));
+        let (answer, answered) = oneshot::channel();
+        self.open(call, answer)?;
+        let mut guard = OpenCall { link: self, call, why: Some(Why::Dropped) };
+        let message = ToChild::Call { call, function: function.into(), args, deadline: within };
+        if let Err(error) = self.outbox.push(Lane::Data, &message) {
+            guard.why = None;
+            drop(guard);
+            return Err(self.not_sent(function, error).await);
+        }
+        let answer = match within {
+            None => answered.await,
+            Some(within) => match tokio::time::timeout(within, answered).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    guard.why = Some(Why::Deadline);
+                    let message = format!("`{function}` did not answer within {within:?}");
+                    return Err(self.fault(FaultKind::Deadline, message));
+                }
+            },
+        };
+        guard.why = None;
+        match answer {
+            Ok(answer) => answer,
+            Err(_) => Err(self.lost()),
+        }
+    }
+
+    /// Hands a reply to its caller; one that nobody waits for any more is dropped.
+    pub(crate) fn answered(&self, call: CallId, answer: Answer) {
+        let caller = lock(&self.calls).open.remove(&call);
+        if let Some(caller) = caller {
+            // The caller may have gone at this very moment; then nobody is owed an answer.
+            let _gone = caller.send(answer);
+        }
+    }
+
+    /// The child has ended so; calls that are cut off from now on are told this.
+    pub(crate) fn set_end(&self, fault: Box<Fault>) {
+        self.end.send_if_modified(|end| {
+            let first = end.is_none();
+            if first {
+                *end = Some(fault);
+            }
+            first
+        });
+    }
+
+    /// Nothing more will come: waits at most `bound` for the child's end to be known, then tells
+    /// every open call. Run by the reader task as its last act.
+    pub(crate) async fn close(&self, bound: Duration) {
+        let mut end = self.end.subscribe();
+        let known = tokio::time::timeout(bound, end.wait_for(Option::is_some)).await;
+        let fault = match known {
+            Ok(Ok(end)) => end.clone(),
+            Ok(Err(_)) | Err(_) => None,
+        };
+        self.close_now(fault.unwrap_or_else(|| self.lost()));
+    }
+
+    /// Tells every open and future call this fault, if none was told before.
+    pub(crate) fn close_now(&self, fault: Box<Fault>) {
+        let open = {
+            let mut calls = lock(&self.calls);
+            calls.closed.get_or_insert_with(|| fault.clone());
+            std::mem::take(&mut calls.open)
+        };
+        for (_, caller) in open {
+            // As above: a caller that has gone is owed nothing.
+            let _gone = caller.send(Err(fault.clone()));
+        }
+    }
+
+    fn open(&self, call: CallId, answer: oneshot::Sender<Answer>) -> Result<(), Box<Fault>> {
+        let mut calls = lock(&self.calls);
+        if let Some(fault) = &calls.closed {
+            return Err(fault.clone());
+        }
+        calls.open.insert(call, answer);
+        Ok(())
+    }
+
+    async fn not_sent(&self, function: &str, error: PushError) -> Box<Fault> {
+        match error {
+            PushError::Frame(cause) => {
+                let kind = match cause {
+                    FrameError::TooLarge { .. } => FaultKind::TooLarge,
+                    _ => FaultKind::BadArgument,
+                };
+                let message = format!("sending the arguments of `{function}`: {cause}");
+                self.fault(kind, message)
+            }
+            PushError::Closed => {
+                // The reader sees the same break and learns the cause; it ends this wait.
+                let mut end = self.end.subscribe();
+                let known =
+                    tokio::time::timeout(STATUS_WAIT, end.wait_for(Option::is_some)).await;
+                match known {
+                    Ok(Ok(end)) => end.clone().unwrap_or_else(|| self.lost()),
+                    Ok(Err(_)) | Err(_) => self.lost(),
+                }
+            }
+        }
+    }
+
+    fn lost(&self) -> Box<Fault> {
+        self.fault(FaultKind::Lost, "the channel closed without an answer".to_owned())
+    }
+
+    fn fault(&self, kind: FaultKind, message: String) -> Box<Fault> {
+        let mut fault = current::fault(kind, message);
+        fault.path = self.path.clone();
+        Box::new(fault)
+    }
+}
+
+/// A call that somebody waits for; dropped early, it cancels the function.
+struct OpenCall<'a> {
+    link: &'a Link,
+    call: CallId,
+    why: Option<Why>,
+}
+
+impl Drop for OpenCall<'_> {
+    fn drop(&mut self) {
+        lock(&self.link.calls).open.remove(&self.call);
+        if let Some(why) = self.why.take() {
+            let reason = Reason { by: current::path(), why };
+            let message = ToChild::CancelCall { call: self.call, reason };
+            // A closed channel has cancelled the call already.
+            let _closed = self.link.outbox.push(Lane::Control, &message);
+        }
+    }
+}
+
+/// How long a call on a broken channel waits for the child's status before it says 'lost'.
+const STATUS_WAIT: Duration = Duration::from_millis(250);

@@ -1,0 +1,343 @@
+//! One small error for each thing a user can do; all of them carry the same remote fault (C4).
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::time::Duration;
+
+use hatchery_proto::{ActorPath, Fault, FaultKind, Reason, Report};
+use hatchery_spawn::SpawnError;
+
+use crate::current;
+use crate::function::{NoError, RemoteError};
+
+/// Any error, on its way up the tree. What nursery bodies return, so that `?` works on everything.
+///
+/// Like `anyhow::Error` it takes every standard error and does not implement that trait itself;
+/// unlike it, it crosses processes: the path of the actor, the kind and the chain of causes stay.
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Error {
+    fault: Box<Fault>,
+}
+
+/// What nursery bodies return.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An error that is only a message.
+    #[must_use]
+    pub fn msg(message: impl Into<String>) -> Self {
+        Self { fault: Box::new(current::fault(FaultKind::Failed, message.into())) }
+    }
+
+    pub(crate) fn from_remote(fault: Fault) -> Self {
+        Self { fault: Box::new(fault) }
+    }
+
+    /// The whole story: where, what kind, which causes.
+    #[must_use]
+    pub fn fault(&self) -> &Fault {
+        &self.fault
+    }
+
+    /// The whole story, owned.
+    #[must_use]
+    pub fn into_fault(self) -> Fault {
+        *self.fault
+    }
+}
+
+impl<E: StdError + 'static> From<E> for Error {
+    fn from(error: E) -> Self {
+        Self { fault: Box::new(fault_of(&error)) }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.fault.render())
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.fault.fmt(f)
+    }
+}
+
+/// A call that did not bring back a value.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum CallError<E = NoError> {
+    /// The function ran and returned its own error.
+    Failed {
+        /// The error, as the type the function returned.
+        error: E,
+        /// Where it happened and what caused it.
+        fault: Box<Fault>,
+    },
+    /// The function panicked; the actor lives.
+    Panicked(Box<Fault>),
+    /// The actor ended during the call; the fault names its status or signal.
+    Died(Box<Fault>),
+    /// The call or its actor was cancelled; the fault names by whom.
+    Cancelled(Box<Fault>),
+    /// The call's own deadline passed; the function was cancelled on the other side.
+    Deadline(Box<Fault>),
+    /// The call could not be made or its reply not be read: unknown function, wrong argument,
+    /// reply that can't be encoded or is over the frame limit. The actor and its channel live.
+    Refused(Box<Fault>),
+    /// The channel broke and the actor's end isn't known.
+    Lost(Box<Fault>),
+}
+
+impl<E> CallError<E> {
+    /// The whole story: where, what kind, which causes.
+    #[must_use]
+    pub fn fault(&self) -> &Fault {
+        match self {
+            Self::Failed { fault, .. }
+            | Self::Panicked(fault)
+            | Self::Died(fault)
+            | Self::Cancelled(fault)
+            | Self::Deadline(fault)
+            | Self::Refused(fault)
+            | Self::Lost(fault) => fault,
+        }
+    }
+}
+
+impl<E: RemoteError> CallError<E> {
+    /// Sorts what came back from `callee`: its function's own error, which may have come from
+    /// further below, or what the runtime on either side has to say about the call itself.
+    pub(crate) fn from_fault(fault: Box<Fault>, callee: &ActorPath) -> Self {
+        let of_function = fault.path != *callee;
+        match fault.kind {
+            FaultKind::Failed | FaultKind::Group => Self::own(fault),
+            _ if of_function => Self::own(fault),
+            FaultKind::Panicked => Self::Panicked(fault),
+            FaultKind::Died(_) | FaultKind::BirthFailed { .. } => Self::Died(fault),
+            FaultKind::Cancelled(_) | FaultKind::Interrupted { .. } => Self::Cancelled(fault),
+            FaultKind::Deadline => Self::Deadline(fault),
+            FaultKind::UnknownFunction
+            | FaultKind::BadArgument
+            | FaultKind::BadReply
+            | FaultKind::TooLarge
+            | FaultKind::Refused => Self::Refused(fault),
+            FaultKind::Protocol
+            | FaultKind::Lost
+            | FaultKind::Stage { .. }
+            | FaultKind::Abandoned
+            | FaultKind::Unreapable => Self::Lost(fault),
+        }
+    }
+
+    fn own(fault: Box<Fault>) -> Self {
+        match E::from_fault(&fault) {
+            Some(error) => Self::Failed { error, fault },
+            None => Self::Refused(fault),
+        }
+    }
+}
+
+impl<E> fmt::Display for CallError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "calling actor `{}`", self.fault().path)
+    }
+}
+
+impl<E: fmt::Debug> StdError for CallError<E> {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(self.fault())
+    }
+}
+
+/// An actor that could not be started. Nothing of it is left.
+#[derive(Debug)]
+pub struct StartError {
+    /// Where it would have lived.
+    pub path: ActorPath,
+    /// By which backend.
+    pub backend: &'static str,
+    /// What went wrong.
+    pub cause: StartCause,
+    pub(crate) fault: Box<Fault>,
+}
+
+/// Why an actor could not be started, by what the caller can do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartCause {
+    /// Another actor of this nursery has the name: choose another one.
+    #[error("the name is taken in this nursery")]
+    NameTaken,
+    /// A name is 1 to 64 letters, digits, `_`, `-` or `.`.
+    #[error("`{0}` is no name for an actor: 1 to 64 letters, digits, `_`, `-` or `.`")]
+    BadName(String),
+    /// The nursery is going down and takes no more actors.
+    #[error("the nursery is closing: {0}")]
+    Closing(Reason),
+    /// A limit of the configuration is reached: raise it, or start fewer.
+    #[error("the limit of {limit} {what} is reached")]
+    TooMany {
+        /// The limit.
+        limit: usize,
+        /// Of what.
+        what: &'static str,
+    },
+    /// The operating system refused; the source names the call.
+    #[error("the backend could not start it")]
+    Spawn(#[source] SpawnError),
+    /// It ended before its handshake; the fault carries the status and its last stderr lines.
+    #[error("it ended during its birth")]
+    Died,
+    /// It did not answer in time.
+    #[error("no handshake after {waited:?}")]
+    Handshake {
+        /// How long the start waited.
+        waited: Duration,
+    },
+    /// It answered, but is another program or speaks another version.
+    #[error("the handshake was refused: {0}")]
+    Refused(String),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "starting actor `{}` by {}: {}", self.path, self.backend, self.cause)
+    }
+}
+
+impl StdError for StartError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&*self.fault)
+    }
+}
+
+impl StartError {
+    /// The whole story: status, last stderr lines, causes.
+    #[must_use]
+    pub fn fault(&self) -> &Fault {
+        &self.fault
+    }
+}
+
+/// A nursery that did not end well: every fault, the first one first, and how it came down (C16).
+#[derive(Debug)]
+pub struct ScopeError {
+    pub(crate) fault: Box<Fault>,
+    pub(crate) report: Report,
+}
+
+impl ScopeError {
+    /// One fault, or a group of them. The body's own error stands first.
+    #[must_use]
+    pub fn fault(&self) -> &Fault {
+        &self.fault
+    }
+
+    /// Every fault: the members of the group, or the only one.
+    #[must_use]
+    pub fn faults(&self) -> &[Fault] {
+        if self.fault.kind == FaultKind::Group {
+            &self.fault.below
+        } else {
+            std::slice::from_ref(&self.fault)
+        }
+    }
+
+    /// How each actor came down: steps, force, what was abandoned.
+    #[must_use]
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// Was the nursery cancelled, and is that all that happened to it?
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self.fault.kind, FaultKind::Cancelled(_) | FaultKind::Interrupted { .. })
+    }
+
+    /// The first fault in the tree that carries an error of type `E`.
+    #[must_use]
+    pub fn find<E: serde::de::DeserializeOwned>(&self) -> Option<E> {
+        find(&self.fault)
+    }
+
+    /// The whole tree of faults for people: one line an actor, causes below.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.fault.render()
+    }
+}
+
+impl fmt::Display for ScopeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.fault)
+    }
+}
+
+impl StdError for ScopeError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&*self.fault)
+    }
+}
+
+/// A runtime that could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// A bound contradicts another one.
+    #[error("the configuration contradicts itself")]
+    Config(#[source] hatchery_proto::ConfigError),
+    /// The operating system refused.
+    #[error("opening the runtime: {what}")]
+    System {
+        /// What was being done.
+        what: &'static str,
+        /// What it said.
+        #[source]
+        cause: std::io::Error,
+    },
+}
+
+fn find<E: serde::de::DeserializeOwned>(fault: &Fault) -> Option<E> {
+    let own = fault.payload.as_ref().filter(|payload| payload.type_name == std::any::type_name::<E>());
+    own.and_then(|payload| rmp_serde::from_slice(&payload.bytes).ok())
+        .or_else(|| fault.below.iter().find_map(find))
+}
+
+/// Any error as a fault: our own errors keep theirs, others become the head of a chain.
+pub(crate) fn fault_of(error: &(dyn StdError + 'static)) -> Fault {
+    if let Some(fault) = own_fault(error) {
+        return fault.clone();
+    }
+    let mut fault = current::fault(FaultKind::Failed, error.to_string());
+    let mut next = error.source();
+    while let Some(cause) = next {
+        if let Some(inner) = own_fault(cause) {
+            fault.below.push(inner.clone());
+            break;
+        }
+        fault = fault.because(cause.to_string());
+        next = cause.source();
+    }
+    fault
+}
+
+/// The fault inside one of this crate's own errors.
+fn own_fault<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Fault> {
+    if let Some(fault) = error.downcast_ref::<Fault>() {
+        return Some(fault);
+    }
+    if let Some(error) = error.downcast_ref::<ScopeError>() {
+        return Some(&error.fault);
+    }
+    if let Some(error) = error.downcast_ref::<StartError>() {
+        return Some(&error.fault);
+    }
+    // `CallError` is generic, so it can't be named here; nothing but it has a fault as its source
+    // and says this.
+    let fault = error.source()?.downcast_ref::<Fault>()?;
+    (error.to_string() == format!("calling actor `{}`", fault.path)).then_some(fault)
+}

@@ -1,0 +1,294 @@
+//! The functions an actor answers to: found by name, types checked, run in place or dispatched.
+//!
+//! `#[hatchery::function]` turns an async function into a constructor of a [`Call`] and submits a
+//! [`Function`] to a table that every process of the tree shares, because they are all the same
+//! image. Nobody keeps a list by hand.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+use hatchery_proto::{Fault, FaultKind, Payload};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::current;
+
+/// A call that has not been made yet: a function and its arguments.
+///
+/// It is what a function under `#[hatchery::function]` returns. Hand it to [`Portal::call`] or
+/// [`Nursery::run`], or run it where you are with [`Call::here`]. Nothing happens before that.
+///
+/// [`Portal::call`]: crate::Portal::call
+/// [`Nursery::run`]: crate::Nursery::run
+#[must_use = "a call does nothing until an actor is asked to run it"]
+pub struct Call<T, E = NoError> {
+    name: &'static str,
+    body: Box<dyn Body<T, E>>,
+}
+
+impl<T, E> fmt::Debug for Call<T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl<T, E> Call<T, E> {
+    /// The name under which every process of the tree knows the function: its module path.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Runs the function in the calling task, without an actor and without encoding anything.
+    ///
+    /// # Errors
+    /// What the function itself returns.
+    ///
+    /// # Cancel safety
+    /// That of the function's own future.
+    pub async fn here(self) -> Result<T, E> {
+        self.body.run().await
+    }
+
+    /// The arguments as MessagePack.
+    pub(crate) fn encode(&self) -> Result<Bytes, Box<Fault>> {
+        self.body.encode().map(Bytes::from).map_err(|cause| {
+            let message = format!("encoding the arguments of `{}`", self.name);
+            Box::new(current::fault(FaultKind::BadArgument, message).because(cause))
+        })
+    }
+}
+
+/// The error of a function that can't fail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoError {}
+
+impl fmt::Display for NoError {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {}
+    }
+}
+
+impl std::error::Error for NoError {}
+
+/// An error that a remote function may return: it travels as a fault and comes back as itself.
+///
+/// Implemented for every serde error type and for [`crate::Error`], which is a fault already.
+pub trait RemoteError: Sized {
+    /// The error as a fault.
+    fn to_fault(&self) -> Fault;
+    /// The error out of a fault, if this type is what the other side sent.
+    fn from_fault(fault: &Fault) -> Option<Self>;
+}
+
+impl<E: Serialize + DeserializeOwned + std::error::Error + 'static> RemoteError for E {
+    fn to_fault(&self) -> Fault {
+        let mut fault = crate::error::fault_of(self);
+        if let Ok(bytes) = rmp_serde::to_vec_named(self) {
+            let type_name = std::any::type_name::<E>().to_owned();
+            fault.payload = Some(Payload { type_name, bytes: Bytes::from(bytes) });
+        }
+        fault
+    }
+
+    fn from_fault(fault: &Fault) -> Option<Self> {
+        fault.payload.as_ref().and_then(|payload| rmp_serde::from_slice(&payload.bytes).ok())
+    }
+}
+
+impl RemoteError for crate::Error {
+    fn to_fault(&self) -> Fault {
+        self.fault().clone()
+    }
+
+    fn from_fault(fault: &Fault) -> Option<Self> {
+        Some(Self::from_remote(fault.clone()))
+    }
+}
+
+impl Serialize for NoError {
+    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        match *self {}
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for NoError {
+    fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        Err(serde::de::Error::custom("a function without an error type sent an error"))
+    }
+}
+
+/// `Result`, seen as a type with two parts. The attribute uses it to look through aliases.
+pub trait IsResult {
+    /// The value.
+    type Ok;
+    /// The error.
+    type Err;
+    /// The thing itself.
+    fn into_result(self) -> Result<Self::Ok, Self::Err>;
+}
+
+impl<T, E> IsResult for Result<T, E> {
+    type Ok = T;
+    type Err = E;
+    fn into_result(self) -> Self {
+        self
+    }
+}
+
+/// One function that actors answer to. Made by `#[hatchery::function]`.
+pub struct Function {
+    name: &'static str,
+    serve: fn(&[u8]) -> Served,
+}
+
+impl fmt::Debug for Function {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Function").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// What a dispatched function comes to.
+pub(crate) type Served = Pin<Box<dyn Future<Output = Result<Bytes, Box<Fault>>> + Send>>;
+
+impl Function {
+    /// A table entry.
+    #[must_use]
+    pub const fn new(name: &'static str, serve: fn(&[u8]) -> Served) -> Self {
+        Self { name, serve }
+    }
+}
+
+inventory::collect!(Function);
+
+/// Finds a function by name and starts it on encoded arguments.
+pub(crate) fn dispatch(name: &str, args: &[u8]) -> Result<Served, Box<Fault>> {
+    static TABLE: OnceLock<Vec<&'static Function>> = OnceLock::new();
+    let table = TABLE.get_or_init(|| {
+        let mut all: Vec<_> = inventory::iter::<Function>.into_iter().collect();
+        all.sort_unstable_by_key(|function| function.name);
+        all
+    });
+    match table.binary_search_by_key(&name, |function| function.name) {
+        Ok(at) => Ok((table[at].serve)(args)),
+        Err(_) => {
+            let message = format!("no function `{name}` among the {} of this image", table.len());
+            Err(Box::new(current::fault(FaultKind::UnknownFunction, message)))
+        }
+    }
+}
+
+/// Serves a function that can't fail. For the attribute's expansion.
+pub fn serve_plain<A, R, F, Fut>(args: &[u8], body: F) -> Served
+where
+    A: DeserializeOwned,
+    R: Serialize,
+    F: FnOnce(A) -> Fut,
+    Fut: Future<Output = R> + Send + 'static,
+{
+    match decode(args) {
+        Ok(args) => {
+            let running = body(args);
+            Box::pin(async move { encode_reply(&running.await) })
+        }
+        Err(fault) => Box::pin(std::future::ready(Err(fault))),
+    }
+}
+
+/// Serves a function that returns a `Result`. For the attribute's expansion.
+pub fn serve_result<A, R, F, Fut>(args: &[u8], body: F) -> Served
+where
+    A: DeserializeOwned,
+    R: IsResult,
+    R::Ok: Serialize,
+    R::Err: RemoteError,
+    F: FnOnce(A) -> Fut,
+    Fut: Future<Output = R> + Send + 'static,
+{
+    match decode(args) {
+        Ok(args) => {
+            let running = body(args);
+            Box::pin(async move {
+                match running.await.into_result() {
+                    Ok(value) => encode_reply(&value),
+                    Err(error) => Err(Box::new(error.to_fault())),
+                }
+            })
+        }
+        Err(fault) => Box::pin(std::future::ready(Err(fault))),
+    }
+}
+
+/// Makes the [`Call`] of a function that can't fail. For the attribute's expansion.
+pub fn call_plain<A, R, F, Fut>(name: &'static str, args: A, body: F) -> Call<R, NoError>
+where
+    A: Serialize + Send + 'static,
+    R: 'static,
+    F: FnOnce(A) -> Fut + Send + 'static,
+    Fut: Future<Output = R> + Send + 'static,
+{
+    let run = move |args| -> Running<R, NoError> {
+        let running = body(args);
+        Box::pin(async move { Ok(running.await) })
+    };
+    Call { name, body: Box::new(Packed { args, run }) }
+}
+
+/// Makes the [`Call`] of a function that returns a `Result`. For the attribute's expansion.
+pub fn call_result<A, R, F, Fut>(name: &'static str, args: A, body: F) -> Call<R::Ok, R::Err>
+where
+    A: Serialize + Send + 'static,
+    R: IsResult + 'static,
+    F: FnOnce(A) -> Fut + Send + 'static,
+    Fut: Future<Output = R> + Send + 'static,
+{
+    let run = move |args| -> Running<R::Ok, R::Err> {
+        let running = body(args);
+        Box::pin(async move { running.await.into_result() })
+    };
+    Call { name, body: Box::new(Packed { args, run }) }
+}
+
+fn decode<A: DeserializeOwned>(args: &[u8]) -> Result<A, Box<Fault>> {
+    hatchery_proto::frame::decode(args).map_err(|cause| {
+        let message = format!("decoding the arguments as `{}`", std::any::type_name::<A>());
+        Box::new(current::fault(FaultKind::BadArgument, message).because(cause.to_string()))
+    })
+}
+
+fn encode_reply<R: Serialize>(value: &R) -> Result<Bytes, Box<Fault>> {
+    rmp_serde::to_vec(value).map(Bytes::from).map_err(|cause| {
+        let message = format!("encoding the reply as `{}`", std::any::type_name::<R>());
+        Box::new(current::fault(FaultKind::BadReply, message).because(cause.to_string()))
+    })
+}
+
+type Running<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
+
+/// Arguments and body, with their types forgotten.
+trait Body<T, E>: Send {
+    fn encode(&self) -> Result<Vec<u8>, String>;
+    fn run(self: Box<Self>) -> Running<T, E>;
+}
+
+struct Packed<A, F> {
+    args: A,
+    run: F,
+}
+
+impl<T, E, A, F> Body<T, E> for Packed<A, F>
+where
+    A: Serialize + Send,
+    F: FnOnce(A) -> Running<T, E> + Send,
+{
+    fn encode(&self) -> Result<Vec<u8>, String> {
+        rmp_serde::to_vec(&self.args).map_err(|cause| cause.to_string())
+    }
+
+    fn run(self: Box<Self>) -> Running<T, E> {
+        (self.run)(self.args)
+    }
+}

@@ -1,0 +1,350 @@
+//! A tree's runtime: what its actors share in one process, opened once, closed exactly (C10).
+//!
+//! It starts nothing that isn't used: the supervisor thread comes with the first nursery, the
+//! forkserver with the first process actor. The supervisor drives timers and waits for children
+//! on a thread of its own, so that no teardown depends on a worker that user code can block.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Once, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use hatchery_proto::{ActorPath, Config, Hello, Reason, Why};
+use hatchery_spawn::{Abandoned, Birth, Bounds, Forkserver, SpawnError, Threads};
+use tokio::sync::oneshot;
+
+use crate::current::{self, Actor};
+use crate::error::OpenError;
+use crate::lock::lock;
+use crate::nursery;
+use crate::signal::{self, Watch};
+use crate::start::{Backend, Defaults, Stdio};
+
+/// The root of a tree, for programs that want to say when it begins and ends.
+///
+/// Without one, the first [`nursery`](crate::nursery()) opens a runtime with the defaults that
+/// lives until the process ends.
+///
+/// Dropping it closes it, blocking at most the budget; [`Runtime::close`] is the same, awaited.
+#[derive(Debug)]
+pub struct Runtime {
+    root: Arc<Actor>,
+    closed: bool,
+}
+
+/// What a runtime shall be like. Made by [`Runtime::builder`].
+#[derive(Debug, Clone)]
+pub struct Builder {
+    config: Config,
+    defaults: Defaults,
+    signals: bool,
+}
+
+impl Runtime {
+    /// Options of a runtime; every one has a default.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder { config: Config::default(), defaults: Defaults::default(), signals: true }
+    }
+
+    /// Opens a nursery at the root of this runtime's tree; see [`nursery`](crate::nursery()).
+    ///
+    /// # Errors
+    /// See [`nursery`](crate::nursery()).
+    ///
+    /// # Cancel safety
+    /// See [`nursery`](crate::nursery()).
+    pub async fn nursery<T, F>(&self, body: F) -> Result<T, crate::ScopeError>
+    where
+        F: AsyncFnOnce(crate::Nursery) -> crate::Result<T>,
+    {
+        nursery::open(self.root.clone(), body).await
+    }
+
+    /// Every thread that was given up on and still runs (C5).
+    #[must_use]
+    pub fn abandoned(&self) -> Vec<Abandoned> {
+        self.root.runtime.threads.ledger().list()
+    }
+
+    /// The process id of the forkserver, once it runs; for looking from outside.
+    #[must_use]
+    pub fn forkserver_pid(&self) -> Option<u32> {
+        lock(&self.root.runtime.forkserver).as_ref().map(Forkserver::pid)
+    }
+
+    /// Brings down what is still open and waits until everything that served the runtime is gone:
+    /// threads, fds, the forkserver. Abandoned threads are excepted (C5, C10).
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes as dropping the runtime does, blocking.
+    pub async fn close(mut self) {
+        self.root.cancel_scopes();
+        let bound = self.root.runtime.config.budget + CLOSE_SLACK;
+        // Scopes have their own bounds; this one only guards against a bug in them.
+        let _bounded = tokio::time::timeout(bound, self.root.scopes_closed()).await;
+        self.closed = true;
+        self.root.runtime.close();
+        current::leave_process(&self.root);
+        forget(&self.root);
+    }
+
+    fn close_blocking(&mut self) {
+        if !std::mem::replace(&mut self.closed, true) {
+            close_blocking(&self.root);
+        }
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        self.close_blocking();
+    }
+}
+
+impl Builder {
+    /// Every bound and limit; see [`Config`].
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// How actors are brought to life unless one says otherwise. Default: the forkserver.
+    #[must_use]
+    pub fn backend(mut self, backend: Backend) -> Self {
+        self.defaults.backend = backend;
+        self
+    }
+
+    /// Where actors write unless one says otherwise. Default: relayed with their path.
+    #[must_use]
+    pub fn stdio(mut self, stdio: Stdio) -> Self {
+        self.defaults.stdout = stdio;
+        self.defaults.stderr = stdio;
+        self
+    }
+
+    /// Whether SIGINT, SIGTERM and SIGHUP on this process bring the tree down (C6). Default: yes.
+    #[must_use]
+    pub fn signals(mut self, yes: bool) -> Self {
+        self.signals = yes;
+        self
+    }
+
+    /// Opens the runtime. It becomes the process's own if there is none yet, so that
+    /// [`nursery`](crate::nursery()) uses it too.
+    ///
+    /// # Errors
+    /// [`OpenError::Config`]: a bound contradicts another. [`OpenError::System`]: no thread or no
+    /// signal handler could be had.
+    pub fn open(self) -> Result<Runtime, OpenError> {
+        self.config.validate().map_err(OpenError::Config)?;
+        let inner = Inner::new(self.config, self.defaults, None, true);
+        let root = Arc::new(Actor::new(ActorPath::root(), inner, None));
+        if self.signals {
+            let watch = Watch::start(root.clone()).map_err(|cause| {
+                OpenError::System { what: "installing signal handlers", cause }
+            })?;
+            *lock(&root.runtime.signals) = Some(watch);
+        }
+        current::enter_process(&root);
+        remember(&root);
+        Ok(Runtime { root, closed: false })
+    }
+}
+
+/// The actor this code runs in; opens the implicit runtime if there is none.
+pub(crate) fn actor() -> Result<Arc<Actor>, OpenError> {
+    static OPENING: Mutex<()> = Mutex::new(());
+    if let Some(actor) = current::actor() {
+        return Ok(actor);
+    }
+    let _one = lock(&OPENING);
+    if let Some(actor) = current::actor() {
+        return Ok(actor);
+    }
+    let runtime = Runtime::builder().open()?;
+    let root = runtime.root.clone();
+    // It lives until the process ends; the exit hook closes it.
+    std::mem::forget(runtime);
+    Ok(root)
+}
+
+/// What the actors of one process share.
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) defaults: Defaults,
+    pub(crate) threads: Threads,
+    /// Only the root may end the tree as a whole.
+    is_root: bool,
+    /// How thread actors find the runtime they were born into.
+    token: u64,
+    forkserver: Mutex<Option<Forkserver>>,
+    supervisor: Mutex<Option<Supervisor>>,
+    signals: Mutex<Option<Watch>>,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner").field("token", &self.token).finish_non_exhaustive()
+    }
+}
+
+/// The thread that drives timers and waits for children, and how to end it.
+struct Supervisor {
+    handle: tokio::runtime::Handle,
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Inner {
+    fn new(config: Config, defaults: Defaults, server: Option<Forkserver>, is_root: bool) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let inner = Arc::new(Self {
+            config,
+            defaults,
+            threads: Threads::new(),
+            is_root,
+            token: NEXT.fetch_add(1, Ordering::Relaxed),
+            forkserver: Mutex::new(server),
+            supervisor: Mutex::default(),
+            signals: Mutex::default(),
+        });
+        lock(&RUNTIMES).insert(inner.token, Arc::downgrade(&inner));
+        inner
+    }
+
+    /// The runtime of an actor that has a process of its own.
+    pub(crate) fn of_process(hello: &Hello, server: Option<Forkserver>) -> Arc<Self> {
+        Self::new(hello.config.clone(), Defaults::of(hello), server, false)
+    }
+
+    /// The runtime that a thread actor was born into.
+    pub(crate) fn of_thread(birth: &Birth) -> Option<Arc<Self>> {
+        let token = u64::from_ne_bytes(birth.payload.as_slice().try_into().ok()?);
+        lock(&RUNTIMES).get(&token)?.upgrade()
+    }
+
+    /// What a thread actor must be given to find this runtime.
+    pub(crate) fn token(&self) -> Vec<u8> {
+        self.token.to_ne_bytes().to_vec()
+    }
+
+    /// The forkserver of the tree, started or adopted on first use.
+    pub(crate) fn forkserver(&self) -> Result<Forkserver, SpawnError> {
+        let mut slot = lock(&self.forkserver);
+        if let Some(server) = slot.as_ref().filter(|server| !server.is_lost() || !self.is_root) {
+            return Ok(server.clone());
+        }
+        let bounds = Bounds { orphan_grace: self.config.orphan_grace, ..Bounds::default() };
+        let server = Forkserver::start(bounds)?;
+        *slot = Some(server.clone());
+        Ok(server)
+    }
+
+    /// Where tasks run that must not depend on user code.
+    pub(crate) fn supervisor(&self) -> io::Result<tokio::runtime::Handle> {
+        let mut slot = lock(&self.supervisor);
+        if let Some(supervisor) = &*slot {
+            return Ok(supervisor.handle.clone());
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = std::thread::Builder::new().name("hatchery".to_owned()).spawn(move || {
+            // A dropped sender stops it as well.
+            let _stopped = runtime.block_on(stopped);
+        })?;
+        *slot = Some(Supervisor { handle: handle.clone(), stop, thread });
+        Ok(handle)
+    }
+
+    /// Kills every process of the tree, now. Any thread; bounded by the forkserver's own bound.
+    pub(crate) fn kill_tree(&self) {
+        // A user thread may be starting the server under this lock, which is bounded.
+        if let Some(server) = &*lock(&self.forkserver) {
+            server.kill_tree();
+        }
+    }
+
+    /// Ends everything that served the runtime. Its scopes have finished.
+    fn close(&self) {
+        if let Some(watch) = lock(&self.signals).take() {
+            watch.end();
+        }
+        if let Some(server) = lock(&self.forkserver).take() {
+            server.close();
+        }
+        if let Some(supervisor) = lock(&self.supervisor).take() {
+            // It has stopped already if the receiver is gone.
+            let _stopped = supervisor.stop.send(());
+            let _panicked = supervisor.thread.join();
+        }
+        lock(&RUNTIMES).remove(&self.token);
+    }
+}
+
+static RUNTIMES: Mutex<BTreeMap<u64, Weak<Inner>>> = Mutex::new(BTreeMap::new());
+
+static ROOTS: Mutex<Vec<Arc<Actor>>> = Mutex::new(Vec::new());
+
+/// Puts a root on the list of the exit hook.
+fn remember(root: &Arc<Actor>) {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| hatchery_spawn::at_exit(at_exit));
+    lock(&ROOTS).push(root.clone());
+}
+
+fn forget(root: &Arc<Actor>) {
+    lock(&ROOTS).retain(|other| !Arc::ptr_eq(other, root));
+}
+
+/// `main` has returned or `exit` was called: nobody opens scopes any more; those that come down
+/// in the background may finish (C1), bounded, and a signal that ended the tree gives the status.
+fn at_exit() {
+    let roots = std::mem::take(&mut *lock(&ROOTS));
+    for root in &roots {
+        close_blocking(root);
+    }
+    if let Some(signal) = signal::received() {
+        hatchery_spawn::exit_now(128 + signal);
+    }
+}
+
+fn close_blocking(root: &Arc<Actor>) {
+    root.cancel_scopes();
+    let bound = root.runtime.config.budget + CLOSE_SLACK;
+    if root.open_scopes() > 0
+        && let Ok(handle) = root.runtime.supervisor()
+    {
+        let root = root.clone();
+        let (done, closed) = std::sync::mpsc::channel();
+        // Waited for on this thread without a runtime: it may be a worker of one.
+        handle.spawn(async move {
+            root.scopes_closed().await;
+            done.send(()).is_ok()
+        });
+        // Scopes have their own bounds; this one only guards against a bug in them.
+        let _bounded = closed.recv_timeout(bound);
+    }
+    root.runtime.close();
+    current::leave_process(root);
+    forget(root);
+}
+
+impl Actor {
+    /// Cancels the scopes that are still open at the end of a runtime.
+    fn cancel_scopes(&self) {
+        if self.open_scopes() > 0 {
+            let reason = Reason { by: self.path.clone(), why: Why::Dropped };
+            self.cancel(reason, self.runtime.config.budget);
+        }
+    }
+}
+
+/// What the end of a runtime grants beyond the budget of its scopes (C2: at most 100 ms).
+const CLOSE_SLACK: Duration = Duration::from_millis(100);
