@@ -1,1 +1,60 @@
-//! Being written.
+//! Children that leave nothing behind: processes from a forkserver, by exec, or threads.
+//!
+//! The promise to people who only want children: a child dies with the process that started it,
+//! whatever ends that; leaves no zombie and no orphan; holds exactly the fds it was given; its
+//! exact status reaches every waiter; dropping it kills it.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use hatchery_spawn::Command;
+//!
+//! let output = Command::new("ls").arg("/").output().await?;
+//! assert!(output.status.success());
+//! # Ok(()) }
+//! ```
+//!
+//! No call in `main` is needed: a constructor in this crate makes every image that links it able
+//! to be a forkserver. Linux only, 5.4 or newer.
+#![deny(unsafe_code)]
+
+mod backend;
+mod child;
+mod command;
+mod error;
+mod exit;
+mod forkserver;
+mod image;
+mod ledger;
+mod own_thread;
+mod prelude;
+mod relay;
+pub mod signals;
+mod spec;
+mod stdio;
+mod sys;
+mod thread;
+
+pub use backend::{Backend, Spawning};
+pub use child::{BirthFailure, Child, ChildHandle, ChildId};
+pub use command::{Command, CommandError, Output};
+pub use error::{SignalError, SpawnError, WaitError};
+pub use exit::Exit;
+pub use forkserver::{Bounds, Exec, Fork, Forkserver};
+pub use image::{ActorMain, Birth, BirthKind, Main, Preload};
+pub use inventory;
+pub use ledger::{Abandoned, Ledger};
+pub use own_thread::OwnThread;
+pub use prelude::Step;
+pub use spec::{Resource, Spec};
+pub use stdio::{Relay, Stdio};
+pub use sys::exit::{at_exit, exit_now};
+pub use sys::pidfd::Pidfd;
+pub use thread::Threads;
+
+/// How many threads this process has.
+///
+/// # Errors
+/// `/proc` can't be read.
+pub fn thread_count() -> std::io::Result<usize> {
+    Ok(std::fs::read_dir("/proc/self/task")?.count())
+}

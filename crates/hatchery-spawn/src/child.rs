@@ -1,0 +1,326 @@
+//! A child: wait for it, signal it, end it. The one latch of its one status (H28).
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::libc;
+use tokio::sync::watch;
+
+use crate::error::{SignalError, WaitError};
+use crate::exit::Exit;
+use crate::ledger::Ledger;
+use crate::own_thread::OwnThread;
+use crate::prelude::{RECORD, Step, parse_report};
+use crate::stdio::Tail;
+use crate::sys::pidfd::Pidfd;
+
+/// A child and the right to its life: dropping it kills the process (SIGKILL); the forkserver
+/// reaps it, whatever becomes of this process or its runtime.
+///
+/// A thread can't be killed: dropping its child lets it run on, in the ledger (C5).
+#[derive(Debug)]
+pub struct Child {
+    handle: ChildHandle,
+    pub(crate) stdin: Option<OwnedFd>,
+    pub(crate) stdout: Option<OwnedFd>,
+    pub(crate) stderr: Option<OwnedFd>,
+    pub(crate) tail: Option<Arc<Tail>>,
+}
+
+/// A child without the right to its life: clone it freely.
+#[derive(Debug, Clone)]
+pub struct ChildHandle {
+    core: Arc<Core>,
+}
+
+/// Who a child is to the system.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ChildId {
+    /// A process.
+    Process(u32),
+    /// A thread of this process, by name.
+    Thread(String),
+}
+
+/// Why a child of our own image was not born.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BirthFailure {
+    /// The step that failed.
+    pub step: Step,
+    /// The system's error number.
+    pub errno: i32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Core {
+    name: String,
+    body: Body,
+    status: watch::Sender<Option<Result<Exit, WaitError>>>,
+    /// The reading end of the birth pipe, until somebody looked.
+    birth: Mutex<Option<OwnedFd>>,
+}
+
+#[derive(Debug)]
+enum Body {
+    Process { pid: u32, pidfd: Pidfd },
+    Thread { number: u64, thread: Mutex<Option<OwnThread>>, ledger: Ledger },
+}
+
+impl Core {
+    pub(crate) fn process(name: String, pid: u32, pidfd: Pidfd, birth: Option<OwnedFd>) -> Arc<Self> {
+        let (status, _) = watch::channel(None);
+        let birth = Mutex::new(birth);
+        Arc::new(Self { name, body: Body::Process { pid, pidfd }, status, birth })
+    }
+
+    pub(crate) fn thread(
+        name: String,
+        number: u64,
+        ledger: Ledger,
+        status: watch::Sender<Option<Result<Exit, WaitError>>>,
+        thread: OwnThread,
+    ) -> Arc<Self> {
+        let body = Body::Thread { number, thread: Mutex::new(Some(thread)), ledger };
+        Arc::new(Self { name, body, status, birth: Mutex::default() })
+    }
+
+    /// The forkserver has reaped it.
+    pub(crate) fn exited(&self, exit: Exit) {
+        self.latch(Ok(exit));
+    }
+
+    /// The forkserver is gone.
+    pub(crate) fn lost(&self) {
+        self.latch(Err(WaitError::ServerGone { name: self.name.clone() }));
+    }
+
+    /// The first status stays.
+    fn latch(&self, status: Result<Exit, WaitError>) {
+        self.status.send_if_modified(|latched| {
+            let first = latched.is_none();
+            if first {
+                *latched = Some(status);
+            }
+            first
+        });
+    }
+}
+
+impl Child {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        let handle = ChildHandle { core };
+        Self { handle, stdin: None, stdout: None, stderr: None, tail: None }
+    }
+
+    /// A handle for others to wait with.
+    #[must_use]
+    pub fn handle(&self) -> ChildHandle {
+        self.handle.clone()
+    }
+
+    /// See [`ChildHandle::id`].
+    #[must_use]
+    pub fn id(&self) -> ChildId {
+        self.handle.id()
+    }
+
+    /// See [`ChildHandle::wait`].
+    ///
+    /// # Errors
+    /// See [`ChildHandle::wait`].
+    pub async fn wait(&self) -> Result<Exit, WaitError> {
+        self.handle.wait().await
+    }
+
+    /// See [`ChildHandle::try_wait`].
+    ///
+    /// # Errors
+    /// See [`ChildHandle::wait`].
+    pub fn try_wait(&self) -> Result<Option<Exit>, WaitError> {
+        self.handle.try_wait()
+    }
+
+    /// See [`ChildHandle::terminate`].
+    ///
+    /// # Errors
+    /// See [`ChildHandle::terminate`].
+    pub fn terminate(&self) -> Result<(), SignalError> {
+        self.handle.terminate()
+    }
+
+    /// See [`ChildHandle::kill`].
+    ///
+    /// # Errors
+    /// See [`ChildHandle::terminate`].
+    pub fn kill(&self) -> Result<(), SignalError> {
+        self.handle.kill()
+    }
+
+    /// Our end of its stdin, if it was piped. Once.
+    pub fn take_stdin(&mut self) -> Option<OwnedFd> {
+        self.stdin.take()
+    }
+
+    /// Our end of its stdout, if it was piped. Once.
+    pub fn take_stdout(&mut self) -> Option<OwnedFd> {
+        self.stdout.take()
+    }
+
+    /// Our end of its stderr, if it was piped. Once.
+    pub fn take_stderr(&mut self) -> Option<OwnedFd> {
+        self.stderr.take()
+    }
+
+    /// The last lines of its stderr, if that is relayed. Waits until the child has closed it, at
+    /// most `bound`.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub async fn stderr_tail(&self, bound: Duration) -> Vec<String> {
+        match &self.tail {
+            Some(tail) => tail.lines(bound).await,
+            None => Vec::new(),
+        }
+    }
+
+    /// Gives a thread up: it goes into the ledger and is never waited for again (C5). Nothing
+    /// happens to a process.
+    pub fn abandon(&self, last_state: &str) {
+        self.handle.core.abandon(last_state);
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let core = &self.handle.core;
+        if core.status.borrow().is_none() {
+            match &core.body {
+                // It may have ended at this moment; then there is nothing to kill.
+                Body::Process { pidfd, .. } => drop(pidfd.send_signal(libc::SIGKILL)),
+                Body::Thread { .. } => core.abandon("its child was dropped"),
+            }
+        }
+    }
+}
+
+impl Core {
+    fn abandon(&self, last_state: &str) {
+        let Body::Thread { number, thread, ledger } = &self.body else { return };
+        let abandoned = thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if abandoned.is_some() && self.status.borrow().is_none() {
+            ledger.enter(*number, &self.name, last_state);
+            // It may have ended between the two lines above.
+            if self.status.borrow().is_some() {
+                ledger.forget(*number);
+            }
+        }
+    }
+}
+
+impl ChildHandle {
+    /// The name it was given.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.core.name
+    }
+
+    /// Its process id, or its thread's name.
+    #[must_use]
+    pub fn id(&self) -> ChildId {
+        match &self.core.body {
+            Body::Process { pid, .. } => ChildId::Process(*pid),
+            Body::Thread { .. } => ChildId::Thread(self.core.name.clone()),
+        }
+    }
+
+    /// Waits until the child is reaped or joined and says how it ended.
+    ///
+    /// Any number of waiters get the same exact status, no thread is blocked, and no other process
+    /// is reaped (C9). A death by signal is never a code.
+    ///
+    /// # Errors
+    /// [`WaitError::ServerGone`]: the forkserver died first; the child is dead too.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing: the status stays latched.
+    pub async fn wait(&self) -> Result<Exit, WaitError> {
+        let mut status = self.core.status.subscribe();
+        let latched = match status.wait_for(Option::is_some).await {
+            Ok(latched) => latched.clone(),
+            // The sender lives in the core that is borrowed here.
+            Err(_) => None,
+        };
+        if let Body::Thread { thread, .. } = &self.core.body {
+            let thread = thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+            // It has returned from its main, so this takes microseconds.
+            if let Some(thread) = thread {
+                thread.join();
+            }
+        }
+        latched.unwrap_or_else(|| {
+            Err(WaitError::ServerGone { name: self.core.name.clone() })
+        })
+    }
+
+    /// The status, if the child has ended. Never blocks.
+    ///
+    /// # Errors
+    /// See [`ChildHandle::wait`].
+    pub fn try_wait(&self) -> Result<Option<Exit>, WaitError> {
+        self.core.status.borrow().clone().transpose()
+    }
+
+    /// Sends SIGTERM through the pidfd. A child that has ended is no error.
+    ///
+    /// # Errors
+    /// [`SignalError::Thread`], or what the system says.
+    pub fn terminate(&self) -> Result<(), SignalError> {
+        self.signal(libc::SIGTERM)
+    }
+
+    /// Sends SIGKILL through the pidfd. A child that has ended is no error.
+    ///
+    /// # Errors
+    /// [`SignalError::Thread`], or what the system says.
+    pub fn kill(&self) -> Result<(), SignalError> {
+        self.signal(libc::SIGKILL)
+    }
+
+    /// Sends any signal through the pidfd. A child that has ended is no error.
+    ///
+    /// # Errors
+    /// [`SignalError::Thread`], or what the system says.
+    pub fn signal(&self, signal: i32) -> Result<(), SignalError> {
+        let name = || self.core.name.clone();
+        let Body::Process { pidfd, .. } = &self.core.body else {
+            return Err(SignalError::Thread { name: name() });
+        };
+        match pidfd.send_signal(signal) {
+            Ok(()) => Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            Err(cause) => Err(SignalError::System { name: name(), cause }),
+        }
+    }
+
+    /// The step at which a child of our own image failed to be born, if it did and has ended.
+    /// Asked once; later calls give `None`.
+    #[must_use]
+    pub fn birth_failure(&self) -> Option<BirthFailure> {
+        let pipe = self.core.birth.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        read_birth(&pipe).ok().flatten()
+    }
+
+    /// It has been born: what watched over that is closed.
+    pub fn born(&self) {
+        self.core.birth.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+/// Reads a birth pipe that is at its end or has a record; `None` if all went well.
+pub(crate) fn read_birth(pipe: &OwnedFd) -> io::Result<Option<BirthFailure>> {
+    let mut record = [0; RECORD];
+    let length = nix::unistd::read(pipe, &mut record)?;
+    Ok(parse_report(&record[..length]).map(|(step, errno)| BirthFailure { step, errno }))
+}

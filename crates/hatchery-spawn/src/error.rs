@@ -1,0 +1,125 @@
+//! One small error for each thing one can do with children.
+
+use std::io;
+use std::time::Duration;
+
+use crate::prelude::Step;
+
+/// No child came of it; nothing of it is left.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpawnError {
+    /// A call failed in this process or in the forkserver. `EAGAIN`, `EMFILE`, `ENFILE` and
+    /// `ENOMEM` are limits: a later spawn may succeed.
+    #[error("spawning `{name}`: {call}")]
+    Call {
+        /// The child's name.
+        name: String,
+        /// The system call, or what stands for it.
+        call: String,
+        /// What it said.
+        #[source]
+        cause: io::Error,
+    },
+    /// A step between fork and main failed in the child.
+    #[error("spawning `{name}`: step `{}`", step.name())]
+    Step {
+        /// The child's name.
+        name: String,
+        /// Which step.
+        step: Step,
+        /// What it said.
+        #[source]
+        cause: io::Error,
+    },
+    /// The forkserver is gone or could not start; a new one can be started.
+    #[error("spawning `{name}`: the forkserver is gone ({why})")]
+    ServerGone {
+        /// The child's name.
+        name: String,
+        /// Why, as far as is known.
+        why: String,
+    },
+    /// The forkserver did not answer in time; should it do so later, the child is killed.
+    #[error("spawning `{name}`: no answer from the forkserver after {waited:?}")]
+    Unanswered {
+        /// The child's name.
+        name: String,
+        /// How long.
+        waited: Duration,
+    },
+    /// Arguments, environment and payload together are too long to send.
+    #[error("spawning `{name}`: a request of {length} bytes, over the limit of {limit}")]
+    TooLarge {
+        /// The child's name.
+        name: String,
+        /// Its length.
+        length: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// This backend can't do what the spec asks for.
+    #[error("spawning `{name}`: the {backend} backend can't do {what}")]
+    Unsupported {
+        /// The child's name.
+        name: String,
+        /// Which backend.
+        backend: &'static str,
+        /// What.
+        what: &'static str,
+    },
+    /// This image was linked without the constructor that makes it a forkserver.
+    #[error("spawning `{name}`: this program's image has no constructor section, so it can't be a forkserver")]
+    NoConstructor {
+        /// The child's name.
+        name: String,
+    },
+}
+
+impl SpawnError {
+    /// The system's error, if that is what it was.
+    #[must_use]
+    pub fn io_error(&self) -> Option<&io::Error> {
+        match self {
+            Self::Call { cause, .. } | Self::Step { cause, .. } => Some(cause),
+            Self::ServerGone { .. }
+            | Self::Unanswered { .. }
+            | Self::TooLarge { .. }
+            | Self::Unsupported { .. }
+            | Self::NoConstructor { .. } => None,
+        }
+    }
+}
+
+/// The status of a child is lost.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WaitError {
+    /// The forkserver died first; the kernel has killed the child, and nobody has its status.
+    #[error("waiting for `{name}`: the forkserver is gone, and the child with it")]
+    ServerGone {
+        /// The child's name.
+        name: String,
+    },
+}
+
+/// A signal that was not sent.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SignalError {
+    /// A thread takes no signals.
+    #[error("`{name}` is a thread and takes no signals")]
+    Thread {
+        /// The child's name.
+        name: String,
+    },
+    /// The system refused.
+    #[error("signalling `{name}`")]
+    System {
+        /// The child's name.
+        name: String,
+        /// What it said.
+        #[source]
+        cause: io::Error,
+    },
+}

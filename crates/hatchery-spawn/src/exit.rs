@@ -1,0 +1,61 @@
+//! How a child ended.
+
+use std::fmt;
+
+/// The exact status of a child. A death by signal is never a code (H28).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Exit {
+    /// It returned from main or called `exit`: 0 to 255.
+    Code(i32),
+    /// A signal ended it.
+    Signal {
+        /// Its number.
+        signal: i32,
+        /// Whether the kernel wrote a core file.
+        core_dumped: bool,
+    },
+    /// A thread's main panicked, with this message.
+    Panicked(String),
+}
+
+impl Exit {
+    /// Whether it ended with code 0.
+    #[must_use]
+    pub fn success(&self) -> bool {
+        *self == Self::Code(0)
+    }
+
+    /// The code, if it was no signal and no panic.
+    #[must_use]
+    pub fn code(&self) -> Option<i32> {
+        match self {
+            Self::Code(code) => Some(*code),
+            Self::Signal { .. } | Self::Panicked(_) => None,
+        }
+    }
+
+    /// The signal, if it was one.
+    #[must_use]
+    pub fn signal(&self) -> Option<i32> {
+        match self {
+            Self::Signal { signal, .. } => Some(*signal),
+            Self::Code(_) | Self::Panicked(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit status {code}"),
+            Self::Signal { signal, core_dumped } => {
+                match nix::sys::signal::Signal::try_from(*signal) {
+                    Ok(name) => write!(f, "killed by {name}")?,
+                    Err(_) => write!(f, "killed by signal {signal}")?,
+                }
+                if *core_dumped { f.write_str(", core dumped") } else { Ok(()) }
+            }
+            Self::Panicked(message) => write!(f, "panicked: {message}"),
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! The forkserver: a helper process with one thread for ever, from which children are forked.
+//!
+//! Why: a fork of a process with threads deadlocks sooner or later (H17), its cost grows with the
+//! memory of who forks, and parent-death signals follow the forking thread (H11). This process is
+//! the program's own image, executed afresh: no inherited thread, lock, fd or buffer. It is the
+//! parent and reaper of all children of the tree, and ends them when whoever asked for them dies.
+
+pub(crate) mod book;
+pub(crate) mod client;
+pub(crate) mod fork;
+pub(crate) mod server;
+pub(crate) mod wire;
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio as StdStdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::libc;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use tokio::sync::oneshot;
+
+use crate::backend::{Backend, Spawning};
+use crate::error::SpawnError;
+use crate::image;
+use crate::relay::{self, Target};
+use crate::spec::{Program, Spec};
+use crate::stdio::{Stdio, Tail};
+use crate::sys::pidfd::Pidfd;
+use crate::sys::{fds, scm_rights, waitid};
+use client::{Client, Waiting};
+use wire::{Request, Run};
+
+/// The bounds of a forkserver.
+#[derive(Debug, Clone)]
+pub struct Bounds {
+    /// How long a request may take. Default 5 s: a machine that is out of memory may need that.
+    pub request: Duration,
+    /// How long children may go on after their spawner has died. Default 0.5 s.
+    pub orphan_grace: Duration,
+    /// How long its own end may take before it is killed. Default 1 s.
+    pub close: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            request: Duration::from_secs(5),
+            orphan_grace: Duration::from_millis(500),
+            close: Duration::from_secs(1),
+        }
+    }
+}
+
+/// A handle to the forkserver of a tree. Clones lead to the same one.
+///
+/// In the root it is closed by [`Forkserver::close`] or when the last clone is dropped; every
+/// child goes with it. In an actor it is the way to the tree's one forkserver.
+#[derive(Debug, Clone)]
+pub struct Forkserver {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    client: Arc<Client>,
+    bounds: Bounds,
+    null: OwnedFd,
+    /// The process itself, where this is its root.
+    process: Option<Process>,
+}
+
+#[derive(Debug)]
+struct Process {
+    pid: u32,
+    pidfd: Pidfd,
+}
+
+impl Forkserver {
+    /// Starts one, by executing this program's image. Doesn't wait until it is up: requests may be
+    /// made at once, and learn if it could not start.
+    ///
+    /// # Errors
+    /// [`SpawnError::Call`] names the call that failed; [`SpawnError::NoConstructor`].
+    pub fn start(bounds: Bounds) -> Result<Self, SpawnError> {
+        let name = "forkserver";
+        if !image::is_prepared() {
+            return Err(SpawnError::NoConstructor { name: name.to_owned() });
+        }
+        let (ours, theirs) = control_pair().map_err(failed(name, "socketpair"))?;
+        let null = open_null().map_err(failed(name, "open(/dev/null)"))?;
+        let grace = bounds.orphan_grace.as_nanos().to_string();
+        let child = Command::new("/proc/self/exe")
+            // Long, because its children write their names over it.
+            .arg0(format!("{:<96}", "hatchery:forkserver"))
+            .env(image::SERVER_MARKER, std::process::id().to_string())
+            .env(server::GRACE, grace)
+            .stdin(StdStdio::from(theirs))
+            .stdout(StdStdio::null())
+            .spawn()
+            .map_err(failed(name, "execve(/proc/self/exe)"))?;
+        let pid = child.id();
+        let pidfd = match Pidfd::open(pid) {
+            Ok(pidfd) => pidfd,
+            Err(error) => {
+                // Without its socket's other end it ends by itself.
+                drop(ours);
+                let mut child = child;
+                let _reaped = child.wait();
+                return Err(failed(name, "pidfd_open")(error));
+            }
+        };
+        let client = Client::start(ours).map_err(failed(name, "pthread_create"))?;
+        let process = Some(Process { pid, pidfd });
+        Ok(Self { inner: Arc::new(Inner { client, bounds, null, process }) })
+    }
+
+    /// The tree's forkserver, in a process that was born from it; `None` anywhere else.
+    ///
+    /// The process's own control socket is made here, at the first use: an actor that starts
+    /// nothing costs the forkserver no fd.
+    #[must_use]
+    pub fn inherited() -> Option<Self> {
+        static ADOPTED: Mutex<Option<Forkserver>> = Mutex::new(None);
+        let shared = image::shared_socket();
+        if shared < 0 {
+            return None;
+        }
+        let mut adopted = ADOPTED.lock().unwrap_or_else(PoisonError::into_inner);
+        if adopted.is_none() {
+            let (ours, theirs) = control_pair().ok()?;
+            let shared = fds::shared(shared);
+            send_blocking(shared, &theirs)?;
+            let client = Client::start(ours).ok()?;
+            let (bounds, null) = (Bounds::default(), open_null().ok()?);
+            *adopted = Some(Self { inner: Arc::new(Inner { client, bounds, null, process: None }) });
+        }
+        adopted.clone()
+    }
+
+    /// Children by fork alone: fastest.
+    #[must_use]
+    pub fn fork(&self) -> Fork {
+        Fork { server: self.clone() }
+    }
+
+    /// Children in a fresh image, for programs that can't live with a fork.
+    #[must_use]
+    pub fn exec(&self) -> Exec {
+        Exec { server: self.clone() }
+    }
+
+    /// Its process id; in an actor, 0: the forkserver isn't this process's to look at.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.inner.process.as_ref().map_or(0, |process| process.pid)
+    }
+
+    /// Whether it is gone.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.inner.client.lost().borrow().is_some()
+    }
+
+    /// Waits until it is gone, and says why. Ended by its death or by [`Forkserver::close`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub async fn lost(&self) -> String {
+        let mut lost = self.inner.client.lost();
+        let why = lost.wait_for(Option::is_some).await;
+        why.ok().and_then(|why| why.clone()).unwrap_or_default()
+    }
+
+    /// Kills every child and everything below, and the forkserver. Needs no runtime and takes no
+    /// lock; blocks at most the bound of a close.
+    pub fn kill_tree(&self) {
+        if let Some(process) = &self.inner.process {
+            process.end(self.inner.bounds.close);
+        }
+    }
+
+    /// Ends the forkserver and all that lives below it, and what served it here: its thread, its
+    /// fds (C10). Blocks at most the bound of a close. A second close does nothing.
+    pub fn close(&self) {
+        self.inner.close();
+    }
+
+    fn spawn(&self, spec: Spec, execs: bool) -> Spawning {
+        let name = spec.name.clone();
+        match self.try_spawn(spec, execs) {
+            Ok(answer) => Spawning::waiting(name, answer),
+            Err((call, cause)) => {
+                Spawning::failed(SpawnError::Call { name, call: call.to_owned(), cause })
+            }
+        }
+    }
+
+    fn try_spawn(
+        &self,
+        spec: Spec,
+        execs: bool,
+    ) -> Result<oneshot::Receiver<Result<crate::Child, SpawnError>>, (&'static str, io::Error)> {
+        let bound = self.inner.bounds.request;
+        let run = match (&spec.program, execs) {
+            (Program::Main(main), false) => Run::Main(main.clone()),
+            (Program::Main(main), true) => Run::Image(main.clone()),
+            (Program::Path(_), _) => Run::Program,
+        };
+        let (birth, birth_end) = pipe().map_err(|error| ("pipe2", error))?;
+        let (answer, answered) = oneshot::channel();
+        let mut waiting = Waiting {
+            name: spec.name.clone(),
+            answer,
+            until: Instant::now() + bound,
+            bound,
+            birth,
+            execs: !matches!(run, Run::Main(_)),
+            stdin: None,
+            stdout: None,
+            stderr: None,
+            tail: None,
+        };
+        let mut fds = vec![birth_end];
+        let (request, stdio, rest) = describe(spec, run, bound);
+        self.stdio(stdio, &mut fds, &mut waiting).map_err(|error| ("pipe2", error))?;
+        fds.extend(rest);
+        self.inner.client.request(waiting, fds, |number| Request { number, ..request }.encode());
+        Ok(answered)
+    }
+
+    /// Opens what the three of a child are connected to.
+    fn stdio(
+        &self,
+        stdio: [Stdio; 3],
+        fds: &mut Vec<OwnedFd>,
+        waiting: &mut Waiting,
+    ) -> io::Result<()> {
+        for (number, stdio) in (0..).zip(stdio) {
+            let theirs = match stdio {
+                Stdio::Null => self.inner.null.try_clone()?,
+                Stdio::Inherit => crate::sys::fds::stdio(number).try_clone_to_owned()?,
+                Stdio::Fd(fd) => fd,
+                Stdio::Piped => {
+                    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+                    match number {
+                        0 => {
+                            waiting.stdin = Some(write);
+                            read
+                        }
+                        1 => {
+                            waiting.stdout = Some(read);
+                            write
+                        }
+                        _ => {
+                            waiting.stderr = Some(read);
+                            write
+                        }
+                    }
+                }
+                Stdio::Relay(_) if number == 0 => self.inner.null.try_clone()?,
+                Stdio::Relay(relay) => {
+                    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+                    let target = if number == 1 { Target::Stdout } else { Target::Stderr };
+                    let tail: Arc<Tail> = relay::add(read, relay, target)?;
+                    if target == Target::Stderr {
+                        waiting.tail = Some(tail);
+                    }
+                    write
+                }
+            };
+            fds.push(theirs);
+        }
+        Ok(())
+    }
+}
+
+/// A spec as a request, its stdio, and its other fds.
+fn describe(spec: Spec, run: Run, bound: Duration) -> (Request, [Stdio; 3], Vec<OwnedFd>) {
+    let bytes = std::ffi::OsString::into_encoded_bytes;
+    let mut argv = Vec::new();
+    if let Program::Path(path) = spec.program {
+        argv.push(bytes(path));
+    }
+    argv.extend(spec.args.into_iter().map(bytes));
+    let bound = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
+    let request = Request {
+        number: 0,
+        deadline: server::monotonic().saturating_add(bound),
+        run,
+        name: spec.name,
+        payload: spec.payload,
+        argv,
+        env: spec.env.into_iter().map(|(key, value)| (bytes(key), value.map(bytes))).collect(),
+        env_clear: spec.env_clear,
+        current_dir: spec.current_dir.map(|path| bytes(path.into_os_string())),
+        has_channel: spec.channel.is_some(),
+        limits: spec.limits.iter().map(|(what, soft, hard)| (*what as u32, *soft, *hard)).collect(),
+    };
+    let rest = spec.channel.into_iter().chain(spec.fds).collect();
+    (request, [spec.stdin, spec.stdout, spec.stderr], rest)
+}
+
+impl Inner {
+    fn close(&self) {
+        self.client.close();
+        if let Some(process) = &self.process {
+            if !process.pidfd.wait_dead(self.bounds.close) {
+                process.end(Duration::ZERO);
+            }
+            // Reaped by us alone; a host that waits for everybody may have been first (C9).
+            let _reaped = waitid::reap_pidfd(process.pidfd.as_fd());
+        }
+        relay::settle(RELAY_WAIT);
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Process {
+    fn end(&self, bound: Duration) {
+        // A stopped one can't sweep; one that is dead needs nothing.
+        let _dead = self.pidfd.send_signal(libc::SIGTERM);
+        let _dead = self.pidfd.send_signal(libc::SIGCONT);
+        if !self.pidfd.wait_dead(bound) {
+            let _dead = self.pidfd.send_signal(libc::SIGKILL);
+            let _ended = self.pidfd.wait_dead(KILL_WAIT);
+        }
+    }
+}
+
+/// Children of a [`Forkserver`] by fork alone.
+#[derive(Debug, Clone)]
+pub struct Fork {
+    server: Forkserver,
+}
+
+impl Backend for Fork {
+    fn name(&self) -> &'static str {
+        "forkserver"
+    }
+    fn is_process(&self) -> bool {
+        true
+    }
+    fn spawn(&self, spec: Spec) -> Spawning {
+        self.server.spawn(spec, false)
+    }
+}
+
+/// Children of a [`Forkserver`] in a fresh image: the same birth, then an exec.
+#[derive(Debug, Clone)]
+pub struct Exec {
+    server: Forkserver,
+}
+
+impl Backend for Exec {
+    fn name(&self) -> &'static str {
+        "exec"
+    }
+    fn is_process(&self) -> bool {
+        true
+    }
+    fn spawn(&self, spec: Spec) -> Spawning {
+        self.server.spawn(spec, true)
+    }
+}
+
+fn failed(name: &str, call: &'static str) -> impl FnOnce(io::Error) -> SpawnError {
+    let (name, call) = (name.to_owned(), call.to_owned());
+    move |cause| SpawnError::Call { name, call, cause }
+}
+
+fn control_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (family, kind) = (AddressFamily::Unix, SockType::SeqPacket);
+    Ok(socketpair(family, kind, None, SockFlag::SOCK_CLOEXEC)?)
+}
+
+/// The shared socket may be full for a moment when many actors start to spawn at once.
+fn send_blocking(shared: std::os::fd::BorrowedFd<'_>, socket: &OwnedFd) -> Option<()> {
+    let until = Instant::now() + Bounds::default().request;
+    loop {
+        match scm_rights::send(shared, b"adopt", &[socket.as_fd()]) {
+            Ok(()) => return Some(()),
+            Err(nix::errno::Errno::EAGAIN) if Instant::now() < until => {
+                let mut fds = [nix::poll::PollFd::new(shared, nix::poll::PollFlags::POLLOUT)];
+                let _ready = nix::poll::poll(&mut fds, 10_u8);
+            }
+            Err(_) => return None,
+        }
+    }
+}
+
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    use nix::fcntl::OFlag;
+    Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?)
+}
+
+fn open_null() -> io::Result<OwnedFd> {
+    let file = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    debug_assert!(file.as_raw_fd() >= 0);
+    Ok(file.into())
+}
+
+/// How long the relay's last words may take at a close.
+const RELAY_WAIT: Duration = Duration::from_millis(200);
+/// How long a kill of the forkserver may take: it does nothing but die.
+const KILL_WAIT: Duration = Duration::from_millis(500);

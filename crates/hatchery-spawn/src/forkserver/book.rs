@@ -1,0 +1,157 @@
+//! The forkserver's decisions: who lives, whose child, who is an orphan and until when. Pure.
+//!
+//! Time is nanoseconds of the driver's clock. Nothing in here hashes: siblings are forked from
+//! the process that holds this book, and would share the keys.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Whose child somebody is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Owner {
+    /// The root's.
+    Root,
+    /// An actor's.
+    Actor(i32),
+}
+
+/// All living children of the forkserver that somebody asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Book {
+    living: BTreeMap<i32, Entry>,
+    children: BTreeSet<(Owner, i32)>,
+    deadlines: BTreeSet<(u64, i32)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Entry {
+    owner: Owner,
+    /// Names the actor in the environment of what it starts.
+    mark: u64,
+    kill_at: Option<u64>,
+}
+
+impl Book {
+    /// A child was born.
+    pub(crate) fn born(&mut self, pid: i32, owner: Owner, mark: u64) {
+        self.living.insert(pid, Entry { owner, mark, kill_at: None });
+        self.children.insert((owner, pid));
+    }
+
+    /// Whether this is a living child that somebody asked for.
+    pub(crate) fn knows(&self, pid: i32) -> bool {
+        self.living.contains_key(&pid)
+    }
+
+    /// Whether an actor with that mark lives.
+    pub(crate) fn has_mark(&self, mark: u64) -> bool {
+        self.living.values().any(|entry| entry.mark == mark)
+    }
+
+    /// A child has ended: all below it may live until `now + grace`. Says whose it was; `None` for
+    /// a stray that nobody asked for.
+    pub(crate) fn died(&mut self, pid: i32, now: u64, grace: u64) -> Option<Owner> {
+        let entry = self.living.remove(&pid)?;
+        self.children.remove(&(entry.owner, pid));
+        if let Some(at) = entry.kill_at {
+            self.deadlines.remove(&(at, pid));
+        }
+        // The whole subtree at once, not a level at a time: C3 has one second for all depths.
+        let mut below = self.children_of(pid);
+        while let Some(pid) = below.pop() {
+            self.condemn(pid, now.saturating_add(grace));
+            below.extend(self.children_of(pid));
+        }
+        Some(entry.owner)
+    }
+
+    /// When the next orphan is due.
+    pub(crate) fn next_deadline(&self) -> Option<u64> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// The orphans whose grace is over; each is named once.
+    pub(crate) fn due(&mut self, now: u64) -> Vec<i32> {
+        let later = self.deadlines.split_off(&(now.saturating_add(1), 0));
+        let due = std::mem::replace(&mut self.deadlines, later);
+        for (_, pid) in &due {
+            if let Some(entry) = self.living.get_mut(pid) {
+                entry.kill_at = None;
+            }
+        }
+        due.into_iter().map(|(_, pid)| pid).collect()
+    }
+
+    /// Everybody.
+    pub(crate) fn all(&self) -> Vec<i32> {
+        self.living.keys().copied().collect()
+    }
+
+    fn children_of(&self, pid: i32) -> Vec<i32> {
+        let owner = Owner::Actor(pid);
+        self.children.range((owner, 0)..=(owner, i32::MAX)).map(|(_, child)| *child).collect()
+    }
+
+    /// The nearest deadline counts.
+    fn condemn(&mut self, pid: i32, at: u64) {
+        let Some(entry) = self.living.get_mut(&pid) else { return };
+        match entry.kill_at {
+            Some(earlier) if earlier <= at => return,
+            Some(later) => {
+                self.deadlines.remove(&(later, pid));
+            }
+            None => {}
+        }
+        entry.kill_at = Some(at);
+        self.deadlines.insert((at, pid));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRACE: u64 = 500;
+
+    /// root: 1, 2; below 1: 3, 4; below 3: 5.
+    fn tree() -> Book {
+        let mut book = Book::default();
+        book.born(1, Owner::Root, 1);
+        book.born(2, Owner::Root, 2);
+        book.born(3, Owner::Actor(1), 3);
+        book.born(4, Owner::Actor(1), 4);
+        book.born(5, Owner::Actor(3), 5);
+        book
+    }
+
+    /// C3: when an actor dies, its whole subtree goes after one grace, and nobody else.
+    #[test]
+    fn the_subtree_of_a_dead_actor_is_due_after_one_grace() {
+        let mut book = tree();
+        assert_eq!(book.died(1, 100, GRACE), Some(Owner::Root));
+        assert_eq!(book.next_deadline(), Some(600));
+        assert!(book.due(599).is_empty());
+        assert_eq!(book.due(600), [3, 4, 5]);
+        assert!(book.due(10_000).is_empty(), "named once");
+        assert!(book.knows(2));
+    }
+
+    /// C3: the death of an orphan does not lengthen the grace of those below it.
+    #[test]
+    fn a_second_death_does_not_lengthen_the_first_grace() {
+        let mut book = tree();
+        book.died(1, 100, GRACE);
+        book.died(3, 300, GRACE);
+        assert_eq!(book.due(600), [4, 5]);
+    }
+
+    /// An orphan that goes by itself is not killed; a stray belongs to nobody.
+    #[test]
+    fn who_left_in_time_is_not_killed() {
+        let mut book = tree();
+        book.died(1, 100, GRACE);
+        book.died(4, 200, GRACE);
+        book.died(5, 200, GRACE);
+        assert_eq!(book.due(600), [3]);
+        assert_eq!(book.died(77, 0, GRACE), None);
+    }
+}

@@ -1,0 +1,376 @@
+//! The requesting side: one thread owns the control socket, everybody else waits on channels.
+//!
+//! It needs no runtime: waiters may live in any, and a status is never lost because a runtime has
+//! ended. Requests are written by who makes them while few are under way; the rest queues here.
+//!
+//! Lock order: `state` is innermost; nothing is awaited or called back while it is held.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use tokio::sync::{oneshot, watch};
+
+use super::wire::{Answer, MAX_BYTES};
+use crate::child::{Child, Core, read_birth};
+use crate::error::SpawnError;
+use crate::exit::Exit;
+use crate::own_thread::OwnThread;
+use crate::stdio::Tail;
+use crate::sys::pidfd::Pidfd;
+use crate::sys::scm_rights;
+
+/// Who waits for a child, and what belongs to it.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) name: String,
+    pub(crate) answer: oneshot::Sender<Result<Child, SpawnError>>,
+    pub(crate) until: Instant,
+    pub(crate) bound: Duration,
+    /// The reading end of the birth pipe.
+    pub(crate) birth: OwnedFd,
+    /// Another image comes after the fork: it is only there when the birth pipe says so.
+    pub(crate) execs: bool,
+    pub(crate) stdin: Option<OwnedFd>,
+    pub(crate) stdout: Option<OwnedFd>,
+    pub(crate) stderr: Option<OwnedFd>,
+    pub(crate) tail: Option<Arc<Tail>>,
+}
+
+/// One connection to the forkserver.
+#[derive(Debug)]
+pub(crate) struct Client {
+    socket: OwnedFd,
+    wake: EventFd,
+    state: Mutex<State>,
+    lost: watch::Sender<Option<String>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next: u64,
+    waiting: BTreeMap<u64, Waiting>,
+    queue: VecDeque<Outgoing>,
+    /// Requests that were sent and not answered.
+    outstanding: usize,
+    children: BTreeMap<i32, Arc<Core>>,
+    /// Forked, and on their way to another image.
+    executing: Vec<(Waiting, Arc<Core>)>,
+    thread: Option<OwnThread>,
+    closing: bool,
+}
+
+#[derive(Debug)]
+struct Outgoing {
+    number: u64,
+    bytes: Vec<u8>,
+    fds: Vec<OwnedFd>,
+}
+
+impl Client {
+    pub(crate) fn start(socket: OwnedFd) -> io::Result<Arc<Self>> {
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        let (lost, _) = watch::channel(None);
+        let client = Arc::new(Self { socket, wake, state: Mutex::default(), lost });
+        let thread = OwnThread::spawn("hatchery-spawn", {
+            let client = client.clone();
+            move || client.run()
+        })?;
+        client.state().thread = Some(thread);
+        Ok(client)
+    }
+
+    /// Sends a request, or queues it behind others. `encode` is told its number.
+    pub(crate) fn request(
+        &self,
+        waiting: Waiting,
+        fds: Vec<OwnedFd>,
+        encode: impl FnOnce(u64) -> Vec<u8>,
+    ) {
+        let mut state = self.state();
+        let lost = self.lost.borrow().clone();
+        if let Some(why) = lost.or_else(|| state.closing.then(|| "closed".to_owned())) {
+            drop(state);
+            let name = waiting.name.clone();
+            return tell(waiting.answer, Err(SpawnError::ServerGone { name, why }));
+        }
+        let number = state.next;
+        state.next += 1;
+        let bytes = encode(number);
+        if bytes.len() > MAX_BYTES {
+            drop(state);
+            let (name, length) = (waiting.name.clone(), bytes.len());
+            let error = SpawnError::TooLarge { name, length, limit: MAX_BYTES };
+            return tell(waiting.answer, Err(error));
+        }
+        state.waiting.insert(number, waiting);
+        state.queue.push_back(Outgoing { number, bytes, fds });
+        self.send_queued(&mut state);
+        drop(state);
+        // The thread has a new deadline, and maybe something to send.
+        let _full = self.wake.write(1);
+    }
+
+    /// Why the forkserver is gone, if it is.
+    pub(crate) fn lost(&self) -> watch::Receiver<Option<String>> {
+        self.lost.subscribe()
+    }
+
+    /// Ends the thread and the connection; waits for the thread.
+    pub(crate) fn close(&self) {
+        let thread = {
+            let mut state = self.state();
+            state.closing = true;
+            state.thread.take()
+        };
+        let _full = self.wake.write(1);
+        if let Some(thread) = thread {
+            thread.join();
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self) {
+        let mut buffer = vec![0; MAX_BYTES + 1];
+        loop {
+            if self.state().closing {
+                return self.gone("closed");
+            }
+            let readable = self.wait();
+            let _none = self.wake.read();
+            if readable && let Err(why) = self.read(&mut buffer) {
+                return self.gone(&why);
+            }
+            let mut state = self.state();
+            self.send_queued(&mut state);
+            let expired = state.expired();
+            let born = state.executed();
+            drop(state);
+            for waiting in expired {
+                let (name, waited) = (waiting.name, waiting.bound);
+                tell(waiting.answer, Err(SpawnError::Unanswered { name, waited }));
+            }
+            for (waiting, core) in born {
+                finish(waiting, core);
+            }
+        }
+    }
+
+    /// Waits for the socket, for somebody's call, for a birth or a deadline.
+    fn wait(&self) -> bool {
+        let (births, queued, until) = {
+            let state = self.state();
+            let births: Vec<OwnedFd> = state
+                .executing
+                .iter()
+                .filter_map(|(waiting, _)| waiting.birth.try_clone().ok())
+                .collect();
+            let waiting = state.waiting.values().map(|waiting| waiting.until);
+            let executing = state.executing.iter().map(|(waiting, _)| waiting.until);
+            (births, !state.queue.is_empty(), waiting.chain(executing).min())
+        };
+        let mut flags = PollFlags::POLLIN;
+        flags.set(PollFlags::POLLOUT, queued && self.state().outstanding < MAX_OUTSTANDING);
+        let mut fds = vec![
+            PollFd::new(self.socket.as_fd(), flags),
+            PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
+        ];
+        fds.extend(births.iter().map(|birth| PollFd::new(birth.as_fd(), PollFlags::POLLIN)));
+        let timeout = until.map_or(PollTimeout::NONE, |until| {
+            let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+        });
+        // EINTR: look at everything again.
+        let _count = poll(&mut fds, timeout);
+        let got = fds[0].revents().unwrap_or(PollFlags::empty());
+        got.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR)
+    }
+
+    fn read(&self, buffer: &mut [u8]) -> Result<(), String> {
+        loop {
+            let received = match scm_rights::receive(self.socket.as_fd(), buffer) {
+                Ok(received) if received.length > 0 => received,
+                Err(Errno::EAGAIN | Errno::EINTR) => return Ok(()),
+                Ok(_) => return Err("it has ended".to_owned()),
+                Err(errno) => return Err(format!("its socket: {errno}")),
+            };
+            let answer = Answer::decode(&buffer[..received.length])
+                .map_err(|malformed| format!("it sent {malformed}"))?;
+            self.answered(answer, received.fds)?;
+        }
+    }
+
+    fn answered(&self, answer: Answer, fds: Vec<OwnedFd>) -> Result<(), String> {
+        match answer {
+            Answer::Ready => {}
+            Answer::Unfit { call, errno } => {
+                return Err(format!("it could not start: {call}: {}", Errno::from_raw(errno)));
+            }
+            Answer::Failed { number, call, errno } => {
+                if let Some(waiting) = self.take_waiting(number) {
+                    let name = waiting.name;
+                    let cause = io::Error::from_raw_os_error(errno);
+                    tell(waiting.answer, Err(SpawnError::Call { name, call, cause }));
+                }
+            }
+            Answer::Spawned { number, pid } => self.spawned(number, pid, fds),
+            Answer::Exited { pid, code, signal, core_dumped } => {
+                let core = self.state().children.remove(&pid);
+                if let Some(core) = core {
+                    core.exited(match signal {
+                        0 => Exit::Code(code),
+                        signal => Exit::Signal { signal, core_dumped },
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn spawned(&self, number: u64, pid: i32, fds: Vec<OwnedFd>) {
+        let waiting = self.take_waiting(number);
+        let Some(pidfd) = fds.into_iter().next().map(Pidfd::received) else {
+            // Our own table is full: without a handle the child can't be answered for. It goes
+            // when the forkserver sees that its channel and birth pipe are closed, or at the end.
+            if let Some(waiting) = waiting {
+                let (name, call) = (waiting.name, "recvmsg(SCM_RIGHTS)".to_owned());
+                let cause = io::Error::from(Errno::EMFILE);
+                tell(waiting.answer, Err(SpawnError::Call { name, call, cause }));
+            }
+            if let Ok(pidfd) = Pidfd::open(pid.cast_unsigned()) {
+                let _dead = pidfd.send_signal(nix::libc::SIGKILL);
+            }
+            return;
+        };
+        let Some(mut waiting) = waiting else {
+            // Withdrawn or expired: nobody wants it.
+            let _dead = pidfd.send_signal(nix::libc::SIGKILL);
+            return;
+        };
+        let birth = if waiting.execs { None } else { waiting.birth.try_clone().ok() };
+        let core = Core::process(std::mem::take(&mut waiting.name), pid.cast_unsigned(), pidfd, birth);
+        let mut state = self.state();
+        state.children.insert(pid, core.clone());
+        if waiting.execs {
+            state.executing.push((waiting, core));
+            return;
+        }
+        drop(state);
+        finish(waiting, core);
+    }
+
+    fn take_waiting(&self, number: u64) -> Option<Waiting> {
+        let mut state = self.state();
+        state.outstanding = state.outstanding.saturating_sub(1);
+        let waiting = state.waiting.remove(&number)?;
+        (!waiting.answer.is_closed()).then_some(waiting)
+    }
+
+    fn send_queued(&self, state: &mut State) {
+        while state.outstanding < MAX_OUTSTANDING
+            && let Some(next) = state.queue.front()
+        {
+            if !state.waiting.get(&next.number).is_some_and(|waiting| !waiting.answer.is_closed()) {
+                // Withdrawn before it was sent.
+                if let Some(next) = state.queue.pop_front() {
+                    state.waiting.remove(&next.number);
+                }
+                continue;
+            }
+            let fds: Vec<BorrowedFd<'_>> = next.fds.iter().map(AsFd::as_fd).collect();
+            match scm_rights::send(self.socket.as_fd(), &next.bytes, &fds) {
+                Ok(()) => {
+                    state.queue.pop_front();
+                    state.outstanding += 1;
+                }
+                // The reader will find the end of the connection.
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// The connection is over: everybody is told, nobody waits for ever.
+    fn gone(&self, why: &str) {
+        self.lost.send_replace(Some(why.to_owned()));
+        let mut state = self.state();
+        let waiting = std::mem::take(&mut state.waiting);
+        let children = std::mem::take(&mut state.children);
+        let executing = std::mem::take(&mut state.executing);
+        state.queue.clear();
+        drop(state);
+        // It sees the end of our connection also while its own is held in this struct.
+        let _gone = nix::sys::socket::shutdown(
+            std::os::fd::AsRawFd::as_raw_fd(&self.socket),
+            nix::sys::socket::Shutdown::Both,
+        );
+        let executing = executing.into_iter().map(|(waiting, _)| waiting);
+        for waiting in waiting.into_values().chain(executing) {
+            let (name, why) = (waiting.name, why.to_owned());
+            tell(waiting.answer, Err(SpawnError::ServerGone { name, why }));
+        }
+        for core in children.into_values() {
+            core.lost();
+        }
+    }
+}
+
+impl State {
+    /// Those whom nobody answered in time. A late child finds nobody waiting and is killed.
+    fn expired(&mut self) -> Vec<Waiting> {
+        let now = Instant::now();
+        let late: Vec<u64> = self
+            .waiting
+            .iter()
+            .filter(|(_, waiting)| waiting.until <= now || waiting.answer.is_closed())
+            .map(|(number, _)| *number)
+            .collect();
+        late.iter().filter_map(|number| self.waiting.remove(number)).collect()
+    }
+
+    /// Those whose birth pipe says how it went.
+    fn executed(&mut self) -> Vec<(Waiting, Arc<Core>)> {
+        let is_done = |waiting: &Waiting| {
+            let mut fds = [PollFd::new(waiting.birth.as_fd(), PollFlags::POLLIN)];
+            matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
+        };
+        let now = Instant::now();
+        self.executing
+            .extract_if(.., |(waiting, _)| is_done(waiting) || waiting.until <= now)
+            .collect()
+    }
+}
+
+/// The child is there, or its birth pipe says why not.
+fn finish(waiting: Waiting, core: Arc<Core>) {
+    let Waiting { answer, birth, execs, stdin, stdout, stderr, tail, .. } = waiting;
+    let mut child = Child::new(core);
+    if execs && let Ok(Some(failure)) = read_birth(&birth) {
+        let name = child.handle().name().to_owned();
+        let cause = io::Error::from_raw_os_error(failure.errno);
+        return tell(answer, Err(SpawnError::Step { name, step: failure.step, cause }));
+    }
+    child.stdin = stdin;
+    child.stdout = stdout;
+    child.stderr = stderr;
+    child.tail = tail;
+    tell(answer, Ok(child));
+}
+
+/// Answers; a child that nobody takes is killed by being dropped.
+fn tell(
+    answer: oneshot::Sender<Result<Child, SpawnError>>,
+    result: Result<Child, SpawnError>,
+) {
+    drop(answer.send(result));
+}
+
+/// Fds in flight count against a limit of their own; these are at most a few hundred.
+const MAX_OUTSTANDING: usize = 64;

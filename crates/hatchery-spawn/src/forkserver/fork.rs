@@ -1,0 +1,108 @@
+//! The only fork without exec: the parent's branch and the child's.
+
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::thread::sleep;
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+use super::wire::{Request, Run};
+use crate::image::{self, Birth, BirthKind};
+use crate::prelude::{self, Nest, Slots, Step};
+use crate::sys::pidfd::Pidfd;
+use crate::sys::process::{self, Forked};
+use crate::sys::{env, exit, fds, waitid};
+
+/// A call that failed, by name.
+pub(crate) type CallFailed = (&'static str, Errno);
+
+/// Forks a child for a request. In the child this doesn't return.
+pub(crate) fn fork(
+    request: &Request,
+    received: &[OwnedFd],
+    nest: &Nest<'_>,
+    spare: &mut Option<OwnedFd>,
+) -> Result<(i32, Pidfd), CallFailed> {
+    let numbers: Vec<RawFd> = received.iter().map(AsRawFd::as_raw_fd).collect();
+    let child = match patiently()? {
+        Forked::Child => child(request, &numbers, nest),
+        Forked::Parent { child } => child,
+    };
+    // Both sides set the group, so that it is right whoever comes first; here it may be too late.
+    let pid = nix::unistd::Pid::from_raw(child);
+    let _too_late = nix::unistd::setpgid(pid, pid);
+    // A full table lets the fork succeed and this fail, with a child that exists: the spare
+    // makes room.
+    drop(spare.take());
+    let opened = Pidfd::open(child.cast_unsigned());
+    match opened {
+        Ok(pidfd) => Ok((child, pidfd)),
+        Err(error) => {
+            process::kill_own_child(child, false, nix::libc::SIGKILL);
+            // It ends in microseconds; nobody else waits for it.
+            while matches!(waitid::reap(child), Ok(None)) {
+                std::thread::yield_now();
+            }
+            let errno = error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
+            Err(("pidfd_open", errno))
+        }
+    }
+}
+
+/// A lack of processes or memory is often over in a moment.
+fn patiently() -> Result<Forked, CallFailed> {
+    for pause in [1, 5, 25] {
+        match process::fork() {
+            // Bounded: 31 ms in all, and only while the machine is out of something.
+            #[allow(clippy::disallowed_methods, reason = "there is no event for 'enough memory'")]
+            Err(Errno::EAGAIN | Errno::ENOMEM) => sleep(Duration::from_millis(pause)),
+            Err(errno) => return Err(("fork", errno)),
+            Ok(forked) => return Ok(forked),
+        }
+    }
+    process::fork().map_err(|errno| ("fork", errno))
+}
+
+/// The child's branch: prelude, then main or exec. Diverges, and drops nothing of the parent's.
+fn child(request: &Request, received: &[RawFd], nest: &Nest<'_>) -> ! {
+    let slots = match prelude::run(request, received, nest) {
+        Ok(slots) => slots,
+        Err((birth, failed)) => fail(birth, failed),
+    };
+    match &request.run {
+        Run::Main(main) => forked(main, request, &slots),
+        Run::Image(main) => {
+            let marker = image::describe(main, &request.name, &slots, &request.payload);
+            env::set(image::BIRTH_MARKER.as_ref(), marker.as_ref());
+        }
+        Run::Program => {}
+    }
+    let failed = prelude::exec(request, &slots);
+    fail(slots.birth(), failed)
+}
+
+fn forked(main: &str, request: &Request, slots: &Slots) -> ! {
+    let adopted = (slots.first..slots.first + slots.count).map(fds::adopt).collect();
+    let channel = slots.channel.map(fds::adopt).transpose();
+    let (channel, adopted) = match (channel, adopted) {
+        (Ok(channel), Ok(adopted)) => (channel.map(UnixStream::from), adopted),
+        (Err(errno), _) | (_, Err(errno)) => fail(slots.birth(), (Step::Fds, errno)),
+    };
+    image::set_shared_socket(slots.shared.unwrap_or(-1));
+    let (name, payload) = (request.name.clone(), request.payload.clone());
+    let birth = Birth { name, payload, channel, fds: adopted, how: BirthKind::Forked };
+    prelude::born(slots);
+    match image::run_main(main, birth) {
+        Ok(code) => image::leave(code),
+        Err(_) => exit::exit_now(NOT_BORN),
+    }
+}
+
+fn fail(birth: RawFd, failed: prelude::Failed) -> ! {
+    prelude::report(birth, failed);
+    exit::exit_now(NOT_BORN)
+}
+
+/// The exit code of a child that was not born; the birth pipe says why.
+pub(crate) const NOT_BORN: i32 = 127;

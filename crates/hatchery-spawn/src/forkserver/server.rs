@@ -1,0 +1,477 @@
+//! The forkserver's loop: read, ask the book, do what it says. One thread for ever, no tokio.
+//!
+//! It never blocks on a client, runs nothing of users after its start, and touches neither hash
+//! keys nor generators: what is forked from it would share them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
+use nix::time::{ClockId, clock_gettime};
+
+use super::book::{Book, Owner};
+use super::fork;
+use super::wire::{Answer, MAX_BYTES, Request};
+use crate::exit::Exit;
+use crate::image::Preload;
+use crate::prelude::{MARK, Nest};
+use crate::sys::pidfd::Pidfd;
+use crate::sys::{close_range, env, exit, fds, process, scm_rights, sigaction, title, waitid};
+
+/// The forkserver's whole life. `root` is the process that started it; its socket is fd 0.
+pub(crate) fn main(root: i32) -> ! {
+    // To its place; everything else that the root's own starter left open is closed.
+    let placed = fds::place(0, 3, true).and_then(|()| close_range::close_from(4, &[]));
+    let Ok(client) = placed.and_then(|()| fds::adopt(3)) else { exit::exit_now(70) };
+    match Server::start(root, client) {
+        Ok(mut server) => server.serve(),
+        Err((client, (call, errno))) => {
+            let answer = Answer::Unfit { call: call.to_owned(), errno: errno as i32 };
+            // If the root is gone nobody needs to know.
+            let _gone = scm_rights::send(client.as_fd(), &answer.encode(), &[]);
+            exit::exit_now(70)
+        }
+    }
+}
+
+struct Server {
+    book: Book,
+    clients: BTreeMap<RawFd, Client>,
+    epoll: Epoll,
+    signals: SignalFd,
+    root: Pidfd,
+    root_socket: RawFd,
+    shared: OwnedFd,
+    /// The actors' end of the shared socket; each gets a copy of it.
+    shared_actors: OwnedFd,
+    image: OwnedFd,
+    /// Makes room for a pidfd when the table is full.
+    spare: Option<OwnedFd>,
+    null: OwnedFd,
+    open_files: (u64, u64),
+    pid: i32,
+    next_mark: u64,
+    grace: u64,
+    /// When to look for strays of actors that died.
+    sweep_at: Option<u64>,
+    buffer: Vec<u8>,
+}
+
+struct Client {
+    owner: Owner,
+    socket: OwnedFd,
+    /// What its socket did not take: at most one answer for each request and each child.
+    backlog: VecDeque<(Vec<u8>, Option<Pidfd>)>,
+}
+
+type CallFailed = (&'static str, Errno);
+
+impl Server {
+    fn start(root: i32, client: OwnedFd) -> Result<Self, (OwnedFd, CallFailed)> {
+        match Self::prepare(root, &client) {
+            Ok(mut server) => {
+                server.admit(client, Owner::Root);
+                Ok(server)
+            }
+            Err(failed) => Err((client, failed)),
+        }
+    }
+
+    fn prepare(root: i32, client: &OwnedFd) -> Result<Self, CallFailed> {
+        let call = |name| move |errno| (name, errno);
+        let io = |name| {
+            move |error: std::io::Error| {
+                (name, error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+            }
+        };
+        // If the root dies while we are stopped, this wakes us up; the pidfd below says that it
+        // was the root and not just the thread that started us (H11).
+        nix::sys::prctl::set_pdeathsig(Signal::SIGCONT).map_err(call("prctl(PR_SET_PDEATHSIG)"))?;
+        let root_pidfd = Pidfd::open(root.cast_unsigned()).map_err(io("pidfd_open"))?;
+        if nix::unistd::getppid().as_raw() != root {
+            return Err(("getppid", Errno::ESRCH));
+        }
+        nix::sys::prctl::set_child_subreaper(true).map_err(call("prctl(PR_SET_CHILD_SUBREAPER)"))?;
+        sigaction::reset_all();
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
+            .map_err(call("sigprocmask"))?;
+        let null = nix::fcntl::open(
+            "/dev/null",
+            nix::fcntl::OFlag::O_RDWR | nix::fcntl::OFlag::O_CLOEXEC,
+            nix::sys::stat::Mode::empty(),
+        )
+        .map_err(call("open(/dev/null)"))?;
+        let image = nix::fcntl::open(
+            "/proc/self/exe",
+            nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC,
+            nix::sys::stat::Mode::empty(),
+        )
+        .map_err(call("open(/proc/self/exe)"))?;
+        preload()?;
+        let mut wanted = SigSet::empty();
+        wanted.add(Signal::SIGCHLD);
+        wanted.add(Signal::SIGTERM);
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let signals = SignalFd::with_flags(&wanted, flags).map_err(call("signalfd"))?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(call("epoll_create1"))?;
+        let (shared, shared_actors) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        )
+        .map_err(call("socketpair"))?;
+        setsockopt(&shared, sockopt::PassCred, &true).map_err(call("setsockopt(SO_PASSCRED)"))?;
+        let open_files = getrlimit(Resource::RLIMIT_NOFILE).map_err(call("getrlimit"))?;
+        setrlimit(Resource::RLIMIT_NOFILE, open_files.1, open_files.1).map_err(call("setrlimit"))?;
+        for fd in [signals.as_fd(), root_pidfd.as_fd(), shared.as_fd()] {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, fd.as_raw_fd().cast_unsigned().into());
+            epoll.add(fd, event).map_err(call("epoll_ctl"))?;
+        }
+        let spare = null.try_clone().map_err(io("dup"))?;
+        nix::unistd::chdir("/").ok();
+        title::set("hatchery:forkserver");
+        let _shown = nix::sys::prctl::set_name(c"hatchery:server");
+        for slot in 0..3 {
+            fds::place(null.as_raw_fd(), slot, false).map_err(call("dup3"))?;
+        }
+        scm_rights::send(client.as_fd(), &Answer::Ready.encode(), &[]).map_err(call("sendmsg"))?;
+        Ok(Self {
+            book: Book::default(),
+            clients: BTreeMap::new(),
+            epoll,
+            signals,
+            root: root_pidfd,
+            root_socket: client.as_raw_fd(),
+            shared,
+            shared_actors,
+            image,
+            spare: Some(spare),
+            null,
+            open_files,
+            pid: nix::unistd::getpid().as_raw(),
+            next_mark: 1,
+            grace: grace(),
+            sweep_at: None,
+            buffer: vec![0; MAX_BYTES + 1],
+        })
+    }
+
+    fn serve(&mut self) -> ! {
+        let mut events = [EpollEvent::empty(); 64];
+        loop {
+            let timeout = self.timeout();
+            let count = match self.epoll.wait(&mut events, timeout) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => 0,
+                Err(_) => self.end(),
+            };
+            for event in &events[..count] {
+                let fd = RawFd::try_from(event.data()).unwrap_or(-1);
+                self.ready(fd, event.events());
+            }
+            self.reap();
+            let now = now();
+            for pid in self.book.due(now) {
+                process::kill_own_child(pid, true, libc::SIGKILL);
+                process::kill_own_child(pid, false, libc::SIGKILL);
+            }
+            if self.sweep_at.is_some_and(|at| at <= now) {
+                self.sweep_at = None;
+                self.sweep_strays();
+            }
+        }
+    }
+
+    fn timeout(&self) -> EpollTimeout {
+        let next = [self.book.next_deadline(), self.sweep_at].into_iter().flatten().min();
+        let Some(next) = next else { return EpollTimeout::NONE };
+        let millis = next.saturating_sub(now()).div_ceil(1_000_000);
+        EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::MAX)
+    }
+
+    fn ready(&mut self, fd: RawFd, flags: EpollFlags) {
+        if fd == self.root.as_fd().as_raw_fd() {
+            self.end();
+        } else if fd == self.signals.as_raw_fd() {
+            while let Ok(Some(info)) = self.signals.read_signal() {
+                if info.ssi_signo == Signal::SIGTERM as u32 {
+                    self.end();
+                }
+            }
+        } else if fd == self.shared.as_raw_fd() {
+            self.adopt();
+        } else {
+            if flags.contains(EpollFlags::EPOLLOUT) {
+                self.flush(fd);
+            }
+            if flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
+                self.read(fd);
+            }
+        }
+    }
+
+    /// Takes an actor's own control socket, which came over the shared one. Who sent it is told by
+    /// the kernel, not by the sender.
+    fn adopt(&mut self) {
+        while let Ok(received) = scm_rights::receive(self.shared.as_fd(), &mut self.buffer) {
+            let known = received.sender.filter(|&pid| self.book.knows(pid));
+            let mut sent = received.fds.into_iter();
+            // Anything but one fd from a living actor is closed by being dropped here (C15).
+            if let (Some(pid), Some(socket), None, false) =
+                (known, sent.next(), sent.next(), received.truncated)
+                && !self.clients.values().any(|client| client.owner == Owner::Actor(pid))
+            {
+                self.admit(socket, Owner::Actor(pid));
+            }
+        }
+    }
+
+    fn admit(&mut self, socket: OwnedFd, owner: Owner) {
+        let fd = socket.as_raw_fd();
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, fd.cast_unsigned().into());
+        if self.epoll.add(&socket, event).is_ok() {
+            self.clients.insert(fd, Client { owner, socket, backlog: VecDeque::new() });
+        }
+    }
+
+    fn read(&mut self, fd: RawFd) {
+        loop {
+            let Some(client) = self.clients.get(&fd) else { return };
+            let received = match scm_rights::receive(client.socket.as_fd(), &mut self.buffer) {
+                Ok(received) if received.length > 0 => received,
+                Err(Errno::EAGAIN | Errno::EINTR) => return,
+                Ok(_) | Err(_) => return self.leave(fd),
+            };
+            let owner = client.owner;
+            if received.truncated || received.length > MAX_BYTES {
+                return self.leave(fd);
+            }
+            let Ok(request) = Request::decode(&self.buffer[..received.length]) else {
+                return self.leave(fd);
+            };
+            if received.fds.len() < 4 + usize::from(request.has_channel) {
+                return self.leave(fd);
+            }
+            self.spawn(fd, owner, &request, &received.fds);
+        }
+    }
+
+    /// A client is gone, or broke the protocol: it spawns no more, and what it spawned is orphaned
+    /// as if it had died.
+    fn leave(&mut self, fd: RawFd) {
+        if fd == self.root_socket {
+            self.end();
+        }
+        if let Some(client) = self.clients.remove(&fd) {
+            // Closing removes it as well, but a copy may live in a child for an instant.
+            let _removed = self.epoll.delete(&client.socket);
+            if let Owner::Actor(pid) = client.owner {
+                process::kill_own_child(pid, false, libc::SIGKILL);
+            }
+        }
+    }
+
+    fn spawn(&mut self, fd: RawFd, owner: Owner, request: &Request, received: &[OwnedFd]) {
+        let number = request.number;
+        let failed = |(call, errno): CallFailed| {
+            Answer::Failed { number, call: call.to_owned(), errno: errno as i32 }
+        };
+        if request.deadline < now() {
+            return self.answer(fd, &failed(("deadline", Errno::ETIMEDOUT)), None);
+        }
+        let mark = self.next_mark;
+        self.next_mark += 1;
+        let text = format!("{}.{mark}", self.pid);
+        let nest = Nest {
+            server: self.pid,
+            shared: self.shared_actors.as_raw_fd(),
+            image: self.image.as_raw_fd(),
+            open_files: self.open_files,
+            mark: &text,
+        };
+        let born = fork::fork(request, received, &nest, &mut self.spare);
+        match born {
+            Ok((pid, pidfd)) => {
+                self.book.born(pid, owner, mark);
+                self.answer(fd, &Answer::Spawned { number, pid }, Some(pidfd));
+                if !self.clients.contains_key(&fd) {
+                    process::kill_own_child(pid, false, libc::SIGKILL);
+                }
+            }
+            Err(error) => self.answer(fd, &failed(error), None),
+        }
+        // After the pidfd was sent and closed its number is free again.
+        if self.spare.is_none() {
+            self.spare = self.null.try_clone().ok();
+        }
+    }
+
+    fn answer(&mut self, fd: RawFd, answer: &Answer, pidfd: Option<Pidfd>) {
+        let Some(client) = self.clients.get_mut(&fd) else { return };
+        client.backlog.push_back((answer.encode(), pidfd));
+        self.flush(fd);
+    }
+
+    fn flush(&mut self, fd: RawFd) {
+        let Some(client) = self.clients.get_mut(&fd) else { return };
+        let mut gone = false;
+        while let Some((bytes, pidfd)) = client.backlog.front() {
+            let fds: Vec<_> = pidfd.iter().map(AsFd::as_fd).collect();
+            match scm_rights::send(client.socket.as_fd(), bytes, &fds) {
+                Ok(()) => drop(client.backlog.pop_front()),
+                Err(Errno::EAGAIN | Errno::EINTR | Errno::ETOOMANYREFS | Errno::ENOBUFS) => break,
+                Err(_) => {
+                    gone = true;
+                    break;
+                }
+            }
+        }
+        let mut flags = EpollFlags::EPOLLIN;
+        flags.set(EpollFlags::EPOLLOUT, !client.backlog.is_empty());
+        let mut event = EpollEvent::new(flags, fd.cast_unsigned().into());
+        let _same = self.epoll.modify(&client.socket, &mut event);
+        if gone {
+            self.leave(fd);
+        }
+    }
+
+    fn reap(&mut self) {
+        while let Ok(Some((pid, _))) = waitid::peek() {
+            if self.book.knows(pid) {
+                // Its group, while the zombie still holds the number: the strays that stayed in it.
+                process::kill_own_child(pid, true, libc::SIGKILL);
+            }
+            let Ok(Some((_, status))) = waitid::reap(pid) else { return };
+            self.died(pid, &status);
+        }
+    }
+
+    fn died(&mut self, pid: i32, status: &Exit) {
+        let Some(owner) = self.book.died(pid, now(), self.grace) else { return };
+        self.sweep_at.get_or_insert(now() + SWEEP_DELAY);
+        let own: Vec<RawFd> = self.sockets_of(Owner::Actor(pid));
+        for fd in own {
+            self.clients.remove(&fd);
+        }
+        let (code, signal, core_dumped) = match status {
+            Exit::Code(code) => (*code, 0, false),
+            Exit::Signal { signal, core_dumped } => (0, *signal, *core_dumped),
+            Exit::Panicked(_) => (0, 0, false),
+        };
+        for fd in self.sockets_of(owner) {
+            self.answer(fd, &Answer::Exited { pid, code, signal, core_dumped }, None);
+        }
+    }
+
+    fn sockets_of(&self, owner: Owner) -> Vec<RawFd> {
+        if owner == Owner::Root {
+            return vec![self.root_socket];
+        }
+        self.clients.iter().filter(|(_, client)| client.owner == owner).map(|(fd, _)| *fd).collect()
+    }
+
+    /// Kills what dead actors had started and what left their groups: its environment names them.
+    fn sweep_strays(&mut self) {
+        for pid in children() {
+            if self.book.knows(pid) {
+                continue;
+            }
+            let Ok(environment) = std::fs::read(format!("/proc/{pid}/environ")) else { continue };
+            let prefix = format!("{MARK}={}.", self.pid);
+            let mark = environment
+                .split(|byte| *byte == 0)
+                .find_map(|entry| entry.strip_prefix(prefix.as_bytes()))
+                .and_then(|mark| std::str::from_utf8(mark).ok()?.parse().ok());
+            if mark.is_some_and(|mark| !self.book.has_mark(mark)) {
+                process::kill_own_child(pid, false, libc::SIGKILL);
+            }
+        }
+    }
+
+    /// The root is gone, or wants the tree gone: everything goes, and so does this.
+    fn end(&mut self) -> ! {
+        let until = now() + END_BOUND;
+        loop {
+            let mut rest = self.book.all();
+            rest.extend(children());
+            for pid in rest {
+                process::kill_own_child(pid, true, libc::SIGKILL);
+                process::kill_own_child(pid, false, libc::SIGKILL);
+            }
+            // Strays come to us as their parents die, until nobody is left.
+            loop {
+                match waitid::peek() {
+                    Ok(Some((pid, _))) => {
+                        let _reaped = waitid::reap(pid);
+                        self.book.died(pid, 0, 0);
+                    }
+                    Ok(None) => break,
+                    Err(_) => exit::exit_now(0),
+                }
+            }
+            if now() > until {
+                exit::exit_now(1);
+            }
+            // Ended by the next SIGCHLD, or soon enough to look again.
+            let mut events = [EpollEvent::empty()];
+            let _woken = self.epoll.wait(&mut events, EpollTimeout::from(1_u8));
+            while let Ok(Some(_)) = self.signals.read_signal() {}
+        }
+    }
+}
+
+/// All children of this process, strays included.
+fn children() -> Vec<i32> {
+    let text = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// Runs the program's preloads on a thread that has ended before the first fork.
+fn preload() -> Result<(), CallFailed> {
+    if inventory::iter::<Preload>.into_iter().next().is_some() {
+        let preloads = || {
+            for preload in inventory::iter::<Preload> {
+                (preload.run)();
+            }
+        };
+        let thread = std::thread::Builder::new().spawn(preloads);
+        let joined = thread.map_err(|_| ("pthread_create", Errno::EAGAIN))?.join();
+        joined.map_err(|_| ("a preload that panicked", Errno::ECANCELED))?;
+    }
+    match crate::thread_count() {
+        Ok(1) => Ok(()),
+        Ok(_) => Err(("a preload that started a thread", Errno::EBUSY)),
+        Err(_) => Err(("open(/proc/self/task)", Errno::ENOENT)),
+    }
+}
+
+fn grace() -> u64 {
+    let text = std::env::var(GRACE).ok();
+    env::remove(GRACE.as_ref());
+    text.and_then(|text| text.parse().ok()).unwrap_or(500_000_000)
+}
+
+fn now() -> u64 {
+    monotonic()
+}
+
+/// CLOCK_MONOTONIC in nanoseconds: the clock that requests' deadlines are told in.
+pub(crate) fn monotonic() -> u64 {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).map(std::time::Duration::from);
+    time.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// The variable that carries the orphan grace, in nanoseconds.
+pub(crate) const GRACE: &str = "HATCHERY_ORPHAN_GRACE";
+
+/// Deaths come in bursts; strays are looked for once after each.
+const SWEEP_DELAY: u64 = 20_000_000;
+/// What the last sweep may take.
+const END_BOUND: u64 = 2_000_000_000;

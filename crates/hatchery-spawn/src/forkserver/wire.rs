@@ -1,0 +1,320 @@
+//! What clients and the forkserver say to each other, as bytes. Pure.
+//!
+//! One SEQPACKET message each, never empty, of at most [`MAX_BYTES`]. Numbers are little endian,
+//! texts have their length before them. Both ends are the same image, so there is no version.
+
+use std::fmt;
+
+/// The longest message, in bytes: below what one datagram may hold by default.
+pub(crate) const MAX_BYTES: usize = 160 * 1024;
+
+/// A child that somebody wants. Its fds come beside it, in the order: birth pipe, stdin, stdout,
+/// stderr, channel if there is one, then the others.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Request {
+    /// Chosen by the client; the answer carries it.
+    pub(crate) number: u64,
+    /// CLOCK_MONOTONIC, in nanoseconds: nobody waits for the child after it.
+    pub(crate) deadline: u64,
+    pub(crate) run: Run,
+    pub(crate) name: String,
+    pub(crate) payload: Vec<u8>,
+    /// For a program: what to run, then its arguments.
+    pub(crate) argv: Vec<Vec<u8>>,
+    pub(crate) env: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    pub(crate) env_clear: bool,
+    pub(crate) current_dir: Option<Vec<u8>>,
+    pub(crate) has_channel: bool,
+    pub(crate) limits: Vec<(u32, u64, u64)>,
+}
+
+/// What the child runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Run {
+    /// A main of ours, right after the fork.
+    Main(String),
+    /// A main of ours, in a fresh image.
+    Image(String),
+    /// Another program.
+    Program,
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        Self::Main(String::new())
+    }
+}
+
+/// From the forkserver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// It is up, and is this process.
+    Ready,
+    /// It can't be; the last message.
+    Unfit { call: String, errno: i32 },
+    /// No child came of this request.
+    Failed { number: u64, call: String, errno: i32 },
+    /// The child lives; its pidfd comes beside this.
+    Spawned { number: u64, pid: i32 },
+    /// The child is reaped. Always after its `Spawned`.
+    Exited { pid: i32, code: i32, signal: i32, core_dumped: bool },
+}
+
+/// Bytes that are no message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Malformed;
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a malformed message")
+    }
+}
+
+impl Request {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Writer(Vec::with_capacity(256 + self.payload.len()));
+        out.u64(self.number);
+        out.u64(self.deadline);
+        match &self.run {
+            Run::Main(main) => out.tagged(0, main),
+            Run::Image(main) => out.tagged(1, main),
+            Run::Program => out.tagged(2, ""),
+        }
+        out.bytes(self.name.as_bytes());
+        out.bytes(&self.payload);
+        out.u32(self.argv.len());
+        for arg in &self.argv {
+            out.bytes(arg);
+        }
+        out.u32(self.env.len());
+        for (key, value) in &self.env {
+            out.bytes(key);
+            out.optional(value.as_deref());
+        }
+        out.u8(u8::from(self.env_clear));
+        out.optional(self.current_dir.as_deref());
+        out.u8(u8::from(self.has_channel));
+        out.u32(self.limits.len());
+        for (resource, soft, hard) in &self.limits {
+            out.u64(u64::from(*resource));
+            out.u64(*soft);
+            out.u64(*hard);
+        }
+        out.0
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut input = Reader(bytes);
+        let number = input.u64()?;
+        let deadline = input.u64()?;
+        let run = match (input.u8()?, input.text()?) {
+            (0, main) => Run::Main(main),
+            (1, main) => Run::Image(main),
+            (2, _) => Run::Program,
+            (_, _) => return Err(Malformed),
+        };
+        let name = input.text()?;
+        let payload = input.bytes()?.to_vec();
+        let argv = input.list(|input| Ok(input.bytes()?.to_vec()))?;
+        let env = input.list(|input| {
+            let key = input.bytes()?.to_vec();
+            Ok((key, input.optional()?.map(<[u8]>::to_vec)))
+        })?;
+        let env_clear = input.u8()? != 0;
+        let current_dir = input.optional()?.map(<[u8]>::to_vec);
+        let has_channel = input.u8()? != 0;
+        let limits = input.list(|input| {
+            let resource = u32::try_from(input.u64()?).map_err(|_| Malformed)?;
+            Ok((resource, input.u64()?, input.u64()?))
+        })?;
+        let program_without_name = run == Run::Program && argv.is_empty();
+        if !input.0.is_empty() || program_without_name {
+            return Err(Malformed);
+        }
+        Ok(Self {
+            number,
+            deadline,
+            run,
+            name,
+            payload,
+            argv,
+            env,
+            env_clear,
+            current_dir,
+            has_channel,
+            limits,
+        })
+    }
+}
+
+impl Answer {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Writer(Vec::with_capacity(32));
+        match self {
+            Self::Ready => out.u8(0),
+            Self::Unfit { call, errno } => {
+                out.tagged(1, call);
+                out.i32(*errno);
+            }
+            Self::Failed { number, call, errno } => {
+                out.tagged(2, call);
+                out.u64(*number);
+                out.i32(*errno);
+            }
+            Self::Spawned { number, pid } => {
+                out.u8(3);
+                out.u64(*number);
+                out.i32(*pid);
+            }
+            Self::Exited { pid, code, signal, core_dumped } => {
+                out.u8(4);
+                out.i32(*pid);
+                out.i32(*code);
+                out.i32(*signal);
+                out.u8(u8::from(*core_dumped));
+            }
+        }
+        out.0
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut input = Reader(bytes);
+        let answer = match input.u8()? {
+            0 => Self::Ready,
+            1 => Self::Unfit { call: input.text()?, errno: input.i32()? },
+            2 => Self::Failed { call: input.text()?, number: input.u64()?, errno: input.i32()? },
+            3 => Self::Spawned { number: input.u64()?, pid: input.i32()? },
+            4 => Self::Exited {
+                pid: input.i32()?,
+                code: input.i32()?,
+                signal: input.i32()?,
+                core_dumped: input.u8()? != 0,
+            },
+            _ => return Err(Malformed),
+        };
+        if input.0.is_empty() { Ok(answer) } else { Err(Malformed) }
+    }
+}
+
+struct Writer(Vec<u8>);
+
+impl Writer {
+    fn u8(&mut self, value: u8) {
+        self.0.push(value);
+    }
+    fn u32(&mut self, value: usize) {
+        self.0.extend(u32::try_from(value).unwrap_or(u32::MAX).to_le_bytes());
+    }
+    fn u64(&mut self, value: u64) {
+        self.0.extend(value.to_le_bytes());
+    }
+    fn i32(&mut self, value: i32) {
+        self.0.extend(value.to_le_bytes());
+    }
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.u32(bytes.len());
+        self.0.extend(bytes);
+    }
+    fn tagged(&mut self, tag: u8, text: &str) {
+        self.u8(tag);
+        self.bytes(text.as_bytes());
+    }
+    fn optional(&mut self, bytes: Option<&[u8]>) {
+        self.u8(u8::from(bytes.is_some()));
+        self.bytes(bytes.unwrap_or_default());
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+        let (head, rest) = self.0.split_first_chunk::<N>().ok_or(Malformed)?;
+        self.0 = rest;
+        Ok(*head)
+    }
+    fn u8(&mut self) -> Result<u8, Malformed> {
+        self.take::<1>().map(|[byte]| byte)
+    }
+    fn u64(&mut self) -> Result<u64, Malformed> {
+        self.take().map(u64::from_le_bytes)
+    }
+    fn i32(&mut self) -> Result<i32, Malformed> {
+        self.take().map(i32::from_le_bytes)
+    }
+    fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
+        let length = u32::from_le_bytes(self.take()?) as usize;
+        let (head, rest) = self.0.split_at_checked(length).ok_or(Malformed)?;
+        self.0 = rest;
+        Ok(head)
+    }
+    fn text(&mut self) -> Result<String, Malformed> {
+        String::from_utf8(self.bytes()?.to_vec()).map_err(|_| Malformed)
+    }
+    fn optional(&mut self) -> Result<Option<&'a [u8]>, Malformed> {
+        let there = self.u8()? != 0;
+        let bytes = self.bytes()?;
+        Ok(there.then_some(bytes))
+    }
+    /// A list; its announced length allocates nothing, only what is really there does (C15).
+    fn list<T>(
+        &mut self,
+        mut item: impl FnMut(&mut Self) -> Result<T, Malformed>,
+    ) -> Result<Vec<T>, Malformed> {
+        let length = u32::from_le_bytes(self.take()?);
+        (0..length).map(|_| item(self)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> Request {
+        Request {
+            number: 7,
+            deadline: 1 << 40,
+            run: Run::Program,
+            name: "worker".into(),
+            payload: vec![1, 2, 3],
+            argv: vec![b"ls".to_vec(), b"-l".to_vec()],
+            env: vec![(b"A".to_vec(), Some(b"b".to_vec())), (b"C".to_vec(), None)],
+            env_clear: true,
+            current_dir: Some(b"/".to_vec()),
+            has_channel: true,
+            limits: vec![(7, 10, 20)],
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        assert_eq!(Request::decode(&request().encode()), Ok(request()));
+        for answer in [
+            Answer::Ready,
+            Answer::Unfit { call: "prctl".into(), errno: 1 },
+            Answer::Failed { number: 3, call: "fork".into(), errno: 11 },
+            Answer::Spawned { number: 3, pid: 99 },
+            Answer::Exited { pid: 99, code: 0, signal: 9, core_dumped: true },
+        ] {
+            assert_eq!(Answer::decode(&answer.encode()), Ok(answer));
+        }
+    }
+
+    /// C15: a cut or changed message is refused, never a panic and never a huge allocation.
+    #[test]
+    fn every_cut_and_every_changed_byte_is_survived() {
+        let whole = request().encode();
+        for length in 0..whole.len() {
+            assert_eq!(Request::decode(&whole[..length]), Err(Malformed));
+        }
+        for at in 0..whole.len() {
+            for value in [0, 1, 0x7f, 0xff] {
+                let mut changed = whole.clone();
+                changed[at] = value;
+                // Either it still means something or it is refused; both are fine.
+                drop(Request::decode(&changed));
+                drop(Answer::decode(&changed));
+            }
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! A thread that truly ends: joined, and gone from the process's count (H9, C10).
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// A dedicated OS thread.
+#[derive(Debug)]
+pub struct OwnThread {
+    handle: JoinHandle<()>,
+    task: Option<PathBuf>,
+}
+
+impl OwnThread {
+    /// Starts a thread. It ends when `run` returns; whoever starts it says who makes it return.
+    ///
+    /// # Errors
+    /// `EAGAIN`: a limit of threads is reached.
+    pub fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+        Self::with_stack(name, None, run)
+    }
+
+    pub(crate) fn with_stack(
+        name: &str,
+        stack: Option<usize>,
+        run: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Self> {
+        let (tell, told) = mpsc::sync_channel(1);
+        let mut builder = Builder::new().name(name.to_owned());
+        if let Some(bytes) = stack {
+            builder = builder.stack_size(bytes);
+        }
+        let handle = builder.spawn(move || {
+            // The starter waits for this; it can't be gone.
+            let _told = tell.send(nix::unistd::gettid());
+            run();
+        })?;
+        let task = told.recv().ok().map(|tid| PathBuf::from(format!("/proc/self/task/{tid}")));
+        Ok(Self { handle, task })
+    }
+
+    /// Waits until the thread is gone. Blocks for as long as it runs.
+    pub fn join(self) {
+        // Its panic has been reported by the hook; there is no value to lose.
+        let _panicked = self.handle.join();
+        // join returns a moment before the kernel takes the thread off the count.
+        let until = Instant::now() + OFF_THE_COUNT;
+        while self.task.as_ref().is_some_and(|task| task.exists()) && Instant::now() < until {
+            std::thread::yield_now();
+        }
+    }
+}
+
+const OFF_THE_COUNT: Duration = Duration::from_millis(50);

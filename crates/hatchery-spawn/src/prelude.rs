@@ -1,0 +1,307 @@
+//! The steps between fork and main, in order. Only this file runs there.
+//!
+//! The child is single-threaded and a copy of a process that holds no lock, so allocation is
+//! fine. It never drops what its parent owned: after the scrub those numbers mean other things.
+
+use std::ffi::{CString, OsStr};
+use std::os::fd::RawFd;
+use std::os::unix::ffi::OsStrExt;
+
+use nix::errno::Errno;
+use nix::sys::resource::{Resource as Limit, setrlimit};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::unistd::{Pid, getppid, setpgid};
+
+use crate::forkserver::wire::{Request, Run};
+use crate::sys::{close_range, env, fds, overflow, process, sigaction, title};
+
+/// A step of a child's birth, in the order in which they are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+#[non_exhaustive]
+pub enum Step {
+    /// SIGKILL when the forkserver dies. First: all later steps may block.
+    ParentDeathSignal = 1,
+    /// A group of its own: kills of the group must be right before it can start anything.
+    ProcessGroup,
+    /// Stdio, channel and named fds to their slots.
+    Fds,
+    /// Everything above the slots is closed.
+    FdScrub,
+    /// Default dispositions; the stack-overflow message.
+    Signals,
+    /// Limits: the root's own, then those asked for.
+    Limits,
+    /// Where it starts.
+    WorkingDirectory,
+    /// Its variables.
+    Environment,
+    /// What `ps` shows.
+    ProcessName,
+    /// Becoming another program.
+    Exec,
+    /// Finding the main of ours that was asked for.
+    Main,
+}
+
+impl Step {
+    /// What people call it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ParentDeathSignal => "parent-death signal",
+            Self::ProcessGroup => "process group",
+            Self::Fds => "fds",
+            Self::FdScrub => "fd scrub",
+            Self::Signals => "signals",
+            Self::Limits => "limits",
+            Self::WorkingDirectory => "working directory",
+            Self::Environment => "environment",
+            Self::ProcessName => "process name",
+            Self::Exec => "exec",
+            Self::Main => "main",
+        }
+    }
+
+    /// The step with that number on the wire.
+    pub(crate) fn from_number(number: u8) -> Option<Self> {
+        use Step::{
+            Environment, Exec, FdScrub, Fds, Limits, Main, ParentDeathSignal, ProcessGroup,
+            ProcessName, Signals, WorkingDirectory,
+        };
+        [
+            ParentDeathSignal, ProcessGroup, Fds, FdScrub, Signals, Limits, WorkingDirectory,
+            Environment, ProcessName, Exec, Main,
+        ]
+        .into_iter()
+        .find(|step| *step as u8 == number)
+    }
+}
+
+/// What a child inherits from the forkserver on purpose.
+#[derive(Debug)]
+pub(crate) struct Nest<'a> {
+    /// The forkserver itself, asked before the fork.
+    pub(crate) server: i32,
+    /// The shared socket to the forkserver.
+    pub(crate) shared: RawFd,
+    /// The program's image.
+    pub(crate) image: RawFd,
+    /// The root's own limit of open files; the forkserver has raised its own.
+    pub(crate) open_files: (u64, u64),
+    /// The child's mark for the environment of what it starts.
+    pub(crate) mark: &'a str,
+}
+
+/// Where things are in a child that was born.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Slots {
+    pub(crate) channel: Option<RawFd>,
+    /// The shared socket; foreign programs have none.
+    pub(crate) shared: Option<RawFd>,
+    /// The first of the named fds, and how many.
+    pub(crate) first: RawFd,
+    pub(crate) count: RawFd,
+    birth: RawFd,
+    image: Option<RawFd>,
+}
+
+/// A step that failed.
+pub(crate) type Failed = (Step, Errno);
+
+/// Takes all steps up to, but not including, exec or main. `received` are the request's fds:
+/// birth pipe, stdio, channel, others.
+pub(crate) fn run(
+    request: &Request,
+    received: &[RawFd],
+    nest: &Nest<'_>,
+) -> Result<Slots, (RawFd, Failed)> {
+    let mut birth = received[0];
+    steps(request, received, nest, &mut birth).map_err(|failed| (birth, failed))
+}
+
+fn steps(
+    request: &Request,
+    received: &[RawFd],
+    nest: &Nest<'_>,
+    birth: &mut RawFd,
+) -> Result<Slots, Failed> {
+    let at = |step| move |errno| (step, errno);
+    // Arm first, look second: a server that died in between is seen by getppid (H11). Compared
+    // with the pid from before the fork: in a container the parent may rightly be 1.
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(at(Step::ParentDeathSignal))?;
+    if getppid().as_raw() != nest.server {
+        return Err((Step::ParentDeathSignal, Errno::ESRCH));
+    }
+    setpgid(Pid::from_raw(0), Pid::from_raw(0)).map_err(at(Step::ProcessGroup))?;
+    let slots = place_fds(request, received, nest, birth).map_err(at(Step::Fds))?;
+    let first_free = slots.image.unwrap_or(slots.birth) + 1;
+    close_range::close_from(first_free.cast_unsigned(), received).map_err(at(Step::FdScrub))?;
+    signals(request).map_err(at(Step::Signals))?;
+    limits(request, nest).map_err(at(Step::Limits))?;
+    if let Some(path) = &request.current_dir {
+        nix::unistd::chdir(OsStr::from_bytes(path)).map_err(at(Step::WorkingDirectory))?;
+    }
+    environment(request, nest);
+    name(request).map_err(at(Step::ProcessName))?;
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+        .map_err(at(Step::Signals))?;
+    Ok(slots)
+}
+
+/// Becomes what was asked for, where that is another image. Returns only if it fails.
+pub(crate) fn exec(request: &Request, slots: &Slots) -> Failed {
+    let argv = |args: &[Vec<u8>]| -> Result<Vec<CString>, Failed> {
+        args.iter()
+            .map(|arg| CString::new(&arg[..]).map_err(|_| (Step::Exec, Errno::EINVAL)))
+            .collect()
+    };
+    let result = match (&request.run, slots.image) {
+        (Run::Image(_), Some(image)) => {
+            let name = format!("hatchery:{}", request.name).into_bytes();
+            argv(&[name]).map(|argv| process::exec_fd(image, &argv))
+        }
+        (Run::Program | Run::Main(_) | Run::Image(_), _) => {
+            argv(&request.argv).map(|argv| match argv.first() {
+                Some(program) => process::exec(program, &argv),
+                None => Err(Errno::EINVAL),
+            })
+        }
+    };
+    match result {
+        Err(failed) => failed,
+        Ok(Err(errno)) => (Step::Exec, errno),
+    }
+}
+
+/// Tells the spawner which step failed. Whoever reads it has a bound of its own.
+pub(crate) fn report(birth: RawFd, (step, errno): Failed) {
+    let mut record = [0; RECORD];
+    record[0] = step as u8;
+    record[1..].copy_from_slice(&(errno as i32).to_le_bytes());
+    let Ok(birth) = fds::adopt(birth) else { return };
+    // A spawner that is gone needs no report.
+    let _gone = nix::unistd::write(&birth, &record);
+}
+
+/// Reads what [`report`] wrote.
+pub(crate) fn parse_report(record: &[u8]) -> Option<(Step, i32)> {
+    let (number, errno) = record.split_first()?;
+    Some((Step::from_number(*number)?, i32::from_le_bytes(errno.try_into().ok()?)))
+}
+
+/// Says that all went well: closes the birth pipe.
+pub(crate) fn born(slots: &Slots) {
+    fds::close(slots.birth);
+}
+
+/// Stdio to 0, 1, 2; then channel, shared socket, named fds, birth pipe, image.
+fn place_fds(
+    request: &Request,
+    received: &[RawFd],
+    nest: &Nest<'_>,
+    birth: &mut RawFd,
+) -> Result<Slots, Errno> {
+    let ours = !matches!(request.run, Run::Program);
+    let (pipe, stdio) = (received[0], &received[1..4]);
+    let (channel, others) = match &received[4..] {
+        [channel, others @ ..] if request.has_channel => (Some(*channel), others),
+        others => (None, others),
+    };
+    let mut wanted: Vec<RawFd> = stdio.to_vec();
+    wanted.extend(channel);
+    wanted.extend(ours.then_some(nest.shared));
+    let first = RawFd::try_from(wanted.len()).map_err(|_| Errno::EINVAL)?;
+    wanted.extend(others);
+    let count = RawFd::try_from(others.len()).map_err(|_| Errno::EINVAL)?;
+    wanted.push(pipe);
+    wanted.extend(matches!(request.run, Run::Image(_)).then_some(nest.image));
+    // Above the slots first, so that no slot is overwritten before it was copied.
+    let lowest = RawFd::try_from(wanted.len()).map_err(|_| Errno::EINVAL)?;
+    let lifted: Vec<RawFd> =
+        wanted.iter().map(|&fd| fds::lift(fd, lowest)).collect::<Result<_, _>>()?;
+    let slots = Slots {
+        channel: channel.map(|_| 3),
+        shared: ours.then_some(first - 1),
+        first,
+        count,
+        birth: first + count,
+        image: matches!(request.run, Run::Image(_)).then_some(first + count + 1),
+    };
+    for (slot, &fd) in (0..).zip(&lifted) {
+        // What the child must keep over an exec, it keeps; the rest goes with it.
+        let forked = matches!(request.run, Run::Main(_)) && slot >= 3;
+        fds::place(fd, slot, forked || slot >= slots.birth)?;
+    }
+    *birth = slots.birth;
+    Ok(slots)
+}
+
+fn signals(request: &Request) -> Result<(), Errno> {
+    // The server has reset every disposition at its own start and installed none.
+    if matches!(request.run, Run::Main(_)) {
+        sigaction::ignore_sigpipe();
+        overflow::install()?;
+    }
+    Ok(())
+}
+
+fn limits(request: &Request, nest: &Nest<'_>) -> Result<(), Errno> {
+    let (soft, hard) = nest.open_files;
+    setrlimit(Limit::RLIMIT_NOFILE, soft, hard)?;
+    for (number, soft, hard) in &request.limits {
+        let limit = match number {
+            0 => Limit::RLIMIT_AS,
+            1 => Limit::RLIMIT_CORE,
+            2 => Limit::RLIMIT_CPU,
+            3 => Limit::RLIMIT_FSIZE,
+            4 => Limit::RLIMIT_NOFILE,
+            5 => Limit::RLIMIT_NPROC,
+            6 => Limit::RLIMIT_STACK,
+            _ => return Err(Errno::EINVAL),
+        };
+        setrlimit(limit, *soft, *hard)?;
+    }
+    Ok(())
+}
+
+fn environment(request: &Request, nest: &Nest<'_>) {
+    if request.env_clear {
+        let keys: Vec<_> = std::env::vars_os().map(|(key, _)| key).collect();
+        for key in keys {
+            env::remove(&key);
+        }
+    }
+    for (key, value) in &request.env {
+        let key = OsStr::from_bytes(key);
+        match value {
+            Some(value) => env::set(key, OsStr::from_bytes(value)),
+            None => env::remove(key),
+        }
+    }
+    env::set(OsStr::new(MARK), OsStr::new(nest.mark));
+}
+
+fn name(request: &Request) -> Result<(), Errno> {
+    if matches!(request.run, Run::Program) {
+        return Ok(());
+    }
+    let full = format!("hatchery:{}", request.name);
+    title::set(&full);
+    // The kernel keeps 15 bytes; it cuts by itself.
+    let short = CString::new(full).map_err(|_| Errno::EINVAL)?;
+    nix::sys::prctl::set_name(&short)
+}
+
+/// The variable by which strays are known to belong to an actor.
+pub(crate) const MARK: &str = "HATCHERY_ACTOR";
+
+/// The length of a birth report.
+pub(crate) const RECORD: usize = 5;
+
+impl Slots {
+    /// Where the birth pipe is.
+    pub(crate) fn birth(&self) -> RawFd {
+        self.birth
+    }
+}

@@ -1,0 +1,120 @@
+//! Signals on this process, for a thread that does nothing else (C6, H6).
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::sys::sigaction::{self, Before};
+
+/// Signals taken over from whoever handled them; given back when this is dropped.
+///
+/// A signal is a bit that its handler sets, so none is lost when the wake-up can't be written; a
+/// second one of the same number before the first was received counts as one.
+#[derive(Debug)]
+pub struct SignalSource {
+    wake: Arc<EventFd>,
+    stopped: Arc<AtomicBool>,
+    before: Vec<Before>,
+}
+
+/// Ends a [`SignalSource`]'s wait from another thread.
+#[derive(Debug, Clone)]
+pub struct SignalStop {
+    wake: Arc<EventFd>,
+    stopped: Arc<AtomicBool>,
+}
+
+/// Takes signals over. One source at a time: a second one takes over from the first.
+///
+/// # Errors
+/// No fd could be had, or a signal can't be caught.
+pub fn install(signals: &[i32]) -> io::Result<SignalSource> {
+    let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
+    sigaction::set_wake(wake.as_fd().as_raw_fd());
+    let stopped = Arc::new(AtomicBool::new(false));
+    let mut source = SignalSource { wake, stopped, before: Vec::new() };
+    for &signal in signals {
+        // On an error, dropping the source gives the earlier ones back.
+        source.before.push(sigaction::count(signal)?);
+    }
+    Ok(source)
+}
+
+impl SignalSource {
+    /// Blocks until a signal comes, at most `bound`; `None` if none came, or on a stop.
+    #[must_use]
+    pub fn recv(&self, bound: Option<Duration>) -> Option<i32> {
+        let until = bound.map(|bound| Instant::now() + bound);
+        loop {
+            let _none = self.wake.read();
+            let counted = sigaction::take_counted();
+            if counted != 0 {
+                return i32::try_from(counted.trailing_zeros()).ok();
+            }
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            if self.is_stopped() || left.is_some_and(|left| left.is_zero()) {
+                return None;
+            }
+            let timeout = left.map_or(PollTimeout::NONE, |left| {
+                PollTimeout::try_from(left + ROUND_UP).unwrap_or(PollTimeout::MAX)
+            });
+            let mut fds = [PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
+            // EINTR: look again.
+            let _woken = poll(&mut fds, timeout);
+        }
+    }
+
+    /// Whether somebody has asked it to stop.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
+    }
+
+    /// What ends the wait.
+    #[must_use]
+    pub fn stopper(&self) -> SignalStop {
+        SignalStop { wake: self.wake.clone(), stopped: self.stopped.clone() }
+    }
+}
+
+impl SignalStop {
+    /// Ends the wait, now and for ever.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        // Full means awake.
+        let _full = self.wake.write(1);
+    }
+}
+
+impl Drop for SignalSource {
+    fn drop(&mut self) {
+        for before in self.before.drain(..) {
+            sigaction::restore(before);
+        }
+        sigaction::set_wake(-1);
+    }
+}
+
+/// From now on SIGTERM ends the reading side of `channel`, so that whoever reads it wakes up, also
+/// in a runtime that has no signal handling of its own. Once for each process.
+///
+/// # Errors
+/// What sigaction(2) says.
+pub fn shutdown_on_terminate(channel: &UnixStream) -> io::Result<()> {
+    Ok(sigaction::shutdown_on_terminate(channel.as_fd())?)
+}
+
+/// Whether SIGTERM has come since [`shutdown_on_terminate`].
+#[must_use]
+pub fn terminated() -> bool {
+    sigaction::terminated()
+}
+
+/// poll(2) counts in milliseconds.
+const ROUND_UP: Duration = Duration::from_millis(1);

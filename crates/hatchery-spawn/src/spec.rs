@@ -1,0 +1,189 @@
+//! What a child shall be, parsed once: which program, which fds, which limits.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use crate::stdio::Stdio;
+
+/// A child to be. Everything has a default but the program.
+#[derive(Debug)]
+pub struct Spec {
+    pub(crate) program: Program,
+    pub(crate) name: String,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) args: Vec<OsString>,
+    pub(crate) env: Vec<(OsString, Option<OsString>)>,
+    pub(crate) env_clear: bool,
+    pub(crate) current_dir: Option<PathBuf>,
+    pub(crate) stdin: Stdio,
+    pub(crate) stdout: Stdio,
+    pub(crate) stderr: Stdio,
+    pub(crate) channel: Option<OwnedFd>,
+    pub(crate) fds: Vec<OwnedFd>,
+    pub(crate) limits: Vec<(Resource, u64, u64)>,
+    pub(crate) stack_size: Option<usize>,
+}
+
+/// What a child runs.
+#[derive(Debug, Clone)]
+pub(crate) enum Program {
+    /// A [`Main`](crate::Main) of our own image.
+    Main(String),
+    /// Any program.
+    Path(OsString),
+}
+
+/// What can be limited. See setrlimit(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Resource {
+    /// Bytes of address space.
+    AddressSpace,
+    /// Bytes of a core file.
+    Core,
+    /// Seconds of processor time.
+    Cpu,
+    /// Bytes of a file it writes.
+    FileSize,
+    /// One more than the highest fd.
+    OpenFiles,
+    /// Processes of the user, not of the child alone.
+    Processes,
+    /// Bytes of stack.
+    Stack,
+}
+
+impl Spec {
+    /// A child that runs one of the program's own mains; see [`Main`](crate::Main).
+    #[must_use]
+    pub fn main(name: &str) -> Self {
+        Self::new(Program::Main(name.to_owned()), "actor")
+    }
+
+    /// A child that runs any program, found by `PATH` if it has no slash.
+    #[must_use]
+    pub fn program(path: impl AsRef<OsStr>) -> Self {
+        let path = path.as_ref();
+        let name = Path::new(path).file_name().unwrap_or(path).to_string_lossy().into_owned();
+        Self::new(Program::Path(path.to_owned()), &name)
+    }
+
+    fn new(program: Program, name: &str) -> Self {
+        Self {
+            program,
+            name: name.to_owned(),
+            payload: Vec::new(),
+            args: Vec::new(),
+            env: Vec::new(),
+            env_clear: false,
+            current_dir: None,
+            stdin: Stdio::Null,
+            stdout: Stdio::Inherit,
+            stderr: Stdio::Inherit,
+            channel: None,
+            fds: Vec::new(),
+            limits: Vec::new(),
+            stack_size: None,
+        }
+    }
+
+    /// What the child is called; a process of our own shows as `hatchery:NAME` in `ps`.
+    #[must_use]
+    pub fn name(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
+    }
+
+    /// Bytes that a main of ours finds in its [`Birth`](crate::Birth). At most 64 KiB.
+    #[must_use]
+    pub fn payload(mut self, payload: Vec<u8>) -> Self {
+        self.payload = payload;
+        self
+    }
+
+    /// One more argument of a program.
+    #[must_use]
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// Sets a variable; the others are those of the root when its forkserver started.
+    #[must_use]
+    pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.env.push((key.as_ref().to_owned(), Some(value.as_ref().to_owned())));
+        self
+    }
+
+    /// Removes a variable.
+    #[must_use]
+    pub fn env_remove(mut self, key: impl AsRef<OsStr>) -> Self {
+        self.env.push((key.as_ref().to_owned(), None));
+        self
+    }
+
+    /// Removes all variables but those that are set after this.
+    #[must_use]
+    pub fn env_clear(mut self) -> Self {
+        self.env.clear();
+        self.env_clear = true;
+        self
+    }
+
+    /// Where it starts. Default: where the root was when its forkserver started.
+    #[must_use]
+    pub fn current_dir(mut self, path: impl AsRef<Path>) -> Self {
+        self.current_dir = Some(path.as_ref().to_owned());
+        self
+    }
+
+    /// What it reads. Default: nothing.
+    #[must_use]
+    pub fn stdin(mut self, stdio: Stdio) -> Self {
+        self.stdin = stdio;
+        self
+    }
+
+    /// Where its stdout goes. Default: where ours goes.
+    #[must_use]
+    pub fn stdout(mut self, stdio: Stdio) -> Self {
+        self.stdout = stdio;
+        self
+    }
+
+    /// Where its stderr goes. Default: where ours goes.
+    #[must_use]
+    pub fn stderr(mut self, stdio: Stdio) -> Self {
+        self.stderr = stdio;
+        self
+    }
+
+    /// The child's end of a socket that a main of ours finds in its [`Birth`](crate::Birth).
+    #[must_use]
+    pub fn channel(mut self, end: OwnedFd) -> Self {
+        self.channel = Some(end);
+        self
+    }
+
+    /// One more fd. A program finds them from number 3 on, in the order of these calls.
+    #[must_use]
+    pub fn fd(mut self, fd: OwnedFd) -> Self {
+        self.fds.push(fd);
+        self
+    }
+
+    /// Limits a resource. Default: the root's limits.
+    #[must_use]
+    pub fn limit(mut self, resource: Resource, soft: u64, hard: u64) -> Self {
+        self.limits.push((resource, soft, hard));
+        self
+    }
+
+    /// Bytes of stack of a thread actor. Default: 2 MiB. Processes have the root's limit.
+    #[must_use]
+    pub fn stack_size(mut self, bytes: usize) -> Self {
+        self.stack_size = Some(bytes);
+        self
+    }
+}

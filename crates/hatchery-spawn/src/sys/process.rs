@@ -1,0 +1,75 @@
+//! fork, exec and groups. See fork(2), execveat(2), setpgid(2).
+
+use std::convert::Infallible;
+use std::ffi::{CStr, CString};
+use std::os::fd::RawFd;
+
+use nix::errno::Errno;
+use nix::libc;
+
+/// Which side of a fork this is.
+pub(crate) enum Forked {
+    /// The one that forked.
+    Parent { child: i32 },
+    /// The new one.
+    Child,
+}
+
+/// Forks. Only the single-threaded forkserver may, so that the child is a whole libc process.
+///
+/// By libc's own `fork`: a child of a raw `clone` has a stale thread id and robust list.
+pub(crate) fn fork() -> Result<Forked, Errno> {
+    // SAFETY: the caller has one thread, so no lock is held by one that the child lacks.
+    match Errno::result(unsafe { libc::fork() })? {
+        0 => Ok(Forked::Child),
+        child => Ok(Forked::Parent { child }),
+    }
+}
+
+/// Becomes another program, found by PATH as a shell would.
+pub(crate) fn exec(program: &CStr, argv: &[CString]) -> Result<Infallible, Errno> {
+    let pointers = null_ended(argv);
+    // SAFETY: both are C strings, the array ends with null and outlives the call.
+    unsafe { libc::execvp(program.as_ptr(), pointers.as_ptr()) };
+    Err(Errno::last())
+}
+
+/// Becomes the program that `fd` is open on, with the environment as it is.
+pub(crate) fn exec_fd(fd: RawFd, argv: &[CString]) -> Result<Infallible, Errno> {
+    let pointers = null_ended(argv);
+    let environment: Vec<CString> = std::env::vars_os()
+        .filter_map(|(key, value)| {
+            let mut entry = key.into_encoded_bytes();
+            entry.push(b'=');
+            entry.extend(value.into_encoded_bytes());
+            CString::new(entry).ok()
+        })
+        .collect();
+    let environment = null_ended(&environment);
+    // SAFETY: all are C strings, the arrays end with null and outlive the call.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            fd,
+            c"".as_ptr(),
+            pointers.as_ptr(),
+            environment.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    Err(Errno::last())
+}
+
+fn null_ended(texts: &[CString]) -> Vec<*const libc::c_char> {
+    texts.iter().map(|text| text.as_ptr()).chain(std::iter::once(std::ptr::null())).collect()
+}
+
+/// Signals a process that the caller is the parent of and has not reaped, or its group.
+///
+/// Only the forkserver calls this, for its own children: as their sole reaper it knows that a
+/// number can't have changed hands (H18). `group` is by negative number, as in kill(2).
+pub(crate) fn kill_own_child(pid: i32, group: bool, signal: i32) {
+    let target = if group { -pid } else { pid };
+    // SAFETY: only numbers are passed; ESRCH means that there is nobody left to signal.
+    unsafe { libc::kill(target, signal) };
+}

@@ -1,0 +1,50 @@
+//! Waiting for children with their exact status. See waitid(2).
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::libc;
+
+use crate::exit::Exit;
+
+/// A child that has ended and is not reaped yet, if there is one.
+pub(crate) fn peek() -> Result<Option<(i32, Exit)>, Errno> {
+    wait(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)
+}
+
+/// Reaps one child that `peek` has shown.
+pub(crate) fn reap(pid: i32) -> Result<Option<(i32, Exit)>, Errno> {
+    wait(libc::P_PID, pid.cast_unsigned(), libc::WEXITED | libc::WNOHANG)
+}
+
+/// Reaps the child behind a pidfd, and nobody else's (C9).
+pub(crate) fn reap_pidfd(pidfd: BorrowedFd<'_>) -> Result<Option<(i32, Exit)>, Errno> {
+    let number = pidfd.as_raw_fd().cast_unsigned();
+    wait(libc::P_PIDFD, number, libc::WEXITED | libc::WNOHANG)
+}
+
+fn wait(kind: libc::idtype_t, id: u32, flags: i32) -> Result<Option<(i32, Exit)>, Errno> {
+    // SAFETY: all-zero is a valid siginfo; a pid of 0 in it means that nobody has ended.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    loop {
+        // SAFETY: the struct is ours, the other arguments are numbers.
+        let result = unsafe { libc::waitid(kind, id, &raw mut info, flags) };
+        match Errno::result(result) {
+            Ok(_) => break,
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    // SAFETY: waitid has filled it, or left it zero.
+    let pid = unsafe { info.si_pid() };
+    if pid == 0 {
+        return Ok(None);
+    }
+    // SAFETY: as above.
+    let status = unsafe { info.si_status() };
+    let exit = match info.si_code {
+        libc::CLD_EXITED => Exit::Code(status),
+        code => Exit::Signal { signal: status, core_dumped: code == libc::CLD_DUMPED },
+    };
+    Ok(Some((pid, exit)))
+}
