@@ -241,7 +241,7 @@ impl Forkserver {
         for (number, stdio) in (0..).zip(stdio) {
             let theirs = match stdio {
                 Stdio::Null => self.inner.null.try_clone()?,
-                Stdio::Inherit => crate::sys::fds::stdio(number).try_clone_to_owned()?,
+                Stdio::Inherit => fds::stdio(number).try_clone_to_owned()?,
                 Stdio::Fd(fd) => fd,
                 Stdio::Piped => {
                     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;

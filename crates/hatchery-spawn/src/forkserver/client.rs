@@ -246,13 +246,13 @@ impl Client {
                 tell(waiting.answer, Err(SpawnError::Call { name, call, cause }));
             }
             if let Ok(pidfd) = Pidfd::open(pid.cast_unsigned()) {
-                let _dead = pidfd.send_signal(nix::libc::SIGKILL);
+                let _dead = pidfd.send_signal(libc::SIGKILL);
             }
             return;
         };
         let Some(mut waiting) = waiting else {
             // Withdrawn or expired: nobody wants it.
-            let _dead = pidfd.send_signal(nix::libc::SIGKILL);
+            let _dead = pidfd.send_signal(libc::SIGKILL);
             return;
         };
         let birth = if waiting.execs { None } else { waiting.birth.try_clone().ok() };

@@ -39,7 +39,7 @@ pub(crate) fn fork(
     match opened {
         Ok(pidfd) => Ok((child, pidfd)),
         Err(error) => {
-            process::kill_own_child(child, false, nix::libc::SIGKILL);
+            process::kill_own_child(child, false, libc::SIGKILL);
             // It ends in microseconds; nobody else waits for it.
             while matches!(waitid::reap(child), Ok(None)) {
                 std::thread::yield_now();
