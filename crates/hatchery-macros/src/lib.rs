@@ -1,1 +1,21 @@
-//! Being written.
+//! Attributes of hatchery.
+#![forbid(unsafe_code)]
+
+mod function;
+
+/// Makes an async function one that actors can be asked to run.
+///
+/// `async fn square(x: u64) -> u64` becomes `fn square(x: u64) -> Call<u64>`: a value to hand to
+/// `Portal::call` or `Nursery::run`, or to run in place with `Call::here`. A function whose return
+/// type is a `Result` gives `Call<T, E>`; `E` must be `hatchery::Error`, or a serde type that
+/// implements `std::error::Error`.
+///
+/// Arguments are owned serde types bound to plain names. The function is registered under its
+/// module path; nobody keeps a list.
+#[proc_macro_attribute]
+pub fn function(
+    args: proc_macro::TokenStream,
+    item: proc_macro::TokenStream,
+) -> proc_macro::TokenStream {
+    function::expand(args.into(), item.into()).unwrap_or_else(|error| error.to_compile_error()).into()
+}

@@ -271,6 +271,13 @@ impl Scope {
         self.progress(now);
     }
 
+    /// Something went wrong that belongs to no actor; it will be among the faults.
+    pub fn note(&mut self, fault: Fault) {
+        if !self.faults.iter().any(|known| known.contains(fault.id)) && self.seen.insert(fault.id) {
+            self.faults.push(fault);
+        }
+    }
+
     /// The time is `now`.
     pub fn handle_timeout(&mut self, now: Time) {
         let due: Vec<_> = self

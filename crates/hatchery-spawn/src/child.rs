@@ -59,7 +59,7 @@ pub(crate) struct Core {
     body: Body,
     status: watch::Sender<Option<Result<Exit, WaitError>>>,
     /// The reading end of the birth pipe, until somebody looked.
-    birth: Mutex<Option<OwnedFd>>,
+    birth: Mutex<Option<Arc<OwnedFd>>>,
 }
 
 #[derive(Debug)]
@@ -69,7 +69,7 @@ enum Body {
 }
 
 impl Core {
-    pub(crate) fn process(name: String, pid: u32, pidfd: Pidfd, birth: Option<OwnedFd>) -> Arc<Self> {
+    pub(crate) fn process(name: String, pid: u32, pidfd: Pidfd, birth: Option<Arc<OwnedFd>>) -> Arc<Self> {
         let (status, _) = watch::channel(None);
         let birth = Mutex::new(birth);
         Arc::new(Self { name, body: Body::Process { pid, pidfd }, status, birth })

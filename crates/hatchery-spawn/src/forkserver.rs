@@ -112,8 +112,13 @@ impl Forkserver {
                 return Err(failed(name, "pidfd_open")(error));
             }
         };
-        let client = Client::start(ours).map_err(failed(name, "pthread_create"))?;
-        let process = Some(Process { pid, pidfd });
+        let process = Process { pid, pidfd };
+        let client = Client::start(ours).map_err(|cause| {
+            process.end(Duration::ZERO);
+            let _reaped = waitid::reap_pidfd(process.pidfd.as_fd());
+            failed(name, "pthread_create")(cause)
+        })?;
+        let process = Some(process);
         Ok(Self { inner: Arc::new(Inner { client, bounds, null, process }) })
     }
 
@@ -182,14 +187,24 @@ impl Forkserver {
         }
     }
 
-    /// Ends the forkserver and all that lives below it, and what served it here: its thread, its
-    /// fds (C10). Blocks at most the bound of a close. A second close does nothing.
+    /// Ends the forkserver and all that lives below it, and what served it here: its thread at
+    /// once, its fds with the last clone (C10). Blocks at most the bound of a close and half a
+    /// second. A second close does nothing.
+    ///
+    /// In an actor this does nothing: there its connection ends with its process, and ending it
+    /// earlier would end the actor.
     pub fn close(&self) {
-        self.inner.close();
+        if self.inner.process.is_some() {
+            self.inner.close();
+        }
     }
 
     fn spawn(&self, spec: Spec, execs: bool) -> Spawning {
         let name = spec.name.clone();
+        if let Err((call, errno)) = spec.check() {
+            let (call, cause) = (call.to_owned(), errno.into());
+            return Spawning::failed(SpawnError::Call { name, call, cause });
+        }
         match self.try_spawn(spec, execs) {
             Ok(answer) => Spawning::waiting(name, answer),
             Err((call, cause)) => {
@@ -214,9 +229,9 @@ impl Forkserver {
         let mut waiting = Waiting {
             name: spec.name.clone(),
             answer,
-            until: Instant::now() + bound,
+            since: Instant::now(),
             bound,
-            birth,
+            birth: Arc::new(birth),
             execs: !matches!(run, Run::Main(_)),
             stdin: None,
             stdout: None,

@@ -141,7 +141,8 @@ fn executed(marker: &str) -> ! {
     leave(code.unwrap_or(UNFIT))
 }
 
-/// How an exec'd actor is told what it is: main, name, channel, shared, first, count, payload.
+/// How an exec'd actor is told what it is: channel, shared, first, count; main, name and payload
+/// in hexadecimal digits.
 pub(crate) fn describe(
     main: &str,
     name: &str,
@@ -151,25 +152,24 @@ pub(crate) fn describe(
     use std::fmt::Write as _;
     let channel = slots.channel.unwrap_or(-1);
     let shared = slots.shared.unwrap_or(-1);
-    let mut text =
-        format!("{main},{name},{channel},{shared},{},{},", slots.first, slots.count);
-    for byte in payload {
-        // Writing to a String can't fail.
-        let _infallible = write!(text, "{byte:02x}");
+    let mut text = format!("{channel},{shared},{},{}", slots.first, slots.count);
+    for bytes in [main.as_bytes(), name.as_bytes(), payload] {
+        text.push(',');
+        for byte in bytes {
+            // Writing to a String can't fail.
+            let _infallible = write!(text, "{byte:02x}");
+        }
     }
     text
 }
 
 fn parse(marker: &str) -> Option<(String, Birth)> {
     let mut parts = marker.split(',');
-    let main = parts.next()?.to_owned();
-    let name = parts.next()?.to_owned();
     let mut number = || parts.next()?.parse::<i32>().ok();
     let (channel, shared, first, count) = (number()?, number()?, number()?, number()?);
-    let hex = parts.next()?;
-    let payload = (0..hex.len() / 2)
-        .map(|at| u8::from_str_radix(hex.get(at * 2..at * 2 + 2)?, 16).ok())
-        .collect::<Option<Vec<u8>>>()?;
+    let mut bytes = || unhex(parts.next()?);
+    let (main, name, payload) = (bytes()?, bytes()?, bytes()?);
+    let (main, name) = (String::from_utf8(main).ok()?, String::from_utf8(name).ok()?);
     for fd in 3..first + count {
         fds::close_on_exec(fd);
     }
@@ -177,6 +177,12 @@ fn parse(marker: &str) -> Option<(String, Birth)> {
     let channel = (channel >= 0).then(|| fds::adopt(channel).ok().map(UnixStream::from)).flatten();
     let fds = (first..first + count).map(|fd| fds::adopt(fd).ok()).collect::<Option<Vec<_>>>()?;
     Some((main, Birth { name, payload, channel, fds, how: BirthKind::Executed }))
+}
+
+fn unhex(digits: &str) -> Option<Vec<u8>> {
+    (0..digits.len() / 2)
+        .map(|at| u8::from_str_radix(digits.get(at * 2..at * 2 + 2)?, 16).ok())
+        .collect()
 }
 
 /// Takes a marker out of the environment, so that no child of ours sees it.

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -20,6 +20,8 @@ use crate::sys::sigaction::{self, Before};
 pub struct SignalSource {
     wake: Arc<EventFd>,
     stopped: Arc<AtomicBool>,
+    /// Signals that came together and are given out one at a time.
+    pending: AtomicU64,
     before: Vec<Before>,
 }
 
@@ -38,7 +40,7 @@ pub fn install(signals: &[i32]) -> io::Result<SignalSource> {
     let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
     sigaction::set_wake(wake.as_fd().as_raw_fd());
     let stopped = Arc::new(AtomicBool::new(false));
-    let mut source = SignalSource { wake, stopped, before: Vec::new() };
+    let mut source = SignalSource { wake, stopped, pending: AtomicU64::new(0), before: Vec::new() };
     for &signal in signals {
         // On an error, dropping the source gives the earlier ones back.
         source.before.push(sigaction::count(signal)?);
@@ -53,9 +55,12 @@ impl SignalSource {
         let until = bound.map(|bound| Instant::now() + bound);
         loop {
             let _none = self.wake.read();
-            let counted = sigaction::take_counted();
+            let new = sigaction::take_counted();
+            let counted = self.pending.fetch_or(new, Ordering::SeqCst) | new;
             if counted != 0 {
-                return i32::try_from(counted.trailing_zeros()).ok();
+                let signal = counted.trailing_zeros();
+                self.pending.fetch_and(!(1 << signal), Ordering::SeqCst);
+                return i32::try_from(signal).ok();
             }
             let left = until.map(|until| until.saturating_duration_since(Instant::now()));
             if self.is_stopped() || left.is_some_and(|left| left.is_zero()) {

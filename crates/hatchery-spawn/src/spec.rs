@@ -4,7 +4,10 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+
 use crate::stdio::Stdio;
+use crate::sys::scm_rights::MAX_FDS;
 
 /// A child to be. Everything has a default but the program.
 #[derive(Debug)]
@@ -185,5 +188,27 @@ impl Spec {
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.stack_size = Some(bytes);
         self
+    }
+
+    /// Parses at the door what a child could only fail over, far from who asked for it.
+    pub(crate) fn check(&self) -> Result<(), (&'static str, Errno)> {
+        let has_nul = |bytes: &OsStr| bytes.as_encoded_bytes().contains(&0);
+        for (key, value) in &self.env {
+            let bytes = key.as_encoded_bytes();
+            if bytes.is_empty() || bytes.contains(&b'=') || has_nul(key) {
+                return Err(("setenv", Errno::EINVAL));
+            }
+            if value.as_ref().is_some_and(|value| has_nul(value)) {
+                return Err(("setenv", Errno::EINVAL));
+            }
+        }
+        if self.name.contains('\0') || self.args.iter().any(|arg| has_nul(arg)) {
+            return Err(("execve", Errno::EINVAL));
+        }
+        // The birth pipe, stdio and the channel are sent beside these.
+        if self.fds.len() + 5 > MAX_FDS {
+            return Err(("sendmsg(SCM_RIGHTS)", Errno::EMSGSIZE));
+        }
+        Ok(())
     }
 }

@@ -71,7 +71,8 @@ async fn live(birth: Birth, channel: std::os::unix::net::UnixStream) -> i32 {
     let config = hello.config.clone();
     let outbox = Arc::new(Outbox::new(stream.clone(), config.max_frame_bytes, config.outbox_bytes));
     if hello.version != PROTOCOL_VERSION {
-        let refusal = hatchery_proto::HandshakeError::version(hello.version);
+        let (spawner, actor) = (hello.version, PROTOCOL_VERSION);
+        let refusal = hatchery_proto::HandshakeError::Version { spawner, actor };
         // The spawner may be gone; there is nobody else to tell.
         let _gone = outbox.push(Lane::Control, &ToParent::Refused(refusal));
         return FAILED;
@@ -91,7 +92,6 @@ async fn live(birth: Birth, channel: std::os::unix::net::UnixStream) -> i32 {
     writer.abort();
     if !matches!(birth.how, BirthKind::Thread) {
         current::leave_process(&actor);
-        actor.runtime.close_from_actor();
     }
     0
 }
@@ -99,7 +99,7 @@ async fn live(birth: Birth, channel: std::os::unix::net::UnixStream) -> i32 {
 /// Makes the actor this thread's or this process's own.
 fn adopt(birth: &Birth, hello: Hello, outbox: Arc<Outbox>) -> Arc<Actor> {
     let is_thread = birth.how == BirthKind::Thread;
-    let runtime = match (is_thread, Inner::of_thread(&hello)) {
+    let runtime = match (is_thread, Inner::of_thread(birth)) {
         (true, Some(runtime)) => runtime,
         (true, None) | (false, _) => Inner::of_process(&hello, birth.forkserver()),
     };

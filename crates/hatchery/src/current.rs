@@ -3,7 +3,7 @@
 //! A process has one actor, but for thread actors, which have their own OS threads: a thread's
 //! own actor comes first, the process's second, the root last.
 //!
-//! Lock order: `Actor::inside` before any scope's machine, never the other way round.
+//! Lock order: a scope's machine before `Actor::inside`, never the other way round.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -78,6 +78,14 @@ impl Actor {
         }
     }
 
+    /// Cancels the actor at `path`, in whichever scope it or the way to it is.
+    pub(crate) fn cancel_below(&self, path: &ActorPath, reason: &Reason) {
+        let scopes = lock(&self.inside).scopes.clone();
+        for scope in scopes {
+            scope.cancel_below(path, reason);
+        }
+    }
+
     /// The going down, once it has begun.
     pub(crate) fn cancelling(&self) -> Option<Cancelling> {
         self.cancel.borrow().clone()
@@ -113,11 +121,6 @@ impl Actor {
             }
         }
         self.busy.send_modify(|busy| *busy -= 1);
-    }
-
-    /// Keeps a finished scope's report for the actor's own end.
-    pub(crate) fn keep_reports(&self, reports: Vec<ActorReport>) {
-        lock(&self.inside).reports.extend(reports);
     }
 
     /// Takes what is to be told to the spawner at the end.

@@ -1,1 +1,63 @@
-//! Being written.
+//! Actor trees whose every actor can be killed, cancelled or crash without anything being left
+//! behind.
+//!
+//! An actor is a process, forked in a fraction of a millisecond, or a thread. It belongs to a
+//! [`nursery`](nursery()), runs functions when it is called through its [`Portal`], and is gone,
+//! with all that it started, when its nursery returns. The promises C1 to C16 that the docs name
+//! stand in the project's `docs/contract.md`.
+//!
+//! ```no_run
+//! #[hatchery::function]
+//! async fn square(x: u64) -> u64 {
+//!     x * x
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), hatchery::ScopeError> {
+//!     let answer = hatchery::nursery(async |n| {
+//!         let worker = n.start("worker").await?;
+//!         Ok(worker.call(square(7)).await?)
+//!     })
+//!     .await?;
+//!     println!("{answer}");
+//!     Ok(())
+//! }
+//! ```
+#![forbid(unsafe_code)]
+
+mod actor;
+mod clock;
+mod current;
+mod drive;
+mod error;
+mod function;
+mod lock;
+mod nursery;
+mod panics;
+mod portal;
+mod runtime;
+mod signal;
+mod start;
+
+pub use current::{cancel_parent, cancel_self, cancelled, path, shield};
+pub use error::{CallError, Error, OpenError, Result, ScopeError, StartCause, StartError};
+pub use function::{Call, NoError, RemoteError};
+pub use hatchery_macros::function;
+pub use hatchery_proto::{
+    ActorPath, ActorReport, Config, ConfigError, ExitStatus, Fault, FaultKind, Forced, Reason, Report,
+    Step, StepTaken, Why, signal_name,
+};
+pub use hatchery_spawn::{Abandoned, Resource};
+pub use nursery::{ActorBuilder, Nursery, OneShot, OneShotFuture, nursery, nursery_with_report};
+pub use portal::{Calling, Portal};
+pub use runtime::{Builder, Runtime};
+pub use start::{Backend, Stdio};
+
+/// What the expansion of `#[hatchery::function]` needs. Not for people.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::function::{
+        Function, IsResult, call_plain, call_result, serve_plain, serve_result,
+    };
+    pub use inventory::submit;
+}

@@ -16,8 +16,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::{oneshot, watch};
 
-use super::wire::{Answer, MAX_BYTES};
-use crate::child::{Child, Core, read_birth};
+use super::server::monotonic;
+use super::wire::{self, Answer, MAX_BYTES};
+use crate::child::{BirthFailure, Child, Core, read_birth};
 use crate::error::SpawnError;
 use crate::exit::Exit;
 use crate::own_thread::OwnThread;
@@ -30,10 +31,11 @@ use crate::sys::scm_rights;
 pub(crate) struct Waiting {
     pub(crate) name: String,
     pub(crate) answer: oneshot::Sender<Result<Child, SpawnError>>,
-    pub(crate) until: Instant,
+    /// When it was asked for, and how long the forkserver may say nothing from then on.
+    pub(crate) since: Instant,
     pub(crate) bound: Duration,
-    /// The reading end of the birth pipe.
-    pub(crate) birth: OwnedFd,
+    /// The reading end of the birth pipe. Shared, so that polling it needs no copy of the fd.
+    pub(crate) birth: Arc<OwnedFd>,
     /// Another image comes after the fork: it is only there when the birth pipe says so.
     pub(crate) execs: bool,
     pub(crate) stdin: Option<OwnedFd>,
@@ -58,6 +60,8 @@ struct State {
     queue: VecDeque<Outgoing>,
     /// Requests that were sent and not answered.
     outstanding: usize,
+    /// When the forkserver last said something: a long queue is no silence.
+    heard: Option<Instant>,
     children: BTreeMap<i32, Arc<Core>>,
     /// Forked, and on their way to another image.
     executing: Vec<(Waiting, Arc<Core>)>,
@@ -110,8 +114,9 @@ impl Client {
         }
         state.waiting.insert(number, waiting);
         state.queue.push_back(Outgoing { number, bytes, fds });
-        self.send_queued(&mut state);
+        let refused = self.send_queued(&mut state);
         drop(state);
+        refuse(refused);
         // The thread has a new deadline, and maybe something to send.
         let _full = self.wake.write(1);
     }
@@ -150,10 +155,11 @@ impl Client {
                 return self.gone(&why);
             }
             let mut state = self.state();
-            self.send_queued(&mut state);
+            let refused = self.send_queued(&mut state);
             let expired = state.expired();
             let born = state.executed();
             drop(state);
+            refuse(refused);
             for waiting in expired {
                 let (name, waited) = (waiting.name, waiting.bound);
                 tell(waiting.answer, Err(SpawnError::Unanswered { name, waited }));
@@ -166,19 +172,15 @@ impl Client {
 
     /// Waits for the socket, for somebody's call, for a birth or a deadline.
     fn wait(&self) -> bool {
-        let (births, queued, until) = {
+        let (births, may_send, until) = {
             let state = self.state();
-            let births: Vec<OwnedFd> = state
-                .executing
-                .iter()
-                .filter_map(|(waiting, _)| waiting.birth.try_clone().ok())
-                .collect();
-            let waiting = state.waiting.values().map(|waiting| waiting.until);
-            let executing = state.executing.iter().map(|(waiting, _)| waiting.until);
-            (births, !state.queue.is_empty(), waiting.chain(executing).min())
+            let births: Vec<Arc<OwnedFd>> =
+                state.executing.iter().map(|(waiting, _)| waiting.birth.clone()).collect();
+            let may_send = !state.queue.is_empty() && state.outstanding < MAX_OUTSTANDING;
+            (births, may_send, state.next_deadline())
         };
         let mut flags = PollFlags::POLLIN;
-        flags.set(PollFlags::POLLOUT, queued && self.state().outstanding < MAX_OUTSTANDING);
+        flags.set(PollFlags::POLLOUT, may_send);
         let mut fds = vec![
             PollFd::new(self.socket.as_fd(), flags),
             PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
@@ -198,12 +200,16 @@ impl Client {
         loop {
             let received = match scm_rights::receive(self.socket.as_fd(), buffer) {
                 Ok(received) if received.length > 0 => received,
-                Err(Errno::EAGAIN | Errno::EINTR) => return Ok(()),
+                Err(Errno::EAGAIN) => return Ok(()),
+                // It died with a request of ours unread. That is told once, before what it had
+                // said until then: statuses that must not be lost.
+                Err(Errno::EINTR | Errno::ECONNRESET) => continue,
                 Ok(_) => return Err("it has ended".to_owned()),
                 Err(errno) => return Err(format!("its socket: {errno}")),
             };
             let answer = Answer::decode(&buffer[..received.length])
                 .map_err(|malformed| format!("it sent {malformed}"))?;
+            self.state().heard = Some(Instant::now());
             self.answered(answer, received.fds)?;
         }
     }
@@ -255,7 +261,7 @@ impl Client {
             let _dead = pidfd.send_signal(libc::SIGKILL);
             return;
         };
-        let birth = if waiting.execs { None } else { waiting.birth.try_clone().ok() };
+        let birth = (!waiting.execs).then(|| waiting.birth.clone());
         let core = Core::process(std::mem::take(&mut waiting.name), pid.cast_unsigned(), pidfd, birth);
         let mut state = self.state();
         state.children.insert(pid, core.clone());
@@ -274,27 +280,44 @@ impl Client {
         (!waiting.answer.is_closed()).then_some(waiting)
     }
 
-    fn send_queued(&self, state: &mut State) {
+    /// Writes what may be under way; gives back who can't be sent at all, and why.
+    #[must_use]
+    fn send_queued(&self, state: &mut State) -> Vec<(Waiting, Errno)> {
+        let mut refused = Vec::new();
         while state.outstanding < MAX_OUTSTANDING
-            && let Some(next) = state.queue.front()
+            && let Some(next) = state.queue.front_mut()
         {
-            if !state.waiting.get(&next.number).is_some_and(|waiting| !waiting.answer.is_closed()) {
+            let Some(waiting) =
+                state.waiting.get(&next.number).filter(|waiting| !waiting.answer.is_closed())
+            else {
                 // Withdrawn before it was sent.
                 if let Some(next) = state.queue.pop_front() {
                     state.waiting.remove(&next.number);
                 }
                 continue;
-            }
+            };
+            // The time in our queue is not the forkserver's.
+            let bound = u64::try_from(waiting.bound.as_nanos()).unwrap_or(u64::MAX);
+            wire::set_deadline(&mut next.bytes, monotonic().saturating_add(bound));
             let fds: Vec<BorrowedFd<'_>> = next.fds.iter().map(AsFd::as_fd).collect();
             match scm_rights::send(self.socket.as_fd(), &next.bytes, &fds) {
                 Ok(()) => {
                     state.queue.pop_front();
                     state.outstanding += 1;
                 }
-                // The reader will find the end of the connection.
-                Err(_) => return,
+                // Writable again, or ended: the thread will find out.
+                Err(Errno::EAGAIN | Errno::EINTR | Errno::EPIPE | Errno::ECONNRESET) => break,
+                // Too many fds are in flight: an answer means that some have landed.
+                Err(Errno::ETOOMANYREFS) if state.outstanding > 0 => break,
+                Err(errno) => {
+                    if let Some(next) = state.queue.pop_front() {
+                        let waiting = state.waiting.remove(&next.number);
+                        refused.extend(waiting.map(|waiting| (waiting, errno)));
+                    }
+                }
             }
         }
+        refused
     }
 
     /// The connection is over: everybody is told, nobody waits for ever.
@@ -323,19 +346,31 @@ impl Client {
 }
 
 impl State {
+    /// When the forkserver has been silent for too long. All bounds of a client are the same, so
+    /// the first to ask is the first to be due.
+    fn next_deadline(&self) -> Option<Instant> {
+        let waiting = self.waiting.first_key_value().map(|(_, waiting)| self.due(waiting));
+        let executing = self.executing.first().map(|(waiting, _)| waiting.since + waiting.bound);
+        waiting.into_iter().chain(executing).min()
+    }
+
+    fn due(&self, waiting: &Waiting) -> Instant {
+        self.heard.map_or(waiting.since, |heard| heard.max(waiting.since)) + waiting.bound
+    }
+
     /// Those whom nobody answered in time. A late child finds nobody waiting and is killed.
     fn expired(&mut self) -> Vec<Waiting> {
         let now = Instant::now();
-        let late: Vec<u64> = self
-            .waiting
-            .iter()
-            .filter(|(_, waiting)| waiting.until <= now || waiting.answer.is_closed())
-            .map(|(number, _)| *number)
-            .collect();
-        late.iter().filter_map(|number| self.waiting.remove(number)).collect()
+        let mut expired = Vec::new();
+        while let Some((&number, first)) = self.waiting.first_key_value()
+            && self.due(first) <= now
+        {
+            expired.extend(self.waiting.remove(&number));
+        }
+        expired
     }
 
-    /// Those whose birth pipe says how it went.
+    /// Those whose birth pipe says how it went, and those whose time is over.
     fn executed(&mut self) -> Vec<(Waiting, Arc<Core>)> {
         let is_done = |waiting: &Waiting| {
             let mut fds = [PollFd::new(waiting.birth.as_fd(), PollFlags::POLLIN)];
@@ -343,19 +378,36 @@ impl State {
         };
         let now = Instant::now();
         self.executing
-            .extract_if(.., |(waiting, _)| is_done(waiting) || waiting.until <= now)
+            .extract_if(.., |(waiting, _)| is_done(waiting) || waiting.since + waiting.bound <= now)
             .collect()
+    }
+}
+
+/// Tells those whose request could not be sent.
+fn refuse(refused: Vec<(Waiting, Errno)>) {
+    for (waiting, errno) in refused {
+        let (name, call) = (waiting.name, "sendmsg(SCM_RIGHTS)".to_owned());
+        let cause = io::Error::from(errno);
+        tell(waiting.answer, Err(SpawnError::Call { name, call, cause }));
     }
 }
 
 /// The child is there, or its birth pipe says why not.
 fn finish(waiting: Waiting, core: Arc<Core>) {
-    let Waiting { answer, birth, execs, stdin, stdout, stderr, tail, .. } = waiting;
+    let Waiting { answer, bound, birth, execs, stdin, stdout, stderr, tail, .. } = waiting;
     let mut child = Child::new(core);
-    if execs && let Ok(Some(failure)) = read_birth(&birth) {
+    if execs {
         let name = child.handle().name().to_owned();
-        let cause = io::Error::from_raw_os_error(failure.errno);
-        return tell(answer, Err(SpawnError::Step { name, step: failure.step, cause }));
+        // In the two bad cases the child is killed by being dropped here.
+        match read_birth(&birth) {
+            Ok(None) => {}
+            Ok(Some(BirthFailure { step, errno })) => {
+                let cause = io::Error::from_raw_os_error(errno);
+                return tell(answer, Err(SpawnError::Step { name, step, cause }));
+            }
+            // Neither born nor failed: it hangs in one of the steps.
+            Err(_) => return tell(answer, Err(SpawnError::Unanswered { name, waited: bound })),
+        }
     }
     child.stdin = stdin;
     child.stdout = stdout;

@@ -28,6 +28,13 @@ pub(crate) struct Request {
     pub(crate) limits: Vec<(u32, u64, u64)>,
 }
 
+/// Changes the deadline of an encoded request.
+pub(crate) fn set_deadline(encoded: &mut [u8], deadline: u64) {
+    if let Some(place) = encoded.get_mut(8..16) {
+        place.copy_from_slice(&deadline.to_le_bytes());
+    }
+}
+
 /// What the child runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Run {
@@ -289,6 +296,9 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         assert_eq!(Request::decode(&request().encode()), Ok(request()));
+        let mut later = request().encode();
+        set_deadline(&mut later, 99);
+        assert_eq!(Request::decode(&later), Ok(Request { deadline: 99, ..request() }));
         for answer in [
             Answer::Ready,
             Answer::Unfit { call: "prctl".into(), errno: 1 },

@@ -3,12 +3,11 @@
 //! The table of open calls decides who gets what: exactly one outcome for each (C4). It is
 //! touched by callers on any thread and by the one reader task.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use hatchery_proto::call::Calls;
 use hatchery_proto::{ActorPath, CallId, Fault, FaultKind, FrameError, Reason, ToChild, Why};
 use tokio::sync::{oneshot, watch};
 
@@ -25,23 +24,15 @@ pub(crate) struct Link {
     /// The child's path.
     pub(crate) path: ActorPath,
     pub(crate) outbox: Arc<Outbox>,
-    calls: Mutex<Calls>,
-    next: AtomicU64,
+    calls: Mutex<Calls<oneshot::Sender<Answer>>>,
     /// How the child ended; set by the scope's driver when it knows.
     end: watch::Sender<Option<Box<Fault>>>,
-}
-
-#[derive(Debug, Default)]
-struct Calls {
-    open: HashMap<CallId, oneshot::Sender<Answer>>,
-    /// Set once: no call is taken after it, and this is what each is told.
-    closed: Option<Box<Fault>>,
 }
 
 impl Link {
     pub(crate) fn new(path: ActorPath, outbox: Arc<Outbox>) -> Self {
         let (end, _) = watch::channel(None);
-        Self { path, outbox, calls: Mutex::default(), next: AtomicU64::new(1), end }
+        Self { path, outbox, calls: Mutex::default(), end }
     }
 
     /// Makes a call and waits for its one answer. Ended by the reply, the deadline, or the
@@ -55,9 +46,8 @@ impl Link {
         within: Option<Duration>,
     ) -> Answer {
         self.outbox.room().await;
-        let call = CallId::new(self.next.fetch_add(1, Ordering::Relaxed));
         let (answer, answered) = oneshot::channel();
-        self.open(call, answer)?;
+        let call = lock(&self.calls).open(answer)?;
         let mut guard = OpenCall { link: self, call, why: Some(Why::Dropped) };
         let message = ToChild::Call { call, function: function.into(), args, deadline: within };
         if let Err(error) = self.outbox.push(Lane::Data, &message) {
@@ -85,7 +75,7 @@ impl Link {
 
     /// Hands a reply to its caller; one that nobody waits for any more is dropped.
     pub(crate) fn answered(&self, call: CallId, answer: Answer) {
-        let caller = lock(&self.calls).open.remove(&call);
+        let caller = lock(&self.calls).answered(call);
         if let Some(caller) = caller {
             // The caller may have gone at this very moment; then nobody is owed an answer.
             let _gone = caller.send(answer);
@@ -112,29 +102,22 @@ impl Link {
             Ok(Ok(end)) => end.clone(),
             Ok(Err(_)) | Err(_) => None,
         };
-        self.close_now(fault.unwrap_or_else(|| self.lost()));
+        self.close_now(&fault.unwrap_or_else(|| self.lost()));
     }
 
     /// Tells every open and future call this fault, if none was told before.
-    pub(crate) fn close_now(&self, fault: Box<Fault>) {
-        let open = {
-            let mut calls = lock(&self.calls);
-            calls.closed.get_or_insert_with(|| fault.clone());
-            std::mem::take(&mut calls.open)
-        };
-        for (_, caller) in open {
+    fn close_now(&self, fault: &Fault) {
+        let callers = lock(&self.calls).close(fault);
+        for caller in callers {
             // As above: a caller that has gone is owed nothing.
-            let _gone = caller.send(Err(fault.clone()));
+            let _gone = caller.send(Err(Box::new(fault.clone())));
         }
     }
 
-    fn open(&self, call: CallId, answer: oneshot::Sender<Answer>) -> Result<(), Box<Fault>> {
-        let mut calls = lock(&self.calls);
-        if let Some(fault) = &calls.closed {
-            return Err(fault.clone());
-        }
-        calls.open.insert(call, answer);
-        Ok(())
+    /// The reader is gone without having seen the end.
+    pub(crate) fn lose(&self) {
+        let end = self.end.borrow().clone();
+        self.close_now(&end.unwrap_or_else(|| self.lost()));
     }
 
     async fn not_sent(&self, function: &str, error: PushError) -> Box<Fault> {
@@ -180,8 +163,8 @@ struct OpenCall<'a> {
 
 impl Drop for OpenCall<'_> {
     fn drop(&mut self) {
-        lock(&self.link.calls).open.remove(&self.call);
-        if let Some(why) = self.why.take() {
+        let open = lock(&self.link.calls).withdrawn(self.call);
+        if let Some(why) = self.why.take().filter(|_| open) {
             let reason = Reason { by: current::path(), why };
             let message = ToChild::CancelCall { call: self.call, reason };
             // A closed channel has cancelled the call already.

@@ -28,6 +28,12 @@ impl Inbox {
         Self { stream, decoder: Decoder::new(max_frame) }
     }
 
+    /// The same with another limit for the frames to come.
+    pub(crate) fn with_limit(mut self, max_frame: usize) -> Self {
+        self.decoder.set_limit(max_frame);
+        self
+    }
+
     /// The next message. Ended by the peer's closing, which the kernel guarantees when it dies,
     /// or by `Outbox::break_channel`.
     ///

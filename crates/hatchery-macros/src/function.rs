@@ -1,0 +1,144 @@
+//! `#[hatchery::function]`: from a function to a call, an entry in the table, and its body.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+use syn::spanned::Spanned as _;
+use syn::{Error, FnArg, Ident, ItemFn, Pat, Result, ReturnType, Type};
+
+pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream> {
+    if !args.is_empty() {
+        return Err(Error::new(args.span(), "`#[hatchery::function]` takes no arguments"));
+    }
+    let function: ItemFn = syn::parse2(item)?;
+    check(&function)?;
+    let (names, types) = arguments(&function)?;
+    let ItemFn { attrs, vis, sig, block } = &function;
+    let (name, asyncness) = (&sig.ident, &sig.asyncness);
+    let output: Type = match &sig.output {
+        ReturnType::Default => syn::parse_quote!(()),
+        ReturnType::Type(_, output) => (**output).clone(),
+    };
+    let private = quote!(::hatchery::__private);
+    let path = quote!(::core::concat!(::core::module_path!(), "::", ::core::stringify!(#name)));
+    let (call, make, serve) = if is_result(&output) {
+        let part = |part: &str| {
+            let part = Ident::new(part, output.span());
+            quote!(<#output as #private::IsResult>::#part)
+        };
+        let (ok, err) = (part("Ok"), part("Err"));
+        (quote!(::hatchery::Call<#ok, #err>), quote!(call_result), quote!(serve_result))
+    } else {
+        (quote!(::hatchery::Call<#output>), quote!(call_plain), quote!(serve_plain))
+    };
+    let run = match asyncness {
+        Some(_) => quote!(__body(#(#names),*)),
+        None => quote!(async move { __body(#(#names),*) }),
+    };
+    Ok(quote! {
+        #(#attrs)*
+        #vis fn #name(#(#names: #types),*) -> #call {
+            #asyncness fn __body(#(#names: #types),*) -> #output #block
+            #private::submit! {
+                #private::Function::new(#path, |__args: &[u8]| {
+                    #private::#serve::<(#(#types,)*), #output, _, _>(
+                        __args,
+                        |(#(#names,)*): (#(#types,)*)| #run,
+                    )
+                })
+            }
+            #private::#make::<(#(#types,)*), #output, _, _>(
+                #path,
+                (#(#names,)*),
+                |(#(#names,)*): (#(#types,)*)| #run,
+            )
+        }
+    })
+}
+
+/// What an actor can't be asked to run.
+fn check(function: &ItemFn) -> Result<()> {
+    let sig = &function.sig;
+    if !sig.generics.params.is_empty() {
+        let what = "an actor finds a function by name, so it can't be generic";
+        return Err(Error::new(sig.generics.span(), what));
+    }
+    if let Some(unsafety) = &sig.unsafety {
+        return Err(Error::new(unsafety.span(), "a remote caller can't keep an unsafe contract"));
+    }
+    if let Some(abi) = &sig.abi {
+        return Err(Error::new(abi.span(), "a function that actors run is a plain Rust function"));
+    }
+    if let Some(variadic) = &sig.variadic {
+        return Err(Error::new(variadic.span(), "a function that actors run has fixed arguments"));
+    }
+    Ok(())
+}
+
+fn arguments(function: &ItemFn) -> Result<(Vec<&Ident>, Vec<&Type>)> {
+    let mut names = Vec::new();
+    let mut types = Vec::new();
+    for input in &function.sig.inputs {
+        let typed = match input {
+            FnArg::Typed(typed) => typed,
+            FnArg::Receiver(receiver) => {
+                let what = "an actor runs free functions; pass what you need as an argument";
+                return Err(Error::new(receiver.span(), what));
+            }
+        };
+        let Pat::Ident(pattern) = &*typed.pat else {
+            let what = "name the argument; take it apart in the body";
+            return Err(Error::new(typed.pat.span(), what));
+        };
+        if pattern.by_ref.is_some() || pattern.mutability.is_some() || pattern.subpat.is_some() {
+            let what = "name the argument plainly; make it `mut` or `ref` in the body";
+            return Err(Error::new(pattern.span(), what));
+        }
+        match &*typed.ty {
+            Type::Reference(reference) => {
+                let what = "arguments travel to another process, so they must be owned";
+                return Err(Error::new(reference.span(), what));
+            }
+            Type::ImplTrait(generic) => {
+                let what = "an actor finds a function by name, so it can't be generic";
+                return Err(Error::new(generic.span(), what));
+            }
+            other => types.push(other),
+        }
+        names.push(&pattern.ident);
+    }
+    Ok((names, types))
+}
+
+/// Whether the last part of a type's path says `Result`; aliases are looked through by a trait.
+fn is_result(output: &Type) -> bool {
+    let Type::Path(path) = output else { return false };
+    path.path.segments.last().is_some_and(|last| last.ident == "Result")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(item: TokenStream) -> String {
+        expand(TokenStream::new(), item).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_cannot_be_run_remotely_is_refused_with_the_reason() {
+        assert!(refusal(quote!(async fn f<T>(x: T) {})).contains("generic"));
+        assert!(refusal(quote!(async fn f(x: impl Copy) {})).contains("generic"));
+        assert!(refusal(quote!(async fn f(x: &str) {})).contains("owned"));
+        assert!(refusal(quote!(async fn f(&self) {})).contains("free functions"));
+        assert!(refusal(quote!(async fn f((a, b): (u8, u8)) {})).contains("name the argument"));
+        assert!(refusal(quote!(async fn f(mut a: u8) {})).contains("plainly"));
+        assert!(refusal(quote!(unsafe fn f() {})).contains("unsafe"));
+    }
+
+    #[test]
+    fn a_result_has_two_parts_and_anything_else_has_one() {
+        let plain = expand(TokenStream::new(), quote!(async fn f() -> u8 { 1 })).unwrap();
+        assert!(plain.to_string().contains("call_plain"));
+        let result = quote!(async fn f() -> io::Result<u8> { Ok(1) });
+        assert!(expand(TokenStream::new(), result).unwrap().to_string().contains("call_result"));
+    }
+}

@@ -1,0 +1,203 @@
+//! Scenarios in a process of their own, under a bound from outside, and nothing left of them.
+//!
+//! The process is this test binary again, asked for the same test. A variable in its environment
+//! marks it and all that comes of it, so that what is left is found whoever its parent is.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child as Process, Command, Stdio as StdStdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use hatchery_spawn::{Backend, Child, ChildId, Pidfd, Spec, SpawnError, Stdio};
+
+/// Runs `scenario` in a process of its own and says what it left behind, which is an error.
+pub fn isolated(test: &str, scenario: impl FnOnce()) {
+    rooted(test, scenario, |root| {
+        assert!(root.pidfd.wait_dead(BOUND), "`{test}` hangs");
+        let status = root.process.wait().unwrap();
+        assert!(status.success(), "`{test}`: {status}");
+    });
+}
+
+/// Runs `scenario` in a process of its own while `outside` looks on, which may kill it.
+pub fn rooted(test: &str, scenario: impl FnOnce(), outside: impl FnOnce(&mut Root)) {
+    if std::env::var_os(MARKER).is_some() {
+        return scenario();
+    }
+    let mut root = Root::start(test);
+    outside(&mut root);
+    let _killed = root.pidfd.send_signal(libc::SIGKILL);
+    let _reaped = root.process.wait();
+    root.assert_nothing_left();
+    root.passed = true;
+}
+
+/// A scenario's process, seen from outside.
+pub struct Root {
+    pub process: Process,
+    pub pidfd: Pidfd,
+    marker: String,
+    said: Receiver<String>,
+    output: PathBuf,
+    passed: bool,
+}
+
+impl Root {
+    fn start(test: &str) -> Self {
+        let marker = format!("{test}.{}", std::process::id());
+        let output = std::env::temp_dir().join(format!("hatchery-spawn.{marker}"));
+        let mut process = Command::new("/proc/self/exe")
+            .args([test, "--exact", "--nocapture", "--test-threads=1"])
+            .env(MARKER, &marker)
+            .stdin(StdStdio::null())
+            .stdout(StdStdio::piped())
+            .stderr(fs::File::create(&output).unwrap())
+            .spawn()
+            .unwrap();
+        let pidfd = Pidfd::open(process.id()).unwrap();
+        let (tell, said) = channel();
+        let stdout = BufReader::new(process.stdout.take().unwrap());
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                if let Some(line) = line.strip_prefix(SAYS)
+                    && tell.send(line.to_owned()).is_err()
+                {
+                    return;
+                }
+            }
+        });
+        Self { process, pidfd, marker, said, output, passed: false }
+    }
+
+    /// The next line that the scenario says.
+    pub fn line(&self) -> String {
+        self.said.recv_timeout(BOUND).expect("a line from the scenario")
+    }
+
+    /// The process of the next line.
+    pub fn pid(&self) -> Pidfd {
+        Pidfd::open(self.line().parse().unwrap()).unwrap()
+    }
+
+    /// All processes of the scenario that live.
+    pub fn marked(&self) -> Vec<u32> {
+        marked(&self.marker)
+    }
+
+    /// C3: a second after the root's end nothing of it is left.
+    fn assert_nothing_left(&self) {
+        let until = Instant::now() + Duration::from_secs(1);
+        let gone = |pid: &u32| {
+            Pidfd::open(*pid).is_ok_and(|left| {
+                !left.wait_dead(until.saturating_duration_since(Instant::now()))
+            })
+        };
+        let left: Vec<String> =
+            self.marked().into_iter().filter(gone).map(describe).collect();
+        assert!(left.is_empty(), "left behind: {left:#?}");
+    }
+}
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        if !self.passed {
+            let text = fs::read_to_string(&self.output).unwrap_or_default();
+            eprintln!("--- the scenario's stderr\n{text}---");
+            for pid in self.marked() {
+                eprintln!("{}", describe(pid));
+                if let Ok(left) = Pidfd::open(pid) {
+                    let _killed = left.send_signal(libc::SIGKILL);
+                }
+            }
+            let _killed = self.process.kill();
+            let _reaped = self.process.wait();
+        }
+        drop(fs::remove_file(&self.output));
+    }
+}
+
+/// Says a line to whoever looks on from outside.
+pub fn say(line: impl std::fmt::Display) {
+    println!("\n{SAYS}{line}");
+}
+
+/// Waits for the end that comes from outside.
+pub fn park() -> ! {
+    loop {
+        std::thread::park();
+    }
+}
+
+/// A child on a channel, with no stdio.
+pub fn spawn(backend: &dyn Backend, spec: Spec) -> Result<(Child, UnixStream), SpawnError> {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_read_timeout(Some(BOUND)).unwrap();
+    let child = block_on(backend.spawn(spec.stdout(Stdio::Null).channel(theirs.into())))?;
+    Ok((child, ours))
+}
+
+/// What a child says on its channel until it closes it.
+pub fn answer(backend: &dyn Backend, spec: Spec) -> String {
+    let (child, mut ours) = spawn(backend, spec).unwrap();
+    let mut text = String::new();
+    ours.read_to_string(&mut text).unwrap();
+    assert_eq!(block_on(child.wait()).unwrap().code(), Some(0), "{text}");
+    text
+}
+
+/// The next line on a channel.
+pub fn line(channel: &mut UnixStream) -> String {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while channel.read_exact(&mut byte).is_ok() && byte[0] != b'\n' {
+        line.push(byte[0]);
+    }
+    String::from_utf8(line).unwrap()
+}
+
+/// Writes a line; whether anybody reads it is not the writer's business.
+pub fn tell(channel: &mut UnixStream, text: impl std::fmt::Display) {
+    drop(channel.write_all(format!("{text}\n").as_bytes()));
+}
+
+/// The process of a child.
+pub fn process(child: &Child) -> Pidfd {
+    let ChildId::Process(pid) = child.id() else { panic!("a thread") };
+    Pidfd::open(pid).unwrap()
+}
+
+/// Runs a future on a runtime of its own.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { tokio::time::timeout(BOUND, future).await.expect("within the bound") })
+}
+
+fn marked(marker: &str) -> Vec<u32> {
+    let entry = format!("{MARKER}={marker}");
+    let all = fs::read_dir("/proc").unwrap().flatten();
+    all.filter_map(|file| file.file_name().to_str()?.parse().ok())
+        .filter(|pid| *pid != std::process::id())
+        .filter(|pid| {
+            // A process that is gone or a zombie has no environment.
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|found| found == entry.as_bytes())
+        })
+        .collect()
+}
+
+fn describe(pid: u32) -> String {
+    let read = |file| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let status = read("status");
+    let lines = status.lines().filter(|line| line.starts_with("State") || line.starts_with("PPid"));
+    let command = read("cmdline").replace('\0', " ");
+    format!("{pid}: {command} {:?} {}", lines.collect::<Vec<_>>(), read("wchan"))
+}
+
+/// No scenario takes nearly as long.
+pub const BOUND: Duration = Duration::from_secs(30);
+const MARKER: &str = "HATCHERY_SCENARIO";
+const SAYS: &str = "@ ";

@@ -1,0 +1,716 @@
+//! Owns a [`Scope`]: tells it what happens, performs what it decides: spawn, signal, settle.
+//!
+//! Events come from any thread; each is decided and performed at once, under the one lock. What
+//! must be waited for is waited for on the supervisor, which no user code can block.
+//!
+//! Lock order: `mind` before an outbox's state and before `Actor::inside`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::os::unix::net::UnixStream as StdStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use hatchery_proto::handshake::{self, Handshake};
+use hatchery_proto::scope::{Action, Event, Outcome, Refusal, Role, Scope};
+use hatchery_proto::teardown::{self, Kind};
+use hatchery_proto::{
+    ActorId, ActorName, ActorPath, ExitStatus, Fault, FaultKind, Hello, PROTOCOL_VERSION, Reason,
+    Step, ToChild, ToParent, Why,
+};
+use hatchery_spawn::{Child, ChildId, Exit, SpawnError, Spawning};
+use tokio::net::UnixStream;
+use tokio::sync::{Notify, oneshot, watch};
+
+use super::link::Link;
+use super::reader::{Ended, Inbox};
+use super::writer::{Lane, Outbox};
+use crate::clock;
+use crate::current::{self, Actor};
+use crate::error::{StartCause, StartError};
+use crate::lock::lock;
+use crate::portal::Portal;
+use crate::start::{Backend, Options};
+
+/// One open nursery.
+pub(crate) struct Core {
+    /// Whose nursery it is.
+    actor: Arc<Actor>,
+    mind: Mutex<Mind>,
+    /// Set when the body must be dropped.
+    body: watch::Sender<Option<Reason>>,
+    /// Set when all is over.
+    finished: watch::Sender<Option<Arc<Outcome>>>,
+    /// Rung when the machine may have an earlier time-out.
+    timer: Notify,
+    /// Changed whenever an actor is over.
+    over: watch::Sender<()>,
+    /// Nobody waits for the outcome any more: what it found goes to the actor's own end.
+    unwaited: AtomicBool,
+    /// Whether the timer task runs; it starts with the first actor.
+    ticking: AtomicBool,
+}
+
+struct Mind {
+    scope: Scope,
+    slots: BTreeMap<ActorId, Slot>,
+}
+
+/// What the driver holds of one actor.
+struct Slot {
+    link: Arc<Link>,
+    backend: &'static str,
+    child: Option<Arc<Child>>,
+    /// Decided before the child was there; done when it comes.
+    signal: Option<Signal>,
+    handshake: Handshake,
+    /// Told once how the start came out.
+    started: Option<oneshot::Sender<Result<(), StartError>>>,
+}
+
+#[derive(Clone, Copy)]
+enum Signal {
+    Terminate,
+    Kill,
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core").field("actor", &self.actor.path).finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    /// Opens a scope in an actor, unless that goes down.
+    pub(crate) fn open(actor: Arc<Actor>) -> Result<Arc<Self>, Reason> {
+        let scope = Scope::new(actor.path.clone(), actor.runtime.config.clone());
+        let core = Arc::new(Self {
+            actor: actor.clone(),
+            mind: Mutex::new(Mind { scope, slots: BTreeMap::new() }),
+            body: watch::channel(None).0,
+            finished: watch::channel(None).0,
+            timer: Notify::new(),
+            over: watch::channel(()).0,
+            unwaited: AtomicBool::new(false),
+            ticking: AtomicBool::new(false),
+        });
+        actor.open_scope(&core)?;
+        Ok(core)
+    }
+
+    /// All the time a teardown of this scope has.
+    pub(crate) fn budget(&self) -> Duration {
+        self.actor.runtime.config.budget
+    }
+
+    /// Everybody shall go.
+    pub(crate) fn cancel(&self, reason: Reason, budget: Duration) {
+        self.apply(Event::Cancel { reason, budget });
+    }
+
+    /// One actor shall go.
+    pub(crate) fn cancel_actor(&self, id: ActorId, reason: Reason) {
+        self.apply(Event::CancelActor { id, reason });
+    }
+
+    /// Something went wrong that belongs to no actor.
+    pub(crate) fn fail(&self, fault: &Fault) {
+        let why = Why::BodyFailed;
+        let reason = Reason { by: fault.path.clone(), why };
+        lock(&self.mind).scope.note(fault.clone());
+        self.cancel_quietly(reason);
+    }
+
+    fn cancel_quietly(&self, reason: Reason) {
+        let budget = self.budget();
+        self.apply(Event::Cancel { reason, budget });
+    }
+
+    /// The body has ended.
+    pub(crate) fn body_done(&self, result: Result<(), Box<Fault>>) {
+        self.apply(Event::BodyDone(result));
+    }
+
+    /// Waits until the body must be dropped. Ended by a cancel or an error; while neither comes
+    /// the body runs on, so nobody waits for this alone.
+    pub(crate) async fn body_cancelled(&self) -> Reason {
+        let mut body = self.body.subscribe();
+        let reason = body.wait_for(Option::is_some).await.map(|reason| reason.clone());
+        reason.ok().flatten().expect("the sender lives in the core that is borrowed here")
+    }
+
+    /// Waits until everybody has settled or was given up on. Ended by the machine, inside the
+    /// budget (C2).
+    pub(crate) async fn finished(&self) -> Arc<Outcome> {
+        let mut finished = self.finished.subscribe();
+        let outcome = finished.wait_for(Option::is_some).await.map(|outcome| outcome.clone());
+        outcome.ok().flatten().expect("the sender lives in the core that is borrowed here")
+    }
+
+    /// Waits until one actor is over.
+    pub(crate) async fn settled(&self, id: ActorId) {
+        let mut over = self.over.subscribe();
+        while !lock(&self.mind).scope.is_over(id) {
+            if over.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The nursery's future is gone. If it had its outcome this changes nothing.
+    pub(crate) fn unwaited(&self) {
+        if self.finished.borrow().is_some() {
+            return;
+        }
+        self.unwaited.store(true, Ordering::SeqCst);
+        let reason = Reason { by: self.actor.path.clone(), why: Why::Dropped };
+        let left = self.actor.cancelling().map(|cancelling| {
+            cancelling.until.saturating_duration_since(std::time::Instant::now())
+        });
+        self.cancel(reason, left.unwrap_or_else(|| self.budget()));
+        self.body_done(Ok(()));
+    }
+
+    /// The process id of an actor that has one.
+    pub(crate) fn pid(&self, id: ActorId) -> Option<u32> {
+        let mind = lock(&self.mind);
+        match mind.slots.get(&id)?.child.as_ref()?.id() {
+            ChildId::Process(pid) => Some(pid),
+            ChildId::Thread(_) => None,
+        }
+    }
+
+    /// Cancels the actor at `path`, or passes that on to whoever is nearer to it.
+    pub(crate) fn cancel_below(&self, path: &ActorPath, reason: &Reason) {
+        let found = {
+            let mind = lock(&self.mind);
+            mind.slots
+                .iter()
+                .find(|(_, slot)| *path == slot.link.path || path.is_below(&slot.link.path))
+                .map(|(id, slot)| (*id, slot.link.clone()))
+        };
+        match found {
+            Some((id, link)) if link.path == *path => self.cancel_actor(id, reason.clone()),
+            Some((_, link)) => {
+                let message = ToChild::CancelBelow { path: path.clone(), reason: reason.clone() };
+                // A closed channel: it goes down anyway.
+                drop(link.outbox.push(Lane::Control, &message));
+            }
+            None => {}
+        }
+    }
+
+    /// Admits an actor and asks its backend for it; all without waiting.
+    pub(crate) fn start(self: &Arc<Self>, options: Options, role: Role) -> Result<Starting, StartError> {
+        let runtime = &self.actor.runtime;
+        let backend = options.backend.clone().unwrap_or_else(|| runtime.defaults.backend.clone());
+        let backend_name = backend.name();
+        let fail = |path: ActorPath, cause| self.start_error(path, backend_name, cause);
+        let own = || self.actor.path.clone();
+        let name = ActorName::new(&options.name)
+            .map_err(|bad| fail(own(), StartCause::BadName(bad.0)))?;
+        let path = self.actor.path.child(&name);
+        let cause = |error| fail(path.clone(), StartCause::Spawn(error));
+        let backend = self.resolve(&backend).map_err(cause)?;
+        let supervisor = runtime.supervisor().map_err(system(&options.name, "pthread_create")).map_err(cause)?;
+        let (stream, theirs) = pair().map_err(system(&options.name, "socketpair")).map_err(cause)?;
+        let config = &runtime.config;
+        let outbox =
+            Arc::new(Outbox::new(stream.clone(), config.max_frame_bytes, config.outbox_bytes));
+        self.hello(&outbox, &path);
+        let link = Arc::new(Link::new(path.clone(), outbox.clone()));
+        let (started, ready) = oneshot::channel();
+        let kind = if backend.is_process() { Kind::Process } else { Kind::Thread };
+        let id = {
+            let mut mind = lock(&self.mind);
+            // Published and checked in one step: who is cancelled from here on finds it (H27).
+            let (id, _) = mind.scope.admit(&name, role, kind, backend_name).map_err(|refusal| {
+                fail(path.clone(), match refusal {
+                    Refusal::NameTaken => StartCause::NameTaken,
+                    Refusal::Closing(reason) => StartCause::Closing(reason),
+                    Refusal::TooMany { limit, what } => StartCause::TooMany { limit, what },
+                })
+            })?;
+            mind.slots.insert(id, Slot {
+                link: link.clone(),
+                backend: backend_name,
+                child: None,
+                signal: None,
+                handshake: Handshake::new(config.handshake, clock::now()),
+                started: Some(started),
+            });
+            id
+        };
+        let spawning = backend.spawn(options.spec(&self.actor, &path, theirs));
+        let inbox = Inbox::new(stream, config.max_frame_bytes);
+        let reading = Reading { core: self.clone(), id, link: link.clone() };
+        tokio::spawn(reading.read(inbox));
+        tokio::spawn(outbox.write_out());
+        supervisor.spawn(self.clone().raise(id, spawning));
+        if !self.ticking.swap(true, Ordering::SeqCst) {
+            supervisor.spawn(self.clone().tick());
+        }
+        Ok(Starting { core: self.clone(), id, link, ready: Some(ready) })
+    }
+
+    fn hello(&self, outbox: &Outbox, path: &ActorPath) {
+        let runtime = &self.actor.runtime;
+        let (backend, stdio) = runtime.defaults.names();
+        let hello = Hello {
+            version: PROTOCOL_VERSION,
+            path: path.clone(),
+            config: runtime.config.clone(),
+            backend,
+            stdio,
+        };
+        // The socket is new and empty; if it were closed, the handshake's bound would tell.
+        drop(outbox.push(Lane::Control, &ToChild::Hello(hello)));
+    }
+
+    fn resolve(&self, backend: &Backend) -> Result<Arc<dyn hatchery_spawn::Backend>, SpawnError> {
+        let runtime = &self.actor.runtime;
+        Ok(match backend {
+            Backend::Forkserver => Arc::new(runtime.forkserver()?.fork()),
+            Backend::Exec => Arc::new(runtime.forkserver()?.exec()),
+            Backend::Thread => Arc::new(runtime.threads.clone()),
+            Backend::Custom(backend) => backend.clone(),
+        })
+    }
+
+    /// One actor's life as seen from here: birth, handshake, end. Runs on the supervisor.
+    async fn raise(self: Arc<Self>, id: ActorId, spawning: Spawning) {
+        let child = match spawning.await {
+            Ok(child) => Arc::new(child),
+            Err(error) => return self.not_born(id, error),
+        };
+        self.born(id, child.clone());
+        let exit = {
+            let handshake = self.handshake_bound(id);
+            tokio::select! {
+                exit = child.wait() => exit,
+                () = handshake => child.wait().await,
+            }
+        };
+        let status = match &exit {
+            Ok(Exit::Code(code)) => ExitStatus::Code(*code),
+            Ok(Exit::Signal { signal, .. }) => ExitStatus::Signal(*signal),
+            Ok(Exit::Panicked(_)) => ExitStatus::Code(101),
+            Err(_) => ExitStatus::Unknown,
+        };
+        self.ended(id, &child, status).await;
+    }
+
+    /// Ends a start that takes too long; after a handshake it only waits to be dropped.
+    async fn handshake_bound(&self, id: ActorId) {
+        let until = {
+            let mind = lock(&self.mind);
+            mind.slots.get(&id).and_then(|slot| slot.handshake.poll_timeout())
+        };
+        let Some(until) = until else { return };
+        tokio::time::sleep_until(clock::instant(until).into()).await;
+        let outcome = {
+            let mut mind = lock(&self.mind);
+            mind.slots.get_mut(&id).and_then(|slot| slot.handshake.handle_timeout(clock::now()))
+        };
+        if let Some(handshake::Outcome::TimedOut { waited }) = outcome {
+            self.tell_start(id, |path, backend| {
+                let error = self.start_error(path, backend, StartCause::Handshake { waited });
+                Err(error)
+            });
+            self.signal(id, Signal::Kill);
+        }
+    }
+
+    fn not_born(&self, id: ActorId, error: SpawnError) {
+        let mut error = Some(error);
+        self.tell_start(id, |path, backend| {
+            let cause = error.take().map_or(StartCause::Died, StartCause::Spawn);
+            Err(self.start_error(path, backend, cause))
+        });
+        if let Some(slot) = lock(&self.mind).slots.get(&id) {
+            slot.link.outbox.break_channel();
+        }
+        self.apply(Event::NotBorn(id));
+    }
+
+    fn born(&self, id: ActorId, child: Arc<Child>) {
+        let signal = {
+            let mut mind = lock(&self.mind);
+            let Some(slot) = mind.slots.get_mut(&id) else { return };
+            slot.child = Some(child);
+            slot.signal.take()
+        };
+        if let Some(signal) = signal {
+            self.signal(id, signal);
+        }
+    }
+
+    /// The process is reaped, the thread joined.
+    async fn ended(&self, id: ActorId, child: &Child, status: ExitStatus) {
+        let Some(link) = lock(&self.mind).slots.get(&id).map(|slot| slot.link.clone()) else { return };
+        let fine = status == ExitStatus::Code(0);
+        let mut fault = Fault::new(
+            current::fault_id(),
+            link.path.clone(),
+            FaultKind::Died(status),
+            "nobody asked it to",
+        );
+        if !fine {
+            fault.output = child.stderr_tail(TAIL_WAIT).await;
+        }
+        if let Some(failure) = child.handle().birth_failure() {
+            let step = failure.step.name().to_owned();
+            fault.kind = FaultKind::BirthFailed { step };
+            fault.message = std::io::Error::from_raw_os_error(failure.errno).to_string();
+        }
+        let outcome = {
+            let mut mind = lock(&self.mind);
+            let exited = handshake::Event::Exited(status);
+            mind.slots.get_mut(&id).and_then(|slot| slot.handshake.handle(exited))
+        };
+        if outcome.is_some() {
+            let fault = Box::new(fault.clone());
+            self.tell_start(id, |path, backend| {
+                Err(StartError { path, backend, cause: StartCause::Died, fault })
+            });
+        }
+        link.set_end(Box::new(fault.clone()));
+        self.apply(Event::Settled { id, status, fault: Box::new(fault) });
+        // Late readers find the end; the process itself is gone.
+        lock(&self.mind).slots.remove(&id);
+        self.over.send_replace(());
+    }
+
+    /// A handshake's answer has come.
+    fn answered(&self, id: ActorId, event: handshake::Event) {
+        let outcome = {
+            let mut mind = lock(&self.mind);
+            mind.slots.get_mut(&id).and_then(|slot| slot.handshake.handle(event))
+        };
+        match outcome {
+            Some(handshake::Outcome::Serving) => {
+                self.apply(Event::Ready(id));
+                self.tell_start(id, |_, _| Ok(()));
+            }
+            Some(handshake::Outcome::Refused(error)) => {
+                self.tell_start(id, |path, backend| {
+                    let cause = StartCause::Refused(error.to_string());
+                    Err(self.start_error(path, backend, cause))
+                });
+                self.signal(id, Signal::Kill);
+            }
+            Some(handshake::Outcome::Died(_) | handshake::Outcome::TimedOut { .. }) | None => {}
+        }
+    }
+
+    fn tell_start(
+        &self,
+        id: ActorId,
+        result: impl FnOnce(ActorPath, &'static str) -> Result<(), StartError>,
+    ) {
+        let (started, path, backend) = {
+            let mut mind = lock(&self.mind);
+            let Some(slot) = mind.slots.get_mut(&id) else { return };
+            (slot.started.take(), slot.link.path.clone(), slot.backend)
+        };
+        if let Some(started) = started {
+            // Whoever started it may have gone; its guard takes the actor down.
+            drop(started.send(result(path, backend)));
+        }
+    }
+
+    fn start_error(&self, path: ActorPath, backend: &'static str, cause: StartCause) -> StartError {
+        let (kind, message) = match &cause {
+            StartCause::Closing(reason) => (FaultKind::Cancelled(reason.clone()), String::new()),
+            StartCause::Handshake { waited } => {
+                let (stage, waited) = ("handshake".to_owned(), *waited);
+                (FaultKind::Stage { stage, waited }, "the new actor did not answer".to_owned())
+            }
+            StartCause::Spawn(error) => (FaultKind::Refused, error.to_string()),
+            StartCause::NameTaken
+            | StartCause::BadName(_)
+            | StartCause::TooMany { .. }
+            | StartCause::Died
+            | StartCause::Refused(_) => (FaultKind::Refused, cause.to_string()),
+        };
+        let mut fault = Fault::new(current::fault_id(), path.clone(), kind, message);
+        if let StartCause::Spawn(error) = &cause {
+            let mut next = std::error::Error::source(error);
+            while let Some(cause) = next {
+                fault = fault.because(cause.to_string());
+                next = cause.source();
+            }
+        }
+        StartError { path, backend, cause, fault: Box::new(fault) }
+    }
+
+    /// Something happened: decide, perform.
+    fn apply(&self, event: Event) {
+        let sets_timers = !matches!(event, Event::Ready(_) | Event::Acked(_) | Event::Settled { .. });
+        let mut mind = lock(&self.mind);
+        mind.scope.handle(event, clock::now());
+        let outcome = self.perform(&mut mind);
+        drop(mind);
+        if sets_timers {
+            self.timer.notify_one();
+        }
+        self.finish(outcome);
+    }
+
+    /// The table from action to deed.
+    fn perform(&self, mind: &mut MutexGuard<'_, Mind>) -> Option<Box<Outcome>> {
+        let mut outcome = None;
+        while let Some(action) = mind.scope.poll_action() {
+            match action {
+                Action::Actor { id, action } => {
+                    if let Some(slot) = mind.slots.get_mut(&id) {
+                        slot.perform(action);
+                    }
+                }
+                Action::CancelBody(reason) => {
+                    self.body.send_replace(Some(reason));
+                }
+                Action::Finish(all) => outcome = Some(all),
+            }
+        }
+        outcome
+    }
+
+    fn finish(&self, outcome: Option<Box<Outcome>>) {
+        let Some(outcome) = outcome else { return };
+        let is_root = self.actor.parent.is_none();
+        let left = if self.unwaited.load(Ordering::SeqCst) {
+            if is_root {
+                for fault in &outcome.faults {
+                    tracing::warn!(%fault, "a nursery that nobody waited for came down with an error");
+                }
+            }
+            (outcome.faults.clone(), outcome.report.actors.clone())
+        } else {
+            (Vec::new(), outcome.report.actors.clone())
+        };
+        self.finished.send_replace(Some(Arc::new(*outcome)));
+        self.over.send_replace(());
+        self.actor.close_scope(self, (!is_root).then_some(left));
+    }
+
+    /// Drives the machine's timers, on the supervisor, until all is over.
+    async fn tick(self: Arc<Self>) {
+        loop {
+            let next = {
+                let mind = lock(&self.mind);
+                if mind.scope.is_finished() {
+                    return;
+                }
+                mind.scope.poll_timeout()
+            };
+            match next {
+                None => self.timer.notified().await,
+                Some(at) => {
+                    let _woken = tokio::time::timeout_at(
+                        clock::instant(at).into(),
+                        self.timer.notified(),
+                    )
+                    .await;
+                }
+            }
+            let mut mind = lock(&self.mind);
+            mind.scope.handle_timeout(clock::now());
+            let outcome = self.perform(&mut mind);
+            drop(mind);
+            self.finish(outcome);
+        }
+    }
+
+    fn signal(&self, id: ActorId, signal: Signal) {
+        if let Some(slot) = lock(&self.mind).slots.get_mut(&id) {
+            slot.signal(signal);
+        }
+    }
+}
+
+impl Slot {
+    fn perform(&mut self, action: teardown::Action) {
+        match action {
+            teardown::Action::SendCancel { reason, budget } => {
+                // If the channel is closed, the reader says so and the ladder goes on.
+                drop(self.link.outbox.push(Lane::Control, &ToChild::Cancel { reason, budget }));
+            }
+            teardown::Action::Terminate => self.signal(Signal::Terminate),
+            teardown::Action::Kill => self.signal(Signal::Kill),
+            teardown::Action::GiveUp(step) => self.give_up(step),
+            teardown::Action::BreakChannel => self.link.outbox.break_channel(),
+        }
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        let Some(child) = &self.child else {
+            self.signal = Some(signal);
+            return;
+        };
+        let sent = match signal {
+            Signal::Terminate => child.terminate(),
+            Signal::Kill => child.kill(),
+        };
+        if let Err(error) = sent {
+            tracing::warn!(%error, path = %self.link.path, "signal not sent");
+        }
+    }
+
+    fn give_up(&mut self, step: Step) {
+        let Some(child) = self.child.take() else { return };
+        if step == Step::Abandoned {
+            child.abandon("did not end inside the teardown budget");
+        } else {
+            tracing::error!(path = %self.link.path, "a process did not end on SIGKILL");
+        }
+    }
+}
+
+/// An actor on its way to its handshake. Dropped early, it is taken down again.
+#[derive(Debug)]
+pub(crate) struct Starting {
+    core: Arc<Core>,
+    id: ActorId,
+    link: Arc<Link>,
+    ready: Option<oneshot::Receiver<Result<(), StartError>>>,
+}
+
+impl Starting {
+    /// Waits for the handshake. Ended by it, by the actor's death, or by the handshake's bound.
+    pub(crate) async fn ready(mut self) -> Result<Portal, StartError> {
+        let answer = match &mut self.ready {
+            Some(ready) => ready.await,
+            None => return Err(self.given_up()),
+        };
+        self.ready = None;
+        match answer {
+            Ok(Ok(())) => {
+                let (core, id, link) = (self.core.clone(), self.id, self.link.clone());
+                Ok(Portal { core, id, link })
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(self.given_up()),
+        }
+    }
+
+    /// What a one-shot actor's task says at its end, also if it is dropped.
+    pub(crate) fn run(&self) -> Run {
+        Run { core: self.core.clone(), id: self.id, said: false }
+    }
+
+    fn given_up(&self) -> StartError {
+        let by = self.link.path.clone();
+        let cause = StartCause::Closing(Reason { by: by.clone(), why: Why::Dropped });
+        self.core.start_error(by, "unknown", cause)
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if self.ready.is_some() {
+            let reason = Reason { by: current::path(), why: Why::Dropped };
+            self.core.cancel_actor(self.id, reason);
+        }
+    }
+}
+
+/// A one-shot actor's function, as its scope counts it.
+#[derive(Debug)]
+pub(crate) struct Run {
+    core: Arc<Core>,
+    id: ActorId,
+    said: bool,
+}
+
+impl Run {
+    /// It has ended so.
+    pub(crate) fn finished(mut self, result: Result<(), Fault>) {
+        self.said = true;
+        self.core.apply(Event::RunFinished { id: self.id, result: result.map_err(Box::new) });
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if !self.said {
+            let message = "the task that waited for it is gone";
+            let path = self.core.actor.path.clone();
+            let fault = Fault::new(current::fault_id(), path, FaultKind::Lost, message);
+            self.core.apply(Event::RunFinished { id: self.id, result: Err(Box::new(fault)) });
+        }
+    }
+}
+
+/// The reader task of one child's channel; if its runtime ends, so does the channel.
+struct Reading {
+    core: Arc<Core>,
+    id: ActorId,
+    link: Arc<Link>,
+}
+
+impl Reading {
+    async fn read(self, mut inbox: Inbox) {
+        loop {
+            let message = inbox.next::<ToParent>().await;
+            match message {
+                Ok(ToParent::Reply { call, result }) => self.link.answered(call, result),
+                Ok(ToParent::Ready(ready)) => {
+                    self.core.answered(self.id, handshake::Event::Ready(ready));
+                }
+                Ok(ToParent::Refused(error)) => {
+                    self.core.answered(self.id, handshake::Event::Refused(error));
+                }
+                Ok(ToParent::CancelAck) => self.core.apply(Event::Acked(self.id)),
+                Ok(ToParent::CancelParent { reason }) => self.cancel_owner(reason),
+                Ok(ToParent::Ended(ended)) => {
+                    self.core.apply(Event::Ended { id: self.id, ended });
+                }
+                Err(end) => break self.end(&end),
+            }
+            tokio::task::consume_budget().await;
+        }
+        self.link.close(self.core.actor.runtime.config.exit_status_wait).await;
+    }
+
+    /// The child asks us to go: the whole actor, or in the root the nursery it belongs to.
+    fn cancel_owner(&self, reason: Reason) {
+        let budget = self.core.budget();
+        if self.core.actor.parent.is_some() {
+            self.core.actor.cancel(reason, budget);
+        } else {
+            self.core.cancel(reason, budget);
+        }
+    }
+
+    fn end(&self, end: &Ended) {
+        if let Ended::Malformed(error) = end {
+            // That connection ends, and nothing else (C15).
+            tracing::error!(%error, path = %self.link.path, "malformed message");
+            self.link.outbox.break_channel();
+        }
+        self.core.apply(Event::ChannelDead(self.id));
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.core.apply(Event::ChannelDead(self.id));
+        self.link.lose();
+    }
+}
+
+fn pair() -> std::io::Result<(Arc<UnixStream>, std::os::fd::OwnedFd)> {
+    let (ours, theirs) = StdStream::pair()?;
+    ours.set_nonblocking(true)?;
+    Ok((Arc::new(UnixStream::from_std(ours)?), theirs.into()))
+}
+
+fn system(name: &str, call: &'static str) -> impl FnOnce(std::io::Error) -> SpawnError {
+    let (name, call) = (name.to_owned(), call.to_owned());
+    move |cause| SpawnError::Call { name, call, cause }
+}
+
+/// How long a dead actor's last stderr lines are waited for: a stray may hold the pipe.
+const TAIL_WAIT: Duration = Duration::from_millis(100);

@@ -1,0 +1,334 @@
+//! The scope that owns actors: no actor outlives it (C1).
+
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use hatchery_proto::{Fault, FaultKind, Reason, Report, Why};
+use hatchery_proto::scope::{Outcome, Role};
+use hatchery_spawn::Resource;
+use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
+
+use crate::current::{self, Actor};
+use crate::drive::scope::Core;
+use crate::error::{CallError, ScopeError, StartError};
+use crate::function::{Call, RemoteError};
+use crate::panics::caught;
+use crate::portal::Portal;
+use crate::runtime;
+use crate::start::{Backend, Options, Stdio};
+
+/// Opens a nursery, runs `body` in it, and returns when every actor that it started has settled.
+///
+/// Long-lived actors ([`Nursery::start`]) serve until the body has returned; one-shot actors
+/// ([`Nursery::run`]) are awaited. Whatever goes wrong first, in the body or in an actor, cancels
+/// all the others (C4). Teardown takes at most the budget of the configuration (C2).
+///
+/// ```no_run
+/// #[hatchery::function]
+/// async fn square(x: u64) -> u64 {
+///     x * x
+/// }
+///
+/// # async fn example() -> Result<(), hatchery::ScopeError> {
+/// let sum = hatchery::nursery(async |n| {
+///     let worker = n.start("worker").await?;
+///     let once = n.run("once", square(3));
+///     Ok(worker.call(square(7)).await? + once.await?)
+/// })
+/// .await?;
+/// assert_eq!(sum, 58);
+/// # Ok(()) }
+/// ```
+///
+/// # Errors
+/// [`ScopeError`] with all that went wrong, the body's own error first; or that the nursery was
+/// cancelled, if that left no value.
+///
+/// # Cancel safety
+/// Dropping the future cancels the nursery; it comes down in the background inside the budget,
+/// and the runtime does not end before it (C1).
+pub async fn nursery<T, F>(body: F) -> Result<T, ScopeError>
+where
+    F: AsyncFnOnce(Nursery) -> crate::Result<T>,
+{
+    match runtime::actor() {
+        Ok(actor) => open(actor, body).await,
+        Err(error) => {
+            let fault = Box::new(crate::error::fault_of(&error));
+            Err(ScopeError { fault, report: Report::default() })
+        }
+    }
+}
+
+/// The same, with the report of how everybody came down also when all went well (C16).
+///
+/// # Errors
+/// As [`nursery`].
+///
+/// # Cancel safety
+/// As [`nursery`].
+pub async fn nursery_with_report<T, F>(body: F) -> (Result<T, ScopeError>, Report)
+where
+    F: AsyncFnOnce(Nursery) -> crate::Result<T>,
+{
+    match runtime::actor() {
+        Ok(actor) => run(actor, body).await,
+        Err(error) => {
+            let fault = Box::new(crate::error::fault_of(&error));
+            (Err(ScopeError { fault, report: Report::default() }), Report::default())
+        }
+    }
+}
+
+pub(crate) async fn open<T, F>(actor: Arc<Actor>, body: F) -> Result<T, ScopeError>
+where
+    F: AsyncFnOnce(Nursery) -> crate::Result<T>,
+{
+    run(actor, body).await.0
+}
+
+async fn run<T, F>(actor: Arc<Actor>, body: F) -> (Result<T, ScopeError>, Report)
+where
+    F: AsyncFnOnce(Nursery) -> crate::Result<T>,
+{
+    let core = match Core::open(actor.clone()) {
+        Ok(core) => core,
+        Err(reason) => {
+            let fault = Box::new(cancelled_fault(&actor, reason));
+            return (Err(ScopeError { fault, report: Report::default() }), Report::default());
+        }
+    };
+    let waiting = Waiting { core: &core };
+    let value = {
+        let mut body = caught(body(Nursery { core: core.clone() }));
+        tokio::select! {
+            biased;
+            _reason = core.body_cancelled() => {
+                // A destructor in the body that panics is the body's own error.
+                core.body_done(body.discard());
+                None
+            }
+            result = &mut body => match result {
+                Ok(Ok(value)) => {
+                    core.body_done(Ok(()));
+                    Some(value)
+                }
+                Ok(Err(error)) => {
+                    core.body_done(Err(Box::new(error.into_fault())));
+                    None
+                }
+                Err(panic) => {
+                    core.body_done(Err(panic));
+                    None
+                }
+            },
+        }
+    };
+    let outcome = core.finished().await;
+    drop(waiting);
+    let report = outcome.report.clone();
+    (conclude(&actor, value, &outcome), report)
+}
+
+fn conclude<T>(actor: &Actor, value: Option<T>, outcome: &Outcome) -> Result<T, ScopeError> {
+    let faults = outcome.faults.clone();
+    let group = Fault::group(current::fault_id(), actor.path.clone(), faults);
+    let fault = match (group, &outcome.cancelled, value) {
+        (Some(fault), _, _) => fault,
+        (None, None, Some(value)) => return Ok(value),
+        // What the body itself asked for, after it had its value, is no error.
+        (None, Some(Reason { by, why: Why::Requested }), Some(value)) if *by == actor.path => {
+            return Ok(value);
+        }
+        (None, Some(reason), _) => cancelled_fault(actor, reason.clone()),
+        (None, None, None) => cancelled_fault(actor, Reason { by: actor.path.clone(), why: Why::Dropped }),
+    };
+    Err(ScopeError { fault: Box::new(fault), report: outcome.report.clone() })
+}
+
+fn cancelled_fault(actor: &Actor, reason: Reason) -> Fault {
+    let message = reason.to_string();
+    let kind = match reason.why {
+        Why::Signal(signal) => FaultKind::Interrupted { signal },
+        _ => FaultKind::Cancelled(reason),
+    };
+    Fault::new(current::fault_id(), actor.path.clone(), kind, message)
+}
+
+/// Dropped early, it leaves the scope to come down in the background.
+struct Waiting<'a> {
+    core: &'a Arc<Core>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.core.unwaited();
+    }
+}
+
+/// The way into an open nursery: start actors, run functions, cancel. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Nursery {
+    core: Arc<Core>,
+}
+
+impl Nursery {
+    /// Starts a long-lived actor with the defaults of the runtime.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing of the actor is left.
+    ///
+    /// # Cancel safety
+    /// Dropping the future takes the actor down again.
+    pub async fn start(&self, name: &str) -> Result<Portal, StartError> {
+        self.actor(name).start().await
+    }
+
+    /// Starts a one-shot actor that runs `call`, in the background. The nursery awaits it; its
+    /// error cancels the siblings.
+    pub fn run<T, E>(&self, name: &str, call: Call<T, E>) -> OneShot<T, E>
+    where
+        T: DeserializeOwned + Send + 'static,
+        E: RemoteError + Send + 'static,
+    {
+        self.actor(name).run(call)
+    }
+
+    /// An actor with options of its own.
+    #[must_use]
+    pub fn actor(&self, name: &str) -> ActorBuilder {
+        let options = Options { name: name.to_owned(), ..Options::default() };
+        ActorBuilder { core: self.core.clone(), options }
+    }
+
+    /// Takes every actor of the nursery down and drops its body, gracefully. Returns at once; a
+    /// second cancel is no error.
+    pub fn cancel(&self) {
+        let reason = Reason { by: current::path(), why: Why::Requested };
+        let budget = self.core.budget();
+        self.core.cancel(reason, budget);
+    }
+}
+
+/// One actor to be. Made by [`Nursery::actor`].
+#[derive(Debug, Clone)]
+#[must_use = "an actor is only started by `start` or `run`"]
+pub struct ActorBuilder {
+    core: Arc<Core>,
+    options: Options,
+}
+
+impl ActorBuilder {
+    /// How it is brought to life.
+    pub fn backend(mut self, backend: Backend) -> Self {
+        self.options.backend = Some(backend);
+        self
+    }
+
+    /// Where its stdout goes.
+    pub fn stdout(mut self, stdio: Stdio) -> Self {
+        self.options.stdout = Some(stdio);
+        self
+    }
+
+    /// Where its stderr goes.
+    pub fn stderr(mut self, stdio: Stdio) -> Self {
+        self.options.stderr = Some(stdio);
+        self
+    }
+
+    /// Limits a resource of its process.
+    pub fn limit(mut self, resource: Resource, soft: u64, hard: u64) -> Self {
+        self.options.limits.push((resource, soft, hard));
+        self
+    }
+
+    /// Bytes of stack, for a thread.
+    pub fn stack_size(mut self, bytes: usize) -> Self {
+        self.options.stack_size = Some(bytes);
+        self
+    }
+
+    /// Starts it to serve until the nursery ends.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing of the actor is left.
+    ///
+    /// # Cancel safety
+    /// Dropping the future takes the actor down again.
+    pub async fn start(self) -> Result<Portal, StartError> {
+        let starting = self.core.start(self.options, Role::LongLived)?;
+        starting.ready().await
+    }
+
+    /// Starts it to run one function, in the background.
+    pub fn run<T, E>(self, call: Call<T, E>) -> OneShot<T, E>
+    where
+        T: DeserializeOwned + Send + 'static,
+        E: RemoteError + Send + 'static,
+    {
+        let (told, result) = oneshot::channel();
+        match self.core.start(self.options, Role::OneShot) {
+            Ok(starting) => {
+                tokio::spawn(async move {
+                    let run = starting.run();
+                    let result = match starting.ready().await {
+                        Ok(portal) => portal.call(call).await,
+                        Err(error) => Err(CallError::Died(error.fault)),
+                    };
+                    let fault = result.as_ref().map(drop).map_err(|error| error.fault().clone());
+                    run.finished(fault);
+                    // Whoever waits may have gone; the nursery knows.
+                    drop(told.send(result));
+                });
+            }
+            Err(error) => {
+                let fault = error.fault;
+                self.core.fail(&fault);
+                drop(told.send(Err(CallError::Refused(fault))));
+            }
+        }
+        OneShot { result }
+    }
+}
+
+/// The result of a one-shot actor, on its way. Await it or not: the nursery does.
+#[derive(Debug)]
+pub struct OneShot<T, E> {
+    result: oneshot::Receiver<Result<T, CallError<E>>>,
+}
+
+impl<T, E> IntoFuture for OneShot<T, E> {
+    type Output = Result<T, CallError<E>>;
+    type IntoFuture = OneShotFuture<T, E>;
+
+    /// Waits for the function's outcome. Ended by it, or by the nursery's teardown.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses the value and nothing else.
+    fn into_future(self) -> Self::IntoFuture {
+        OneShotFuture { result: self.result }
+    }
+}
+
+/// See [`OneShot`].
+#[derive(Debug)]
+pub struct OneShotFuture<T, E> {
+    result: oneshot::Receiver<Result<T, CallError<E>>>,
+}
+
+impl<T, E> Future for OneShotFuture<T, E> {
+    type Output = Result<T, CallError<E>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.result).poll(cx).map(|result| {
+            result.unwrap_or_else(|_| {
+                let message = "the task that waited for it is gone".to_owned();
+                Err(CallError::Lost(Box::new(current::fault(FaultKind::Lost, message))))
+            })
+        })
+    }
+}

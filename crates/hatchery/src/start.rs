@@ -1,0 +1,141 @@
+//! Options of one actor, and their defaults.
+
+use std::sync::Arc;
+
+use hatchery_proto::{ActorPath, Hello};
+use hatchery_spawn::{Relay, Resource, Spec};
+
+use crate::actor;
+use crate::current::Actor;
+
+/// How an actor is brought to life. Semantics are the same on all (C14); only threads can't be
+/// killed (C5).
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub enum Backend {
+    /// A process forked from the tree's forkserver: thread-like prices.
+    #[default]
+    Forkserver,
+    /// A process with a fresh image, for programs that can't live with a fork.
+    Exec,
+    /// A dedicated thread of this process.
+    Thread,
+    /// Any other backend. Actors below it use the runtime's default.
+    Custom(Arc<dyn hatchery_spawn::Backend>),
+}
+
+impl Backend {
+    /// `forkserver`, `exec`, `thread`, or what a custom one calls itself.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Forkserver => "forkserver",
+            Self::Exec => "exec",
+            Self::Thread => "thread",
+            Self::Custom(backend) => backend.name(),
+        }
+    }
+
+    /// The backend of that name, if it is one of ours.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "forkserver" => Some(Self::Forkserver),
+            "exec" => Some(Self::Exec),
+            "thread" => Some(Self::Thread),
+            _ => None,
+        }
+    }
+}
+
+/// Where an actor with a process of its own writes. Threads write where their process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Stdio {
+    /// Whole lines to the spawner's own, with the actor's path before them; never blocks the tree,
+    /// and errors quote the last lines of stderr (C8).
+    #[default]
+    Relay,
+    /// Nowhere.
+    Null,
+    /// The spawner's own fd. If that is a pipe that nobody drains, the actor blocks on it.
+    Inherit,
+}
+
+impl Stdio {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Relay => "relay",
+            Self::Null => "null",
+            Self::Inherit => "inherit",
+        }
+    }
+
+    fn of(self, path: &ActorPath, keep: usize) -> hatchery_spawn::Stdio {
+        match self {
+            Self::Relay => hatchery_spawn::Stdio::Relay(Relay::new(path.as_str()).keep(keep)),
+            Self::Null => hatchery_spawn::Stdio::Null,
+            Self::Inherit => hatchery_spawn::Stdio::Inherit,
+        }
+    }
+}
+
+/// What holds for actors that don't say otherwise. Travels down the tree.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Defaults {
+    pub(crate) backend: Backend,
+    pub(crate) stdout: Stdio,
+    pub(crate) stderr: Stdio,
+}
+
+impl Defaults {
+    /// As told in the handshake.
+    pub(crate) fn of(hello: &Hello) -> Self {
+        let stdio = match hello.stdio.as_str() {
+            "null" => Stdio::Null,
+            "inherit" => Stdio::Inherit,
+            _ => Stdio::Relay,
+        };
+        let backend = Backend::from_name(&hello.backend).unwrap_or_default();
+        Self { backend, stdout: stdio, stderr: stdio }
+    }
+
+    /// To be told in the handshake.
+    pub(crate) fn names(&self) -> (String, String) {
+        (self.backend.name().to_owned(), self.stderr.name().to_owned())
+    }
+}
+
+/// What one actor shall be.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Options {
+    pub(crate) name: String,
+    pub(crate) backend: Option<Backend>,
+    pub(crate) stdout: Option<Stdio>,
+    pub(crate) stderr: Option<Stdio>,
+    pub(crate) limits: Vec<(Resource, u64, u64)>,
+    pub(crate) stack_size: Option<usize>,
+}
+
+impl Options {
+    /// What the backend is asked for.
+    pub(crate) fn spec(&self, actor: &Actor, path: &ActorPath, channel: std::os::fd::OwnedFd) -> Spec {
+        let runtime = &actor.runtime;
+        let keep = runtime.config.stderr_tail_lines;
+        let stdout = self.stdout.unwrap_or(runtime.defaults.stdout);
+        let stderr = self.stderr.unwrap_or(runtime.defaults.stderr);
+        let mut spec = Spec::main(actor::MAIN)
+            .name(path.name())
+            .payload(runtime.token())
+            .stdout(stdout.of(path, keep))
+            .stderr(stderr.of(path, keep))
+            .channel(channel);
+        for (resource, soft, hard) in &self.limits {
+            spec = spec.limit(*resource, *soft, *hard);
+        }
+        match self.stack_size {
+            Some(bytes) => spec.stack_size(bytes),
+            None => spec,
+        }
+    }
+}
