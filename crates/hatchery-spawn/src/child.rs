@@ -69,7 +69,12 @@ enum Body {
 }
 
 impl Core {
-    pub(crate) fn process(name: String, pid: u32, pidfd: Pidfd, birth: Option<Arc<OwnedFd>>) -> Arc<Self> {
+    pub(crate) fn process(
+        name: String,
+        pid: u32,
+        pidfd: Pidfd,
+        birth: Option<Arc<OwnedFd>>,
+    ) -> Arc<Self> {
         let (status, _) = watch::channel(None);
         let birth = Mutex::new(birth);
         Arc::new(Self { name, body: Body::Process { pid, pidfd }, status, birth })
@@ -259,9 +264,7 @@ impl ChildHandle {
                 thread.join();
             }
         }
-        latched.unwrap_or_else(|| {
-            Err(WaitError::ServerGone { name: self.core.name.clone() })
-        })
+        latched.unwrap_or_else(|| Err(WaitError::ServerGone { name: self.core.name.clone() }))
     }
 
     /// The status, if the child has ended. Never blocks.

@@ -69,7 +69,9 @@ pub enum SpawnError {
         what: &'static str,
     },
     /// This image was linked without the constructor that makes it a forkserver.
-    #[error("spawning `{name}`: this program's image has no constructor section, so it can't be a forkserver")]
+    #[error(
+        "spawning `{name}`: this program's image has no constructor section, so it can't be a forkserver"
+    )]
     NoConstructor {
         /// The child's name.
         name: String,

@@ -140,7 +140,8 @@ impl Forkserver {
             send_blocking(shared, &theirs)?;
             let client = Client::start(ours).ok()?;
             let (bounds, null) = (Bounds::default(), open_null().ok()?);
-            *adopted = Some(Self { inner: Arc::new(Inner { client, bounds, null, process: None }) });
+            *adopted =
+                Some(Self { inner: Arc::new(Inner { client, bounds, null, process: None }) });
         }
         adopted.clone()
     }
@@ -217,7 +218,8 @@ impl Forkserver {
         &self,
         spec: Spec,
         execs: bool,
-    ) -> Result<oneshot::Receiver<Result<crate::Child, SpawnError>>, (&'static str, io::Error)> {
+    ) -> Result<oneshot::Receiver<Result<crate::Child, SpawnError>>, (&'static str, io::Error)>
+    {
         let bound = self.inner.bounds.request;
         let run = match (&spec.program, execs) {
             (Program::Main(main), false) => Run::Main(main.clone()),

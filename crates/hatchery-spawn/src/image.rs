@@ -1,15 +1,19 @@
 //! What this image is, asked before `main`: the program itself, a forkserver, or an exec'd actor.
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::fd::{IntoRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use nix::errno::Errno;
+use nix::sys::memfd::MFdFlags;
 
 use crate::forkserver::Forkserver;
 use crate::forkserver::server;
+use crate::forkserver::wire::{Request, Run};
 use crate::sys::{env, exit, fds, overflow, sigaction};
 
 /// From birth to exit code: 0 to 255.
@@ -90,16 +94,19 @@ impl Birth {
     }
 }
 
-/// Runs a main by name; its panic is an exit code of 101, as in any Rust program.
-pub(crate) fn run_main(name: &str, birth: Birth) -> Result<i32, Errno> {
+/// Finds a main by name.
+pub(crate) fn find_main(name: &str) -> Result<ActorMain, Errno> {
     let main = inventory::iter::<Main>.into_iter().find(|main| main.name == name);
-    let run = main.ok_or(Errno::ENOENT)?.run;
-    Ok(catch_unwind(AssertUnwindSafe(|| run(birth))).unwrap_or(PANICKED))
+    main.map(|main| main.run).ok_or(Errno::ENOENT)
+}
+
+/// Runs a main; its panic is an exit code of 101, as in any Rust program.
+pub(crate) fn run_main(run: ActorMain, birth: Birth) -> i32 {
+    catch_unwind(AssertUnwindSafe(|| run(birth))).unwrap_or(PANICKED)
 }
 
 /// Flushes what std buffers, then ends the process.
 pub(crate) fn leave(code: i32) -> ! {
-    use std::io::Write as _;
     // Stdout may be closed or full for ever; a line buffer holds little, and nobody is waiting.
     let _lost = std::io::stdout().flush();
     exit::exit_now(code)
@@ -136,53 +143,47 @@ fn executed(marker: &str) -> ! {
     let code = parse(marker).and_then(|(main, birth)| {
         sigaction::ignore_sigpipe();
         overflow::install().ok()?;
-        run_main(&main, birth).ok()
+        Some(run_main(find_main(&main).ok()?, birth))
     });
     leave(code.unwrap_or(UNFIT))
 }
 
-/// How an exec'd actor is told what it is: channel, shared, first, count; main, name and payload
-/// in hexadecimal digits.
-pub(crate) fn describe(
-    main: &str,
-    name: &str,
-    slots: &crate::prelude::Slots,
-    payload: &[u8],
-) -> String {
-    use std::fmt::Write as _;
+/// How an exec'd actor is told what it is: where its fds are by a variable (channel, shared, first,
+/// count, memory), the rest by memory that only it has.
+pub(crate) fn describe(request: &Request, slots: &crate::prelude::Slots) -> Result<String, Errno> {
+    let memory = nix::sys::memfd::memfd_create(c"hatchery-birth", MFdFlags::empty())?;
+    let told = Request {
+        run: request.run.clone(),
+        name: request.name.clone(),
+        payload: request.payload.clone(),
+        ..Request::default()
+    };
+    let mut file = File::from(memory);
+    file.write_all(&told.encode())
+        .and_then(|()| file.rewind())
+        .map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
     let channel = slots.channel.unwrap_or(-1);
     let shared = slots.shared.unwrap_or(-1);
-    let mut text = format!("{channel},{shared},{},{}", slots.first, slots.count);
-    for bytes in [main.as_bytes(), name.as_bytes(), payload] {
-        text.push(',');
-        for byte in bytes {
-            // Writing to a String can't fail.
-            let _infallible = write!(text, "{byte:02x}");
-        }
-    }
-    text
+    let memory = file.into_raw_fd();
+    Ok(format!("{channel},{shared},{},{},{memory}", slots.first, slots.count))
 }
 
 fn parse(marker: &str) -> Option<(String, Birth)> {
-    let mut parts = marker.split(',');
-    let mut number = || parts.next()?.parse::<i32>().ok();
-    let (channel, shared, first, count) = (number()?, number()?, number()?, number()?);
-    let mut bytes = || unhex(parts.next()?);
-    let (main, name, payload) = (bytes()?, bytes()?, bytes()?);
-    let (main, name) = (String::from_utf8(main).ok()?, String::from_utf8(name).ok()?);
+    let numbers: Vec<i32> =
+        marker.split(',').map(|number| number.parse().ok()).collect::<Option<_>>()?;
+    let [channel, shared, first, count, memory] = numbers[..] else { return None };
+    let mut told = Vec::new();
+    File::from(fds::adopt(memory).ok()?).read_to_end(&mut told).ok()?;
+    let told = Request::decode(&told).ok()?;
+    let Run::Image(main) = told.run else { return None };
     for fd in 3..first + count {
         fds::close_on_exec(fd);
     }
     set_shared_socket(shared);
     let channel = (channel >= 0).then(|| fds::adopt(channel).ok().map(UnixStream::from)).flatten();
     let fds = (first..first + count).map(|fd| fds::adopt(fd).ok()).collect::<Option<Vec<_>>>()?;
+    let (name, payload) = (told.name, told.payload);
     Some((main, Birth { name, payload, channel, fds, how: BirthKind::Executed }))
-}
-
-fn unhex(digits: &str) -> Option<Vec<u8>> {
-    (0..digits.len() / 2)
-        .map(|at| u8::from_str_radix(digits.get(at * 2..at * 2 + 2)?, 16).ok())
-        .collect()
 }
 
 /// Takes a marker out of the environment, so that no child of ours sees it.

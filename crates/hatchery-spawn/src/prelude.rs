@@ -70,8 +70,17 @@ impl Step {
             ProcessName, Signals, WorkingDirectory,
         };
         [
-            ParentDeathSignal, ProcessGroup, Fds, FdScrub, Signals, Limits, WorkingDirectory,
-            Environment, ProcessName, Exec, Main,
+            ParentDeathSignal,
+            ProcessGroup,
+            Fds,
+            FdScrub,
+            Signals,
+            Limits,
+            WorkingDirectory,
+            Environment,
+            ProcessName,
+            Exec,
+            Main,
         ]
         .into_iter()
         .find(|step| *step as u8 == number)
@@ -136,7 +145,7 @@ fn steps(
     setpgid(Pid::from_raw(0), Pid::from_raw(0)).map_err(at(Step::ProcessGroup))?;
     let slots = place_fds(request, received, nest, birth).map_err(at(Step::Fds))?;
     let first_free = slots.image.unwrap_or(slots.birth) + 1;
-    close_range::close_from(first_free.cast_unsigned(), received).map_err(at(Step::FdScrub))?;
+    close_range::close_from(first_free.cast_unsigned()).map_err(at(Step::FdScrub))?;
     signals(request).map_err(at(Step::Signals))?;
     limits(request, nest).map_err(at(Step::Limits))?;
     if let Some(path) = &request.current_dir {

@@ -34,7 +34,8 @@ pub(crate) fn add(pipe: OwnedFd, relay: Relay, target: Target) -> io::Result<Arc
     match &state.running {
         Some(running) => running.wake.write(1).map(drop)?,
         None => {
-            let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
+            let wake =
+                Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
             let thread = OwnThread::spawn("hatchery-relay", {
                 let wake = wake.clone();
                 move || run(&wake)

@@ -37,7 +37,8 @@ impl Threads {
 
     fn start(&self, spec: Spec) -> Result<Child, SpawnError> {
         let name = spec.name;
-        let unsupported = |what| SpawnError::Unsupported { name: name.clone(), backend: "thread", what };
+        let unsupported =
+            |what| SpawnError::Unsupported { name: name.clone(), backend: "thread", what };
         let Program::Main(main) = &spec.program else { return Err(unsupported("other programs")) };
         if !spec.limits.is_empty() {
             return Err(unsupported("limits"));

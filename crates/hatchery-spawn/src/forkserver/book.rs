@@ -55,13 +55,18 @@ impl Book {
         if let Some(at) = entry.kill_at {
             self.deadlines.remove(&(at, pid));
         }
+        self.orphan(pid, now, grace);
+        Some(entry.owner)
+    }
+
+    /// Nobody speaks for what is below `pid` any more: it may live until `now + grace`.
+    pub(crate) fn orphan(&mut self, pid: i32, now: u64, grace: u64) {
         // The whole subtree at once, not a level at a time: C3 has one second for all depths.
         let mut below = self.children_of(pid);
         while let Some(pid) = below.pop() {
             self.condemn(pid, now.saturating_add(grace));
             below.extend(self.children_of(pid));
         }
-        Some(entry.owner)
     }
 
     /// When the next orphan is due.

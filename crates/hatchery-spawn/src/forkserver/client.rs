@@ -262,7 +262,8 @@ impl Client {
             return;
         };
         let birth = (!waiting.execs).then(|| waiting.birth.clone());
-        let core = Core::process(std::mem::take(&mut waiting.name), pid.cast_unsigned(), pidfd, birth);
+        let core =
+            Core::process(std::mem::take(&mut waiting.name), pid.cast_unsigned(), pidfd, birth);
         let mut state = self.state();
         state.children.insert(pid, core.clone());
         if waiting.execs {
@@ -417,10 +418,7 @@ fn finish(waiting: Waiting, core: Arc<Core>) {
 }
 
 /// Answers; a child that nobody takes is killed by being dropped.
-fn tell(
-    answer: oneshot::Sender<Result<Child, SpawnError>>,
-    result: Result<Child, SpawnError>,
-) {
+fn tell(answer: oneshot::Sender<Result<Child, SpawnError>>, result: Result<Child, SpawnError>) {
     drop(answer.send(result));
 }
 

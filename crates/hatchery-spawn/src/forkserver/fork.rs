@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::wire::{Request, Run};
-use crate::image::{self, Birth, BirthKind};
+use crate::image::{self, ActorMain, Birth, BirthKind};
 use crate::prelude::{self, Nest, Slots, Step};
 use crate::sys::pidfd::Pidfd;
 use crate::sys::process::{self, Forked};
@@ -70,19 +70,25 @@ fn child(request: &Request, received: &[RawFd], nest: &Nest<'_>) -> ! {
         Ok(slots) => slots,
         Err((birth, failed)) => fail(birth, failed),
     };
-    match &request.run {
-        Run::Main(main) => forked(main, request, &slots),
-        Run::Image(main) => {
-            let marker = image::describe(main, &request.name, &slots, &request.payload);
-            env::set(image::BIRTH_MARKER.as_ref(), marker.as_ref());
-        }
-        Run::Program => {}
+    let prepared = match &request.run {
+        Run::Main(main) => image::find_main(main)
+            .map_err(|errno| (Step::Main, errno))
+            .map(|run| forked(run, request, &slots)),
+        // The same image: what is found here is found there.
+        Run::Image(main) => image::find_main(main)
+            .map_err(|errno| (Step::Main, errno))
+            .and_then(|_| image::describe(request, &slots).map_err(|errno| (Step::Exec, errno)))
+            .map(|marker| env::set(image::BIRTH_MARKER.as_ref(), marker.as_ref())),
+        Run::Program => Ok(()),
+    };
+    if let Err(failed) = prepared {
+        fail(slots.birth(), failed);
     }
     let failed = prelude::exec(request, &slots);
     fail(slots.birth(), failed)
 }
 
-fn forked(main: &str, request: &Request, slots: &Slots) -> ! {
+fn forked(run: ActorMain, request: &Request, slots: &Slots) -> ! {
     let adopted = (slots.first..slots.first + slots.count).map(fds::adopt).collect();
     let channel = slots.channel.map(fds::adopt).transpose();
     let (channel, adopted) = match (channel, adopted) {
@@ -93,10 +99,7 @@ fn forked(main: &str, request: &Request, slots: &Slots) -> ! {
     let (name, payload) = (request.name.clone(), request.payload.clone());
     let birth = Birth { name, payload, channel, fds: adopted, how: BirthKind::Forked };
     prelude::born(slots);
-    match image::run_main(main, birth) {
-        Ok(code) => image::leave(code),
-        Err(_) => exit::exit_now(NOT_BORN),
-    }
+    image::leave(image::run_main(run, birth))
 }
 
 fn fail(birth: RawFd, failed: prelude::Failed) -> ! {

@@ -27,7 +27,7 @@ use crate::sys::{close_range, env, exit, fds, process, scm_rights, sigaction, ti
 /// The forkserver's whole life. `root` is the process that started it; its socket is fd 0.
 pub(crate) fn main(root: i32) -> ! {
     // To its place; everything else that the root's own starter left open is closed.
-    let placed = fds::place(0, 3, true).and_then(|()| close_range::close_from(4, &[]));
+    let placed = fds::place(0, 3, true).and_then(|()| close_range::close_from(4));
     let Ok(client) = placed.and_then(|()| fds::adopt(3)) else { exit::exit_now(70) };
     match Server::start(root, client) {
         Ok(mut server) => server.serve(),
@@ -72,6 +72,13 @@ struct Client {
 
 type CallFailed = (&'static str, Errno);
 
+/// Why a client is a client no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    Closed,
+    Broken,
+}
+
 impl Server {
     fn start(root: i32, client: OwnedFd) -> Result<Self, (OwnedFd, CallFailed)> {
         match Self::prepare(root, &client) {
@@ -97,8 +104,8 @@ impl Server {
         if nix::unistd::getppid().as_raw() != root {
             return Err(("getppid", Errno::ESRCH));
         }
-        nix::sys::prctl::set_child_subreaper(true).map_err(call("prctl(PR_SET_CHILD_SUBREAPER)"))?;
-        sigaction::reset_all();
+        nix::sys::prctl::set_child_subreaper(true)
+            .map_err(call("prctl(PR_SET_CHILD_SUBREAPER)"))?;
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
             .map_err(call("sigprocmask"))?;
         let null = nix::fcntl::open(
@@ -114,6 +121,8 @@ impl Server {
         )
         .map_err(call("open(/proc/self/exe)"))?;
         preload()?;
+        // Inherited or made by a preload: children get none of it.
+        sigaction::reset_all();
         let mut wanted = SigSet::empty();
         wanted.add(Signal::SIGCHLD);
         wanted.add(Signal::SIGTERM);
@@ -129,13 +138,13 @@ impl Server {
         .map_err(call("socketpair"))?;
         setsockopt(&shared, sockopt::PassCred, &true).map_err(call("setsockopt(SO_PASSCRED)"))?;
         let open_files = getrlimit(Resource::RLIMIT_NOFILE).map_err(call("getrlimit"))?;
-        setrlimit(Resource::RLIMIT_NOFILE, open_files.1, open_files.1).map_err(call("setrlimit"))?;
+        setrlimit(Resource::RLIMIT_NOFILE, open_files.1, open_files.1)
+            .map_err(call("setrlimit"))?;
         for fd in [signals.as_fd(), root_pidfd.as_fd(), shared.as_fd()] {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, fd.as_raw_fd().cast_unsigned().into());
             epoll.add(fd, event).map_err(call("epoll_ctl"))?;
         }
         let spare = null.try_clone().map_err(io("dup"))?;
-        nix::unistd::chdir("/").ok();
         title::set("hatchery:forkserver");
         let _shown = nix::sys::prctl::set_name(c"hatchery:server");
         for slot in 0..3 {
@@ -247,25 +256,32 @@ impl Server {
             let received = match scm_rights::receive(client.socket.as_fd(), &mut self.buffer) {
                 Ok(received) if received.length > 0 => received,
                 Err(Errno::EAGAIN | Errno::EINTR) => return,
-                Ok(_) | Err(_) => return self.leave(fd),
+                Ok(_) | Err(_) => return self.leave(fd, Leaving::Closed),
             };
             let owner = client.owner;
-            if received.truncated || received.length > MAX_BYTES {
-                return self.leave(fd);
+            if received.length > MAX_BYTES {
+                return self.leave(fd, Leaving::Broken);
             }
             let Ok(request) = Request::decode(&self.buffer[..received.length]) else {
-                return self.leave(fd);
+                return self.leave(fd, Leaving::Broken);
             };
+            if received.truncated {
+                // Whole, but for the fds that found no room in our table.
+                let (number, call) = (request.number, "recvmsg(SCM_RIGHTS)".to_owned());
+                let failed = Answer::Failed { number, call, errno: Errno::EMFILE as i32 };
+                self.answer(fd, &failed, None);
+                continue;
+            }
             if received.fds.len() < 4 + usize::from(request.has_channel) {
-                return self.leave(fd);
+                return self.leave(fd, Leaving::Broken);
             }
             self.spawn(fd, owner, &request, &received.fds);
         }
     }
 
-    /// A client is gone, or broke the protocol: it spawns no more, and what it spawned is orphaned
-    /// as if it had died.
-    fn leave(&mut self, fd: RawFd) {
+    /// A client has closed or broke the protocol: it spawns no more, and what it spawned is
+    /// orphaned as if it had died, which it does if it broke the protocol (C15).
+    fn leave(&mut self, fd: RawFd, leaving: Leaving) {
         if fd == self.root_socket {
             self.end();
         }
@@ -273,15 +289,20 @@ impl Server {
             // Closing removes it as well, but a copy may live in a child for an instant.
             let _removed = self.epoll.delete(&client.socket);
             if let Owner::Actor(pid) = client.owner {
-                process::kill_own_child(pid, false, libc::SIGKILL);
+                self.book.orphan(pid, now(), self.grace);
+                if leaving == Leaving::Broken {
+                    process::kill_own_child(pid, false, libc::SIGKILL);
+                }
             }
         }
     }
 
     fn spawn(&mut self, fd: RawFd, owner: Owner, request: &Request, received: &[OwnedFd]) {
         let number = request.number;
-        let failed = |(call, errno): CallFailed| {
-            Answer::Failed { number, call: call.to_owned(), errno: errno as i32 }
+        let failed = |(call, errno): CallFailed| Answer::Failed {
+            number,
+            call: call.to_owned(),
+            errno: errno as i32,
         };
         if request.deadline < now() {
             return self.answer(fd, &failed(("deadline", Errno::ETIMEDOUT)), None);
@@ -338,7 +359,7 @@ impl Server {
         let mut event = EpollEvent::new(flags, fd.cast_unsigned().into());
         let _same = self.epoll.modify(&client.socket, &mut event);
         if gone {
-            self.leave(fd);
+            self.leave(fd, Leaving::Closed);
         }
     }
 
@@ -354,8 +375,9 @@ impl Server {
     }
 
     fn died(&mut self, pid: i32, status: &Exit) {
-        let Some(owner) = self.book.died(pid, now(), self.grace) else { return };
+        // Also after a stray's death: what it had started is our child now.
         self.sweep_at.get_or_insert(now() + SWEEP_DELAY);
+        let Some(owner) = self.book.died(pid, now(), self.grace) else { return };
         let own: Vec<RawFd> = self.sockets_of(Owner::Actor(pid));
         for fd in own {
             self.clients.remove(&fd);

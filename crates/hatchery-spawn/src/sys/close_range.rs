@@ -1,24 +1,33 @@
 //! Closing every fd above a number. See close_range(2), Linux 5.9.
 
+use std::fs;
+
 use nix::errno::Errno;
 use nix::libc;
 
-/// Closes all fds from `first` on. Without the call, `known` are closed instead: a process that
-/// knows all its fds has no others.
-pub(crate) fn close_from(first: u32, known: &[i32]) -> Result<(), Errno> {
+/// Closes all fds from `first` on.
+pub(crate) fn close_from(first: u32) -> Result<(), Errno> {
     // SAFETY: only numbers are passed. What is closed belongs to a parent's copy of the table
     // that this process never uses again: the caller diverges and drops none of its owners.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
     match Errno::result(result) {
         Ok(_) => Ok(()),
         // Older kernel, or a filter that doesn't know the call.
-        Err(Errno::ENOSYS | Errno::EPERM) => {
-            for &fd in known.iter().filter(|&&fd| fd.cast_unsigned() >= first) {
-                // SAFETY: as above; a number that is closed already is EBADF, which is fine.
-                unsafe { libc::close(fd) };
-            }
-            Ok(())
-        }
+        Err(Errno::ENOSYS | Errno::EPERM) => close_listed(first),
         Err(errno) => Err(errno),
     }
+}
+
+/// The same by what `/proc` lists: slower, but never up to a limit that may be a million.
+fn close_listed(first: u32) -> Result<(), Errno> {
+    let open = fs::read_dir("/proc/self/fd")
+        .map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
+    // Listed to the end first: the list is an fd itself, and is closed by then.
+    let listed: Vec<u32> =
+        open.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for fd in listed.into_iter().filter(|fd| *fd >= first) {
+        // SAFETY: as in `close_from`; the list's own number is EBADF by now, which is fine.
+        unsafe { libc::close(fd.cast_signed()) };
+    }
+    Ok(())
 }

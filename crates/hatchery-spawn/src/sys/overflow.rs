@@ -34,8 +34,10 @@ pub(crate) fn install() -> Result<(), Errno> {
 static STACK_TOP: AtomicUsize = AtomicUsize::new(0);
 
 extern "C" fn handler(signal: c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
-    // SAFETY: the kernel passes a valid siginfo with a fault address for these two signals.
-    let address = unsafe { (*info).si_addr() } as usize;
+    // SAFETY: the kernel passes a valid siginfo.
+    let info = unsafe { &*info };
+    // SAFETY: for these two signals it has a fault address.
+    let address = unsafe { info.si_addr() } as usize;
     let top = STACK_TOP.load(Ordering::Relaxed);
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: async-signal-safe on Linux; the struct is ours.

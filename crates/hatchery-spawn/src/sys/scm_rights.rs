@@ -1,13 +1,11 @@
 //! Messages with fds over SEQPACKET sockets. See unix(7), cmsg(3).
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSlice;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use nix::cmsg_space;
 use nix::errno::Errno;
-use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, UnixCredentials, recvmsg, sendmsg,
-};
+use nix::libc;
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 
 /// One received message.
 #[derive(Debug)]
@@ -35,30 +33,66 @@ pub(crate) fn send(
     sendmsg::<UnixAddr>(socket.as_raw_fd(), &data, control, flags, None).map(drop)
 }
 
-/// Receives one message without waiting. All fds of it are owned by the result, close-on-exec.
+/// Receives one message without waiting. All fds of it are owned by the result, close-on-exec, also
+/// those of a message that was cut off (nix gives none of these, and they would stay open).
 pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Received, Errno> {
-    let mut control = cmsg_space!([RawFd; MAX_FDS], UnixCredentials);
-    let mut data = [IoSliceMut::new(buffer)];
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut data, Some(&mut control), flags)?;
-    let truncated = message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC);
-    let length = message.bytes;
+    // Of words, because control messages are aligned to them.
+    let mut control = [0_usize; CONTROL_WORDS];
+    let mut data = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: all-zero is a valid msghdr: no name, no data, no control buffer.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = &raw mut data;
+    header.msg_iovlen = 1;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = size_of_val(&control);
+    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: both buffers are ours, outlive the call, and are as long as the header says.
+    let length =
+        Errno::result(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) })?;
+    let length = usize::try_from(length).map_err(|_| Errno::EIO)?;
+    let truncated = header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
     let mut received = Received { length, fds: Vec::new(), sender: None, truncated };
-    // A control message that was cut off can't be parsed to its end; the fds that came are in
-    // the part that can.
-    if let Ok(parts) = message.cmsgs() {
-        for part in parts {
-            if let ControlMessageOwned::ScmRights(numbers) = part {
-                // SAFETY: the kernel has just made these for us and nobody else has seen them.
-                let owned = numbers.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
-                received.fds.extend(owned);
-            } else if let ControlMessageOwned::ScmCredentials(credentials) = part {
-                received.sender = Some(credentials.pid());
-            }
-        }
+    // SAFETY: the header is as recvmsg left it, and its control buffer is still there.
+    let mut part = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
+    while !part.is_null() {
+        received.take(part);
+        // SAFETY: as above; `part` came from the same header.
+        part = unsafe { libc::CMSG_NXTHDR(&raw const header, part) };
     }
     Ok(received)
 }
 
+impl Received {
+    /// Takes over what one control message holds.
+    fn take(&mut self, part: *const libc::cmsghdr) {
+        // SAFETY: the caller got it from CMSG_FIRSTHDR or CMSG_NXTHDR, not null.
+        let head = unsafe { *part };
+        // SAFETY: as above; the data follows the head.
+        let data = unsafe { libc::CMSG_DATA(part) };
+        // SAFETY: plain arithmetic: how long a head without data is.
+        let empty = unsafe { libc::CMSG_LEN(0) } as usize;
+        let length = head.cmsg_len.saturating_sub(empty);
+        match (head.cmsg_level, head.cmsg_type) {
+            (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
+                // A message that was cut off says how many have really come.
+                for at in 0..length / size_of::<RawFd>() {
+                    // SAFETY: `at` is inside the data; aligned or not doesn't matter to this read.
+                    let fd = unsafe { data.cast::<RawFd>().add(at).read_unaligned() };
+                    // SAFETY: the kernel has just made it for us and nobody else has seen it.
+                    self.fds.push(unsafe { OwnedFd::from_raw_fd(fd) });
+                }
+            }
+            (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) if length >= size_of::<libc::ucred>() => {
+                // SAFETY: the data is long enough for it, and any bytes are a valid one.
+                let credentials = unsafe { data.cast::<libc::ucred>().read_unaligned() };
+                self.sender = Some(credentials.pid);
+            }
+            (_, _) => {}
+        }
+    }
+}
+
 /// The most fds of one message.
 pub(crate) const MAX_FDS: usize = 64;
+/// Room for those and for credentials, with their heads: 272 + 32 bytes and some to spare.
+const CONTROL_WORDS: usize = 40 + MAX_FDS / 2;

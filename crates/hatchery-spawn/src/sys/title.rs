@@ -20,9 +20,11 @@ pub(crate) fn set(title: &str) {
     let shown = &title.as_bytes()[..title.len().min(length)];
     for at in 0..length {
         let byte = shown.get(at).copied().unwrap_or(0);
-        // SAFETY: `at` is inside the string that libc gave us, which is writable memory of this
-        // process; only single-threaded processes of ours call this.
-        unsafe { first.add(at).cast::<u8>().write(byte) };
+        // SAFETY: `at` is inside the string that libc gave us.
+        let place = unsafe { first.add(at) };
+        // SAFETY: it is writable memory of this process, and only single-threaded processes of
+        // ours call this.
+        unsafe { place.cast::<u8>().write(byte) };
     }
 }
 
