@@ -361,14 +361,12 @@ impl Scope {
             return self.tell(id, teardown::Event::Settled(status), now);
         }
         let forced = member.teardown.report().1.is_some();
-        let left = match &member.ended {
-            // It said good-bye; unasked that is only right if the actor itself wanted to go.
-            Some(Ended { why, .. }) if status == ExitStatus::Code(0) => {
-                member.asked
-                    || why.as_ref().is_some_and(|reason| reason.why == Why::Requested)
-            }
+        let wanted = match &member.ended {
+            // It said good-bye, and wanted to go by itself.
+            Some(Ended { why: Some(reason), .. }) => reason.why == Why::Requested,
             Some(_) | None => false,
         };
+        let left = status == ExitStatus::Code(0) && (member.asked || wanted);
         // A start that fails is told to its starter.
         let told = !member.ready;
         let crashed = !(left || told || (member.asked && forced));

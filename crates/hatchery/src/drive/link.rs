@@ -27,12 +27,15 @@ pub(crate) struct Link {
     calls: Mutex<Calls<oneshot::Sender<Answer>>>,
     /// How the child ended; set by the scope's driver when it knows.
     end: watch::Sender<Option<Box<Fault>>>,
+    /// Set by the reader when nothing more will come.
+    drained: watch::Sender<bool>,
 }
 
 impl Link {
     pub(crate) fn new(path: ActorPath, outbox: Arc<Outbox>) -> Self {
         let (end, _) = watch::channel(None);
-        Self { path, outbox, calls: Mutex::default(), end }
+        let (drained, _) = watch::channel(false);
+        Self { path, outbox, calls: Mutex::default(), end, drained }
     }
 
     /// Makes a call and waits for its one answer. Ended by the reply, the deadline, or the
@@ -91,6 +94,19 @@ impl Link {
             }
             first
         });
+    }
+
+    /// The reader has seen the end of the channel.
+    pub(crate) fn set_drained(&self) {
+        self.drained.send_replace(true);
+    }
+
+    /// Waits until all that the child said has been read, at most `bound`: its last words may
+    /// still be in the socket when its status is known.
+    pub(crate) async fn drained(&self, bound: Duration) {
+        let mut drained = self.drained.subscribe();
+        // A copy of the socket in somebody's hands, or a blocked reader: then it was not read.
+        let _bounded = tokio::time::timeout(bound, drained.wait_for(|drained| *drained)).await;
     }
 
     /// Nothing more will come: waits at most `bound` for the child's end to be known, then tells

@@ -349,6 +349,7 @@ impl Core {
     /// The process is reaped, the thread joined.
     async fn ended(&self, id: ActorId, child: &Child, status: ExitStatus) {
         let Some(link) = lock(&self.mind).slots.get(&id).map(|slot| slot.link.clone()) else { return };
+        link.drained(self.actor.runtime.config.exit_status_wait).await;
         let fine = status == ExitStatus::Code(0);
         let mut fault = Fault::new(
             current::fault_id(),
@@ -691,11 +692,13 @@ impl Reading {
             self.link.outbox.break_channel();
         }
         self.core.apply(Event::ChannelDead(self.id));
+        self.link.set_drained();
     }
 }
 
 impl Drop for Reading {
     fn drop(&mut self) {
+        self.link.set_drained();
         self.core.apply(Event::ChannelDead(self.id));
         self.link.lose();
     }
