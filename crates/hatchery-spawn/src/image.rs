@@ -1,6 +1,6 @@
 //! What this image is, asked before `main`: the program itself, a forkserver, or an exec'd actor.
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::fd::{IntoRawFd as _, OwnedFd};
@@ -141,6 +141,9 @@ pub(crate) fn before_main() {
 /// An actor in a fresh image.
 fn executed(marker: &str) -> ! {
     let code = parse(marker).and_then(|(main, birth)| {
+        // An exec gives a process its file's name.
+        let name = CString::new(format!("hatchery:{}", birth.name)).ok()?;
+        nix::sys::prctl::set_name(&name).ok()?;
         sigaction::ignore_sigpipe();
         overflow::install().ok()?;
         Some(run_main(find_main(&main).ok()?, birth))

@@ -4,15 +4,15 @@ mod common;
 
 use std::fmt::Write as _;
 use std::fs;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use common::{answer, isolated, spawn};
 use hatchery_spawn::{
-    Backend, Birth, BirthKind, Bounds, Forkserver, Main, Resource, Spec, Step, SpawnError, Stdio,
+    Backend, Birth, BirthKind, Bounds, Forkserver, Main, Resource, SpawnError, Spec, Stdio, Step,
     inventory,
 };
 use nix::fcntl::{FcntlArg, fcntl};
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, SigmaskHow};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
 
 inventory::submit! { Main { name: "fds", run: fds } }
 inventory::submit! { Main { name: "status", run: status } }
@@ -48,7 +48,8 @@ fn status(birth: Birth) -> i32 {
 /// What a process can see of itself.
 fn look(birth: Birth) -> i32 {
     let environment: Vec<(String, String)> = std::env::vars().collect();
-    let (soft, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
+    let (soft, hard) =
+        nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
     let group = nix::unistd::getpgrp() == nix::unistd::getpid();
     let directory = std::env::current_dir().unwrap();
     let command = fs::read("/proc/self/cmdline").unwrap();
@@ -57,7 +58,11 @@ fn look(birth: Birth) -> i32 {
     let threads = hatchery_spawn::thread_count().unwrap();
     let text = format!(
         "{:?}|{}|{}|{soft} {hard}|{group}|{}|{command}|{}|{threads}|{environment:?}",
-        birth.how, birth.name, birth.payload.len(), directory.display(), comm.trim_end(),
+        birth.how,
+        birth.name,
+        birth.payload.len(),
+        directory.display(),
+        comm.trim_end(),
     );
     say(&birth, &text)
 }
@@ -91,6 +96,7 @@ fn a_child_holds_exactly_what_was_asked_for_whatever_the_root_holds() {
                 let Ok(copied) = copied else { break };
                 decoys.push(copied);
             }
+            assert!(decoys.len() >= count.min(most as usize - 1100), "{}", decoys.len());
             let server = start();
             for backend in [&server.fork() as &dyn Backend, &server.exec()] {
                 let (kept, _other) = std::os::unix::net::UnixStream::pair().unwrap();
@@ -106,7 +112,7 @@ fn a_child_holds_exactly_what_was_asked_for_whatever_the_root_holds() {
             assert_eq!(found.lines().count(), 5, "{found}");
             server.close();
         }
-        assert!(decoys.iter().all(|fd| fd.as_raw_fd() > 2));
+        assert!(decoys.contains(&(most.min(20_000) - 5)), "a high number");
     });
 }
 
@@ -187,9 +193,10 @@ fn a_child_is_what_its_spec_says() {
     isolated("a_child_is_what_its_spec_says", || {
         let here = std::env::current_dir().unwrap();
         let server = start();
-        for (backend, how) in
-            [(&server.fork() as &dyn Backend, BirthKind::Forked), (&server.exec(), BirthKind::Executed)]
-        {
+        for (backend, how) in [
+            (&server.fork() as &dyn Backend, BirthKind::Forked),
+            (&server.exec(), BirthKind::Executed),
+        ] {
             let name = "a-worker-with-a-long-name";
             let spec = Spec::main("look").name(name).payload(vec![7; 50_000]);
             let spec = spec.env("ADDED", "=yes").env_remove("PATH");
@@ -228,10 +235,25 @@ fn a_step_that_fails_is_named() {
         let exec = server.exec();
         let fork = server.fork();
         let cases: [(&dyn Backend, Spec, Step, i32); 4] = [
-            (&exec, Spec::main("look").current_dir("/no/such"), Step::WorkingDirectory, libc::ENOENT),
-            (&fork, Spec::program("cat").current_dir("/no/such"), Step::WorkingDirectory, libc::ENOENT),
+            (
+                &exec,
+                Spec::main("look").current_dir("/no/such"),
+                Step::WorkingDirectory,
+                libc::ENOENT,
+            ),
+            (
+                &fork,
+                Spec::program("cat").current_dir("/no/such"),
+                Step::WorkingDirectory,
+                libc::ENOENT,
+            ),
             (&fork, Spec::program("/etc/passwd"), Step::Exec, libc::EACCES),
-            (&exec, Spec::main("look").limit(Resource::OpenFiles, 9, 8), Step::Limits, libc::EINVAL),
+            (
+                &exec,
+                Spec::main("look").limit(Resource::OpenFiles, 9, 8),
+                Step::Limits,
+                libc::EINVAL,
+            ),
         ];
         for (backend, spec, expected, errno) in cases {
             let error = spawn(backend, spec).map(drop).unwrap_err();

@@ -5,8 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use hatchery_spawn::{
-    Backend, Birth, Bounds, ChildId, Command, Exit, Forkserver, Main, Pidfd, Spec, SpawnError, Step,
-    Stdio, Threads, inventory,
+    Backend, Birth, Bounds, ChildId, Command, Exit, Forkserver, Main, Pidfd, SpawnError, Spec,
+    Stdio, Step, Threads, inventory,
 };
 
 inventory::submit! { Main { name: "code", run: |birth| i32::from(birth.payload[0]) } }
@@ -100,8 +100,7 @@ async fn a_death_by_signal_names_the_signal() {
 async fn a_stack_overflow_says_so() {
     let server = Forkserver::start(Bounds::default()).unwrap();
     for backend in [&server.fork() as &dyn Backend, &server.exec()] {
-        let mut child =
-            backend.spawn(Spec::main("overflow").stderr(Stdio::Piped)).await.unwrap();
+        let mut child = backend.spawn(Spec::main("overflow").stderr(Stdio::Piped)).await.unwrap();
         let mut stderr = std::fs::File::from(child.take_stderr().unwrap());
         assert_eq!(child.wait().await.unwrap().signal(), Some(6));
         let mut text = String::new();
@@ -155,7 +154,10 @@ async fn a_program_that_is_not_there_is_a_typed_error() {
 async fn a_program_runs_and_its_output_comes_back() {
     let script = "echo out; echo err >&2; exit 3";
     let output = Command::new("sh").args(["-c", script]).output().await.unwrap();
-    assert_eq!((output.stdout.as_slice(), output.stderr.as_slice()), (&b"out\n"[..], &b"err\n"[..]));
+    assert_eq!(
+        (output.stdout.as_slice(), output.stderr.as_slice()),
+        (&b"out\n"[..], &b"err\n"[..])
+    );
     assert_eq!(output.status, Exit::Code(3));
 }
 

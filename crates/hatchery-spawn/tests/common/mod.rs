@@ -12,10 +12,10 @@ use std::process::{Child as Process, Command, Stdio as StdStdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use hatchery_spawn::{Backend, Child, ChildId, Pidfd, Spec, SpawnError, Stdio};
+use hatchery_spawn::{Backend, Child, ChildId, Pidfd, SpawnError, Spec, Stdio};
 
 /// Runs `scenario` in a process of its own and says what it left behind, which is an error.
-pub fn isolated(test: &str, scenario: impl FnOnce()) {
+pub(crate) fn isolated(test: &str, scenario: impl FnOnce()) {
     rooted(test, scenario, |root| {
         assert!(root.pidfd.wait_dead(BOUND), "`{test}` hangs");
         let status = root.process.wait().unwrap();
@@ -24,7 +24,7 @@ pub fn isolated(test: &str, scenario: impl FnOnce()) {
 }
 
 /// Runs `scenario` in a process of its own while `outside` looks on, which may kill it.
-pub fn rooted(test: &str, scenario: impl FnOnce(), outside: impl FnOnce(&mut Root)) {
+pub(crate) fn rooted(test: &str, scenario: impl FnOnce(), outside: impl FnOnce(&mut Root)) {
     if std::env::var_os(MARKER).is_some() {
         return scenario();
     }
@@ -37,9 +37,9 @@ pub fn rooted(test: &str, scenario: impl FnOnce(), outside: impl FnOnce(&mut Roo
 }
 
 /// A scenario's process, seen from outside.
-pub struct Root {
-    pub process: Process,
-    pub pidfd: Pidfd,
+pub(crate) struct Root {
+    pub(crate) process: Process,
+    pub(crate) pidfd: Pidfd,
     marker: String,
     said: Receiver<String>,
     output: PathBuf,
@@ -74,17 +74,17 @@ impl Root {
     }
 
     /// The next line that the scenario says.
-    pub fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         self.said.recv_timeout(BOUND).expect("a line from the scenario")
     }
 
     /// The process of the next line.
-    pub fn pid(&self) -> Pidfd {
+    pub(crate) fn pid(&self) -> Pidfd {
         Pidfd::open(self.line().parse().unwrap()).unwrap()
     }
 
     /// All processes of the scenario that live.
-    pub fn marked(&self) -> Vec<u32> {
+    pub(crate) fn marked(&self) -> Vec<u32> {
         marked(&self.marker)
     }
 
@@ -92,12 +92,10 @@ impl Root {
     fn assert_nothing_left(&self) {
         let until = Instant::now() + Duration::from_secs(1);
         let gone = |pid: &u32| {
-            Pidfd::open(*pid).is_ok_and(|left| {
-                !left.wait_dead(until.saturating_duration_since(Instant::now()))
-            })
+            Pidfd::open(*pid)
+                .is_ok_and(|left| !left.wait_dead(until.saturating_duration_since(Instant::now())))
         };
-        let left: Vec<String> =
-            self.marked().into_iter().filter(gone).map(describe).collect();
+        let left: Vec<String> = self.marked().into_iter().filter(gone).map(describe).collect();
         assert!(left.is_empty(), "left behind: {left:#?}");
     }
 }
@@ -121,19 +119,19 @@ impl Drop for Root {
 }
 
 /// Says a line to whoever looks on from outside.
-pub fn say(line: impl std::fmt::Display) {
+pub(crate) fn say(line: impl std::fmt::Display) {
     println!("\n{SAYS}{line}");
 }
 
 /// Waits for the end that comes from outside.
-pub fn park() -> ! {
+pub(crate) fn park() -> ! {
     loop {
         std::thread::park();
     }
 }
 
 /// A child on a channel, with no stdio.
-pub fn spawn(backend: &dyn Backend, spec: Spec) -> Result<(Child, UnixStream), SpawnError> {
+pub(crate) fn spawn(backend: &dyn Backend, spec: Spec) -> Result<(Child, UnixStream), SpawnError> {
     let (ours, theirs) = UnixStream::pair().unwrap();
     ours.set_read_timeout(Some(BOUND)).unwrap();
     let child = block_on(backend.spawn(spec.stdout(Stdio::Null).channel(theirs.into())))?;
@@ -141,7 +139,7 @@ pub fn spawn(backend: &dyn Backend, spec: Spec) -> Result<(Child, UnixStream), S
 }
 
 /// What a child says on its channel until it closes it.
-pub fn answer(backend: &dyn Backend, spec: Spec) -> String {
+pub(crate) fn answer(backend: &dyn Backend, spec: Spec) -> String {
     let (child, mut ours) = spawn(backend, spec).unwrap();
     let mut text = String::new();
     ours.read_to_string(&mut text).unwrap();
@@ -150,7 +148,7 @@ pub fn answer(backend: &dyn Backend, spec: Spec) -> String {
 }
 
 /// The next line on a channel.
-pub fn line(channel: &mut UnixStream) -> String {
+pub(crate) fn line(channel: &mut UnixStream) -> String {
     let mut line = Vec::new();
     let mut byte = [0];
     while channel.read_exact(&mut byte).is_ok() && byte[0] != b'\n' {
@@ -160,18 +158,18 @@ pub fn line(channel: &mut UnixStream) -> String {
 }
 
 /// Writes a line; whether anybody reads it is not the writer's business.
-pub fn tell(channel: &mut UnixStream, text: impl std::fmt::Display) {
+pub(crate) fn tell(channel: &mut UnixStream, text: impl std::fmt::Display) {
     drop(channel.write_all(format!("{text}\n").as_bytes()));
 }
 
 /// The process of a child.
-pub fn process(child: &Child) -> Pidfd {
+pub(crate) fn process(child: &Child) -> Pidfd {
     let ChildId::Process(pid) = child.id() else { panic!("a thread") };
     Pidfd::open(pid).unwrap()
 }
 
 /// Runs a future on a runtime of its own.
-pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async { tokio::time::timeout(BOUND, future).await.expect("within the bound") })
 }
@@ -198,6 +196,6 @@ fn describe(pid: u32) -> String {
 }
 
 /// No scenario takes nearly as long.
-pub const BOUND: Duration = Duration::from_secs(30);
+pub(crate) const BOUND: Duration = Duration::from_secs(30);
 const MARKER: &str = "HATCHERY_SCENARIO";
 const SAYS: &str = "@ ";
