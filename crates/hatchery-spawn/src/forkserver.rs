@@ -68,6 +68,7 @@ struct Inner {
     client: Arc<Client>,
     bounds: Bounds,
     null: OwnedFd,
+    relays: relay::Group,
     /// The process itself, where this is its root.
     process: Option<Process>,
 }
@@ -119,7 +120,9 @@ impl Forkserver {
             failed(name, "pthread_create")(cause)
         })?;
         let process = Some(process);
-        Ok(Self { inner: Arc::new(Inner { client, bounds, null, process }) })
+        Ok(Self {
+            inner: Arc::new(Inner { client, bounds, null, relays: relay::Group::new(), process }),
+        })
     }
 
     /// The tree's forkserver, in a process that was born from it; `None` anywhere else.
@@ -140,8 +143,15 @@ impl Forkserver {
             send_blocking(shared, &theirs)?;
             let client = Client::start(ours).ok()?;
             let (bounds, null) = (Bounds::default(), open_null().ok()?);
-            *adopted =
-                Some(Self { inner: Arc::new(Inner { client, bounds, null, process: None }) });
+            *adopted = Some(Self {
+                inner: Arc::new(Inner {
+                    client,
+                    bounds,
+                    null,
+                    relays: relay::Group::new(),
+                    process: None,
+                }),
+            });
         }
         adopted.clone()
     }
@@ -281,7 +291,7 @@ impl Forkserver {
                 Stdio::Relay(relay) => {
                     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
                     let target = if number == 1 { Target::Stdout } else { Target::Stderr };
-                    let tail: Arc<Tail> = relay::add(read, relay, target)?;
+                    let tail: Arc<Tail> = self.inner.relays.add(read, relay, target)?;
                     if target == Target::Stderr {
                         waiting.tail = Some(tail);
                     }
@@ -330,7 +340,7 @@ impl Inner {
             // Reaped by us alone; a host that waits for everybody may have been first (C9).
             let _reaped = waitid::reap_pidfd(process.pidfd.as_fd());
         }
-        relay::settle(RELAY_WAIT);
+        self.relays.settle(RELAY_WAIT);
     }
 }
 

@@ -109,6 +109,8 @@ pub(crate) fn run_main(run: ActorMain, birth: Birth) -> i32 {
 pub(crate) fn leave(code: i32) -> ! {
     // Stdout may be closed or full for ever; a line buffer holds little, and nobody is waiting.
     let _lost = std::io::stdout().flush();
+    // The last words of its children, which are gone; a stray of theirs may hold a pipe.
+    crate::relay::settle_all(LAST_WORDS);
     exit::exit_now(code)
 }
 
@@ -205,5 +207,6 @@ pub(crate) const SERVER_MARKER: &str = "HATCHERY_FORKSERVER";
 pub(crate) const BIRTH_MARKER: &str = "HATCHERY_BIRTH";
 
 const PANICKED: i32 = 101;
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_millis(100);
 /// EX_SOFTWARE: what was asked for isn't in this image.
 const UNFIT: i32 = 70;

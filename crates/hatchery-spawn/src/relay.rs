@@ -2,19 +2,26 @@
 //!
 //! It always reads, so no child is ever blocked by who does or doesn't read us; what our own
 //! stdout and stderr don't take is dropped with a count. It exists while there is something to
-//! read.
+//! read, and a moment longer while there is something to write.
 
+mod sink;
+
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::own_thread::OwnThread;
 use crate::stdio::{Relay, Tail};
 use crate::sys::fds;
+use sink::Sink;
 
 /// Our own output that lines are passed on to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,57 +30,92 @@ pub(crate) enum Target {
     Stderr,
 }
 
-/// Reads `pipe` until its writers have closed it, and passes its lines on.
-pub(crate) fn add(pipe: OwnedFd, relay: Relay, target: Target) -> io::Result<Arc<Tail>> {
-    let tail = Arc::new(Tail::new(relay.keep));
-    let pipe = std::fs::File::from(pipe);
-    let source =
-        Source { pipe, prefix: relay.prefix, target, tail: tail.clone(), partial: Vec::new() };
-    let mut state = state();
-    state.new.push(source);
-    match &state.running {
-        Some(running) => running.wake.write(1).map(drop)?,
-        None => {
-            let wake =
-                Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
-            let thread = OwnThread::spawn("hatchery-relay", {
-                let wake = wake.clone();
-                move || run(&wake)
-            });
-            match thread {
-                Ok(thread) => state.running = Some(Running { wake, thread: Some(thread) }),
-                Err(error) => {
-                    state.new.clear();
-                    return Err(error);
-                }
-            }
-        }
-    }
-    Ok(tail)
-}
+/// The children of one forkserver: what they write is settled together.
+#[derive(Debug)]
+pub(crate) struct Group(u64);
 
-/// Waits until the thread has ended, if nothing is left to relay; at most `bound`.
-pub(crate) fn settle(bound: Duration) {
-    let until = Instant::now() + bound;
-    loop {
-        let ended = {
-            let mut state = state();
-            std::mem::take(&mut state.ended)
+impl Group {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Reads `pipe` until its writers have closed it, and passes its lines on.
+    pub(crate) fn add(&self, pipe: OwnedFd, relay: Relay, target: Target) -> io::Result<Arc<Tail>> {
+        let tail = Arc::new(Tail::new(relay.keep));
+        let source = Source {
+            group: self.0,
+            pipe: File::from(pipe),
+            prefix: relay.prefix,
+            target,
+            tail: tail.clone(),
+            partial: Vec::new(),
         };
-        let any = !ended.is_empty();
-        for thread in ended {
-            thread.join();
+        let mut state = state();
+        let wake = match &state.running {
+            Some(running) => running.wake.clone(),
+            None => start(&mut state)?,
+        };
+        state.new.push(source);
+        *state.open.entry(self.0).or_default() += 1;
+        drop(state);
+        // Full means awake.
+        let _full = wake.write(1);
+        Ok(tail)
+    }
+
+    /// Waits until all has been read, or `bound` is over: a stray may hold a pipe for ever; then
+    /// it is closed. If nobody else relays, the thread is gone afterwards (C10).
+    pub(crate) fn settle(&self, bound: Duration) {
+        let state = state();
+        let is_open = |state: &mut State| state.open.contains_key(&self.0);
+        let mut state = wait_while(state, bound, is_open);
+        if is_open(&mut state) {
+            state.given_up.push(self.0);
+            if let Some(running) = &state.running {
+                let _full = running.wake.write(1);
+            }
+            state = wait_while(state, bound, is_open);
         }
-        if any || state().running.is_none() || Instant::now() > until {
-            return;
-        }
-        std::thread::yield_now();
+        ended(state);
     }
 }
 
+/// Waits until all that this process relays has been read and written; at most `bound`.
+pub(crate) fn settle_all(bound: Duration) {
+    let state = state();
+    if state.running.is_some() {
+        ended(wait_while(state, bound, |state| !state.open.is_empty()));
+    }
+}
+
+/// Waits until the thread is gone, unless it has sources left.
+fn ended(state: MutexGuard<'static, State>) {
+    let mut state =
+        wait_while(state, LINGER * 2, |state| state.open.is_empty() && state.running.is_some());
+    let threads = std::mem::take(&mut state.ended);
+    drop(state);
+    for thread in threads {
+        thread.join();
+    }
+}
+
+fn wait_while(
+    state: MutexGuard<'static, State>,
+    bound: Duration,
+    condition: impl FnMut(&mut State) -> bool,
+) -> MutexGuard<'static, State> {
+    CHANGED.wait_timeout_while(state, bound, condition).unwrap_or_else(PoisonError::into_inner).0
+}
+
+/// Lock order: innermost; nothing is called back while it is held.
 #[derive(Debug)]
 struct State {
     new: Vec<Source>,
+    /// How many sources of a group are not at their end.
+    open: BTreeMap<u64, usize>,
+    /// Groups whose sources are closed without waiting for their end.
+    given_up: Vec<u64>,
     running: Option<Running>,
     ended: Vec<OwnThread>,
 }
@@ -81,109 +123,212 @@ struct State {
 #[derive(Debug)]
 struct Running {
     wake: Arc<EventFd>,
-    thread: Option<OwnThread>,
+    thread: OwnThread,
 }
 
 #[derive(Debug)]
 struct Source {
-    pipe: std::fs::File,
+    group: u64,
+    pipe: File,
     prefix: String,
     target: Target,
     tail: Arc<Tail>,
     partial: Vec<u8>,
 }
 
-/// What waits to be written to one of our own outputs.
-#[derive(Debug, Default)]
-struct Sink {
-    queue: Vec<u8>,
-    dropped: u64,
-}
+static STATE: Mutex<State> = Mutex::new(State {
+    new: Vec::new(),
+    open: BTreeMap::new(),
+    given_up: Vec::new(),
+    running: None,
+    ended: Vec::new(),
+});
 
-static STATE: Mutex<State> =
-    Mutex::new(State { new: Vec::new(), running: None, ended: Vec::new() });
+/// A source has come to its end, or the thread has.
+static CHANGED: Condvar = Condvar::new();
 
 fn state() -> MutexGuard<'static, State> {
     STATE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn run(wake: &EventFd) {
-    let mut sources: Vec<Source> = Vec::new();
-    let (mut out, mut err) = (Sink::default(), Sink::default());
-    let mut buffer = vec![0; CHUNK];
-    loop {
-        let _none = wake.read();
-        {
-            let mut state = state();
-            sources.append(&mut state.new);
-            if sources.is_empty() {
-                // The last words, if they are taken at once; then this thread is over.
-                out.write(fds::stdio(1));
-                err.write(fds::stdio(2));
-                if let Some(mut running) = state.running.take() {
-                    state.ended.extend(running.thread.take());
-                }
+fn start(state: &mut State) -> io::Result<Arc<EventFd>> {
+    let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    epoll.add(&wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
+    let thread = OwnThread::spawn("hatchery-relay", {
+        let wake = wake.clone();
+        move || Reader::new(wake, epoll).run()
+    })?;
+    state.running = Some(Running { wake: wake.clone(), thread });
+    Ok(wake)
+}
+
+/// The thread's own.
+struct Reader {
+    wake: Arc<EventFd>,
+    epoll: Epoll,
+    sources: BTreeMap<u64, Source>,
+    next: u64,
+    out: Sink,
+    err: Sink,
+    buffer: Vec<u8>,
+}
+
+impl Reader {
+    fn new(wake: Arc<EventFd>, epoll: Epoll) -> Self {
+        let (out, err) = (Sink::new(fds::stdio(1)), Sink::new(fds::stdio(2)));
+        let buffer = vec![0; CHUNK];
+        Self { wake, epoll, sources: BTreeMap::new(), next: 0, out, err, buffer }
+    }
+
+    fn run(mut self) {
+        let mut idle_since = None;
+        loop {
+            self.take_in();
+            let idle =
+                self.sources.is_empty().then(|| *idle_since.get_or_insert_with(Instant::now));
+            if idle.is_none() {
+                idle_since = None;
+            }
+            let left = idle.map(|since| LINGER.saturating_sub(since.elapsed()));
+            let is_written = self.out.is_empty() && self.err.is_empty();
+            if left.is_some_and(|left| left.is_zero() || is_written) && self.leave() {
                 return;
             }
+            self.wait(left);
+            self.out.write();
+            self.err.write();
         }
-        let ready = wait(wake, &sources, &out, &err);
-        out.write(fds::stdio(1));
-        err.write(fds::stdio(2));
-        let mut at = 0;
-        sources.retain_mut(|source| {
-            let readable = ready.get(at).copied().unwrap_or(false);
-            at += 1;
-            !readable || source.read(&mut buffer, &mut out, &mut err)
+    }
+
+    /// Ends this thread's time, unless a source has come at this moment.
+    fn leave(&self) -> bool {
+        let mut state = state();
+        if !state.new.is_empty() {
+            return false;
+        }
+        if let Some(running) = state.running.take() {
+            state.ended.push(running.thread);
+        }
+        CHANGED.notify_all();
+        true
+    }
+
+    /// New sources come in, given-up ones go.
+    fn take_in(&mut self) {
+        let _none = self.wake.read();
+        let (new, given_up) = {
+            let mut state = state();
+            (std::mem::take(&mut state.new), std::mem::take(&mut state.given_up))
+        };
+        for source in new {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, self.next);
+            // Out of memory or watches: it ends here, and its writer gets EPIPE instead of a hang.
+            match self.epoll.add(&source.pipe, event) {
+                Ok(()) => drop(self.sources.insert(self.next, source)),
+                Err(_) => end(source),
+            }
+            self.next += 1;
+        }
+        if !given_up.is_empty() {
+            let (gone, kept) = std::mem::take(&mut self.sources)
+                .into_iter()
+                .partition(|(_, source)| given_up.contains(&source.group));
+            self.sources = kept;
+            let gone: BTreeMap<u64, Source> = gone;
+            gone.into_values().for_each(end);
+        }
+    }
+
+    /// Waits for something to read or a sink that takes more, at most `bound`; reads a piece of
+    /// each source that has something.
+    fn wait(&mut self, bound: Option<Duration>) {
+        let mut fds = vec![PollFd::new(self.epoll.0.as_fd(), PollFlags::POLLIN)];
+        for sink in [&self.out, &self.err] {
+            if !sink.is_empty() {
+                fds.push(PollFd::new(sink.output, PollFlags::POLLOUT));
+            }
+        }
+        let timeout = bound.map_or(PollTimeout::NONE, |bound| {
+            PollTimeout::try_from(bound + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
         });
+        // EINTR: look at everything again.
+        let _count = poll(&mut fds, timeout);
+        let mut events = [EpollEvent::empty(); 64];
+        let ready = self.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
+        for event in &events[..ready] {
+            let key = event.data();
+            let Some(source) = self.sources.get_mut(&key) else { continue };
+            let sink = match source.target {
+                Target::Stdout => &mut self.out,
+                Target::Stderr => &mut self.err,
+            };
+            if !source.read(&mut self.buffer, sink)
+                && let Some(source) = self.sources.remove(&key)
+            {
+                end(source);
+            }
+        }
     }
 }
 
-/// Waits for a source, a sink that is waited for, or a new source; says which sources are ready.
-fn wait(wake: &EventFd, sources: &[Source], out: &Sink, err: &Sink) -> Vec<bool> {
-    let mut fds: Vec<PollFd<'_>> =
-        sources.iter().map(|source| PollFd::new(source.pipe.as_fd(), PollFlags::POLLIN)).collect();
-    fds.push(PollFd::new(wake.as_fd(), PollFlags::POLLIN));
-    for (sink, number) in [(out, 1), (err, 2)] {
-        if !sink.queue.is_empty() {
-            fds.push(PollFd::new(fds::stdio(number), PollFlags::POLLOUT));
+/// A source is at its end: whoever waits for its tail has it.
+fn end(source: Source) {
+    let Source { group, pipe, tail, .. } = source;
+    drop(pipe);
+    tail.end();
+    let mut state = state();
+    if let Some(open) = state.open.get_mut(&group) {
+        *open -= 1;
+        if *open == 0 {
+            state.open.remove(&group);
         }
     }
-    if poll(&mut fds, PollTimeout::NONE).is_err() {
-        return Vec::new();
-    }
-    fds[..sources.len()].iter().map(|fd| fd.revents().is_some_and(|got| !got.is_empty())).collect()
+    CHANGED.notify_all();
 }
 
 impl Source {
     /// Reads once; says whether there may be more.
-    fn read(&mut self, buffer: &mut [u8], out: &mut Sink, err: &mut Sink) -> bool {
-        let sink = match self.target {
-            Target::Stdout => out,
-            Target::Stderr => err,
-        };
+    fn read(&mut self, buffer: &mut [u8], sink: &mut Sink) -> bool {
         match self.pipe.read(buffer) {
             Ok(length) if length > 0 => {
-                self.partial.extend_from_slice(&buffer[..length]);
-                while let Some(end) = self.partial.iter().position(|byte| *byte == b'\n') {
-                    let line: Vec<u8> = self.partial.drain(..=end).collect();
-                    self.line(&line[..end], sink);
-                }
-                if self.partial.len() > MAX_LINE {
-                    let line = std::mem::take(&mut self.partial);
-                    self.line(&line, sink);
-                }
+                self.feed(&buffer[..length], sink);
                 true
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => true,
             Ok(_) | Err(_) => {
-                let line = std::mem::take(&mut self.partial);
-                if !line.is_empty() {
-                    self.line(&line, sink);
-                }
-                self.tail.end();
+                self.cut(sink);
                 false
             }
         }
+    }
+
+    fn feed(&mut self, mut bytes: &[u8], sink: &mut Sink) {
+        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+            if self.partial.is_empty() {
+                self.line(&bytes[..end], sink);
+            } else {
+                self.partial.extend_from_slice(&bytes[..end]);
+                self.end_of_line(sink);
+            }
+            bytes = &bytes[end + 1..];
+        }
+        self.partial.extend_from_slice(bytes);
+        if self.partial.len() > MAX_LINE {
+            self.cut(sink);
+        }
+    }
+
+    /// What there is of a line counts as one.
+    fn cut(&mut self, sink: &mut Sink) {
+        if !self.partial.is_empty() {
+            self.end_of_line(sink);
+        }
+    }
+
+    fn end_of_line(&mut self, sink: &mut Sink) {
+        let line = std::mem::take(&mut self.partial);
+        self.line(&line, sink);
     }
 
     fn line(&self, line: &[u8], sink: &mut Sink) {
@@ -192,50 +337,14 @@ impl Source {
             .strip_prefix(b"[")
             .and_then(|rest| rest.strip_prefix(self.prefix.as_bytes()))
             .is_some_and(|rest| rest.starts_with(b"/"));
-        let prefix = if from_below { String::new() } else { format!("[{}] ", self.prefix) };
-        sink.push(prefix.as_bytes(), line);
+        sink.push(if from_below { "" } else { &self.prefix }, line);
     }
 }
 
-impl Sink {
-    fn push(&mut self, prefix: &[u8], line: &[u8]) {
-        if self.queue.len() + prefix.len() + line.len() > MAX_QUEUE {
-            self.dropped += 1;
-            return;
-        }
-        if self.dropped > 0 {
-            let note = format!("[hatchery] {} lines were dropped\n", self.dropped);
-            self.queue.extend_from_slice(note.as_bytes());
-            self.dropped = 0;
-        }
-        self.queue.extend_from_slice(prefix);
-        self.queue.extend_from_slice(line);
-        self.queue.push(b'\n');
-    }
-
-    /// Writes what our output takes without waiting. It is shared with whoever started us, so it
-    /// isn't made non-blocking: a pipe that polls writable has room for `PIPE_BUF` bytes.
-    fn write(&mut self, output: BorrowedFd<'_>) {
-        while !self.queue.is_empty() {
-            let mut fds = [PollFd::new(output, PollFlags::POLLOUT)];
-            match poll(&mut fds, PollTimeout::ZERO) {
-                Ok(1..) => {}
-                Ok(_) | Err(_) => return,
-            }
-            let length = self.queue.len().min(PIPE_BUF);
-            match nix::unistd::write(output, &self.queue[..length]) {
-                Ok(written) => drop(self.queue.drain(..written)),
-                Err(nix::errno::Errno::EINTR) => {}
-                // Our reader is gone: nobody misses the rest.
-                Err(_) => self.queue.clear(),
-            }
-        }
-    }
-}
-
+/// The eventfd's place among the sources' numbers.
+const WAKE: u64 = u64::MAX;
 const CHUNK: usize = 16 * 1024;
-const PIPE_BUF: usize = 4096;
 /// A line without an end is cut here.
-const MAX_LINE: usize = 256 * 1024;
-/// What waits for a reader of ours at most.
-const MAX_QUEUE: usize = 1 << 20;
+const MAX_LINE: usize = 128 * 1024;
+/// How long the last words may wait for a reader of ours that is slow.
+const LINGER: Duration = Duration::from_millis(100);

@@ -1,0 +1,132 @@
+//! Our own stdout or stderr as a place for whole lines, which never blocks who writes to it.
+
+use std::os::fd::BorrowedFd;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, send};
+use nix::sys::stat::{SFlag, fstat};
+
+use crate::sys::nowait;
+
+/// What waits to be written to one of our own outputs.
+#[derive(Debug)]
+pub(super) struct Sink {
+    pub(super) output: BorrowedFd<'static>,
+    kind: Kind,
+    queue: Vec<u8>,
+    /// How much of the queue is written.
+    written: usize,
+    dropped: u64,
+}
+
+/// How to write without waiting. The output is shared with whoever started us and with our
+/// children, so it can't simply be made non-blocking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// RWF_NOWAIT: another writer may have taken the room that poll saw.
+    Pipe,
+    /// MSG_DONTWAIT.
+    Socket,
+    /// A file never waits for a reader; a terminal that polls writable has room.
+    Other,
+}
+
+impl Sink {
+    pub(super) fn new(output: BorrowedFd<'static>) -> Self {
+        let mode = fstat(output)
+            .map_or(SFlag::empty(), |stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT);
+        let kind = match mode {
+            SFlag::S_IFIFO => Kind::Pipe,
+            SFlag::S_IFSOCK => Kind::Socket,
+            _ => Kind::Other,
+        };
+        Self { output, kind, queue: Vec::new(), written: 0, dropped: 0 }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// A whole line, with `[prefix] ` before it if there is one; dropped if there is no room.
+    pub(super) fn push(&mut self, prefix: &str, line: &[u8]) {
+        let waiting = self.queue.len() - self.written;
+        if waiting + prefix.len() + line.len() > MAX_QUEUE {
+            self.dropped += 1;
+            return;
+        }
+        self.note_dropped();
+        if !prefix.is_empty() {
+            self.queue.extend_from_slice(b"[");
+            self.queue.extend_from_slice(prefix.as_bytes());
+            self.queue.extend_from_slice(b"] ");
+        }
+        self.queue.extend_from_slice(line);
+        self.queue.push(b'\n');
+    }
+
+    fn note_dropped(&mut self) {
+        if self.dropped > 0 {
+            let note = format!("[hatchery] {} lines were dropped\n", self.dropped);
+            self.queue.extend_from_slice(note.as_bytes());
+            self.dropped = 0;
+        }
+    }
+
+    /// Writes what our output takes without waiting.
+    pub(super) fn write(&mut self) {
+        while self.written < self.queue.len() {
+            let mut fds = [PollFd::new(self.output, PollFlags::POLLOUT)];
+            if !matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..)) {
+                break;
+            }
+            match self.write_once() {
+                Ok(written) => self.written += written,
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => break,
+                Err(_) => {
+                    // Our reader is gone: nobody misses the rest.
+                    self.written = self.queue.len();
+                    self.dropped = 0;
+                }
+            }
+            if self.written == self.queue.len() {
+                self.queue.clear();
+                self.written = 0;
+                self.note_dropped();
+            }
+        }
+        if self.written > MAX_QUEUE / 2 {
+            self.queue.drain(..self.written);
+            self.written = 0;
+        }
+    }
+
+    fn write_once(&mut self) -> Result<usize, Errno> {
+        let rest = &self.queue[self.written..];
+        let most = &rest[..rest.len().min(PIPE_BUF)];
+        // Whole lines where that is possible: others write here too, and what is at most PIPE_BUF
+        // long is not torn apart by them.
+        let piece = most.iter().rposition(|byte| *byte == b'\n').map_or(most, |end| &most[..=end]);
+        match self.kind {
+            Kind::Pipe => match nowait::write(self.output, piece) {
+                // An older kernel: between poll and this write another writer may be faster.
+                Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => {
+                    self.kind = Kind::Other;
+                    nix::unistd::write(self.output, piece)
+                }
+                result => result,
+            },
+            Kind::Socket => {
+                let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+                send(std::os::fd::AsRawFd::as_raw_fd(&self.output), piece, flags)
+            }
+            Kind::Other => nix::unistd::write(self.output, piece),
+        }
+    }
+}
+
+/// What a pipe takes as a whole, and has room for if it polls writable.
+const PIPE_BUF: usize = 4096;
+/// What waits for a reader of ours at most.
+const MAX_QUEUE: usize = 1 << 20;

@@ -1,0 +1,18 @@
+//! Writing without waiting to an output whose mode others share. See pwritev2(2), `RWF_NOWAIT`:
+//! pipes know it since Linux 6.4, before that it is `EOPNOTSUPP`.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::libc;
+
+/// Writes as much as there is room for; `EAGAIN` if there is none.
+pub(crate) fn write(output: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno> {
+    let piece = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    // SAFETY: one piece of memory that is borrowed for the call and only read; an offset of -1
+    // means the fd's own position, as in writev.
+    let written = unsafe {
+        libc::pwritev2(output.as_raw_fd(), &raw const piece, 1, -1, libc::RWF_NOWAIT)
+    };
+    Ok(Errno::result(written)?.cast_unsigned())
+}
