@@ -9,6 +9,7 @@ pub(crate) mod book;
 pub(crate) mod client;
 pub(crate) mod fork;
 pub(crate) mod server;
+pub(crate) mod strays;
 pub(crate) mod wire;
 
 use std::io;
@@ -24,6 +25,7 @@ use tokio::sync::oneshot;
 
 use crate::backend::{Backend, Spawning};
 use crate::error::SpawnError;
+use crate::exit::Exit;
 use crate::image;
 use crate::relay::{self, Target};
 use crate::spec::{Program, Spec};
@@ -77,6 +79,8 @@ struct Inner {
 struct Process {
     pid: u32,
     pidfd: Pidfd,
+    /// What all of its tree carry in their environment.
+    tree: String,
 }
 
 impl Forkserver {
@@ -93,10 +97,11 @@ impl Forkserver {
         let (ours, theirs) = control_pair().map_err(failed(name, "socketpair"))?;
         let null = open_null().map_err(failed(name, "open(/dev/null)"))?;
         let grace = bounds.orphan_grace.as_nanos().to_string();
+        let tree = strays::new_tree();
         let child = Command::new("/proc/self/exe")
             // Long, because its children write their names over it.
             .arg0(format!("{:<96}", "hatchery:forkserver"))
-            .env(image::SERVER_MARKER, std::process::id().to_string())
+            .env(image::SERVER_MARKER, format!("{}.{tree}", std::process::id()))
             .env(server::GRACE, grace)
             .stdin(StdStdio::from(theirs))
             .stdout(StdStdio::null())
@@ -113,8 +118,8 @@ impl Forkserver {
                 return Err(failed(name, "pidfd_open")(error));
             }
         };
-        let process = Process { pid, pidfd };
-        let client = Client::start(ours).map_err(|cause| {
+        let process = Process { pid, pidfd, tree: tree.clone() };
+        let client = Client::start(ours, Some(tree)).map_err(|cause| {
             process.end(Duration::ZERO);
             let _reaped = waitid::reap_pidfd(process.pidfd.as_fd());
             failed(name, "pthread_create")(cause)
@@ -141,7 +146,7 @@ impl Forkserver {
             let (ours, theirs) = control_pair().ok()?;
             let shared = fds::shared(shared);
             send_blocking(shared, &theirs)?;
-            let client = Client::start(ours).ok()?;
+            let client = Client::start(ours, None).ok()?;
             let (bounds, null) = (Bounds::default(), open_null().ok()?);
             *adopted = Some(Self {
                 inner: Arc::new(Inner {
@@ -338,7 +343,11 @@ impl Inner {
                 process.end(Duration::ZERO);
             }
             // Reaped by us alone; a host that waits for everybody may have been first (C9).
-            let _reaped = waitid::reap_pidfd(process.pidfd.as_fd());
+            let reaped = waitid::reap_pidfd(process.pidfd.as_fd());
+            if !matches!(reaped, Ok(Some((_, Exit::Code(0))))) {
+                // It did not end by itself, so it may have left something.
+                strays::sweep(&process.tree, strays::SWEEP_BOUND);
+            }
         }
         self.relays.settle(RELAY_WAIT);
     }
@@ -358,6 +367,7 @@ impl Process {
         if !self.pidfd.wait_dead(bound) {
             let _dead = self.pidfd.send_signal(libc::SIGKILL);
             let _ended = self.pidfd.wait_dead(KILL_WAIT);
+            strays::sweep(&self.tree, strays::SWEEP_BOUND);
         }
     }
 }

@@ -133,7 +133,8 @@ pub(crate) fn set_shared_socket(fd: i32) {
 pub(crate) fn before_main() {
     PREPARED.store(true, Ordering::Relaxed);
     if let Some(root) = take(SERVER_MARKER) {
-        server::main(root.parse().unwrap_or(0));
+        let (root, tree) = root.split_once('.').unwrap_or((&root, ""));
+        server::main(root.parse().unwrap_or(0), tree);
     }
     if let Some(birth) = take(BIRTH_MARKER) {
         executed(&birth);

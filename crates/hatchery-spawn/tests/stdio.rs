@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio as StdStdio};
 use std::time::{Duration, Instant};
@@ -185,16 +185,7 @@ fn a_stray_that_holds_the_pipe_is_not_waited_for() {
     isolated("a_stray_that_holds_the_pipe_is_not_waited_for", || {
         let (threads, fds) = (thread_count().unwrap(), fds());
         let server = Forkserver::start(Bounds::default()).unwrap();
-        let spec = Spec::program("sh")
-            .args(["-c", "echo said >&2; echo; exec sleep 60"])
-            .stdout(Stdio::Piped)
-            .stderr(Stdio::Relay(Relay::new("a")));
-        let mut child = block_on(server.fork().spawn(spec)).unwrap();
-        // It has said it.
-        File::from(child.take_stdout().unwrap()).read_exact(&mut [0]).unwrap();
-        let ChildId::Process(pid) = child.id() else { panic!("a process") };
-        // The writing end survives in this very process, which the forkserver can't kill.
-        let held = File::options().write(true).open(format!("/proc/{pid}/fd/2")).unwrap();
+        let (child, held) = said_and_held(&server);
         child.kill().unwrap();
         let asked = Instant::now();
         assert_eq!(tail(&child, Duration::from_millis(50)), ["said"]);
@@ -202,8 +193,42 @@ fn a_stray_that_holds_the_pipe_is_not_waited_for() {
         server.close();
         drop(server);
         assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+        assert_eq!((thread_count().unwrap(), self::fds()), (threads, fds + 1));
         drop(held);
-        assert_eq!((thread_count().unwrap(), self::fds()), (threads, fds));
+    });
+}
+
+/// A child whose words are out, and the writing end of its stderr, which survives in this very
+/// process: the forkserver can't kill that.
+fn said_and_held(server: &Forkserver) -> (Child, File) {
+    let spec = Spec::program("sh")
+        .args(["-c", "echo said >&2; echo; exec sleep 60"])
+        .stdout(Stdio::Piped)
+        .stderr(Stdio::Relay(Relay::new("a")));
+    let mut child = block_on(server.fork().spawn(spec)).unwrap();
+    // It has said it.
+    File::from(child.take_stdout().unwrap()).read_exact(&mut [0]).unwrap();
+    let ChildId::Process(pid) = child.id() else { panic!("a process") };
+    let held = File::options().write(true).open(format!("/proc/{pid}/fd/2")).unwrap();
+    (child, held)
+}
+
+/// A tail is given when the last writer has closed, not when the child has ended.
+#[test]
+fn the_tail_waits_for_the_last_writer() {
+    isolated("the_tail_waits_for_the_last_writer", || {
+        let server = Forkserver::start(Bounds::default()).unwrap();
+        let (child, mut held) = said_and_held(&server);
+        child.kill().unwrap();
+        let last_words = async {
+            child.wait().await.unwrap();
+            held.write_all(b"later").unwrap();
+            drop(held);
+        };
+        // Polled in this order: the tail is asked for before the last words are written.
+        let (tail, ()) =
+            block_on(async { tokio::join!(biased; child.stderr_tail(BOUND), last_words) });
+        assert_eq!(tail, ["said", "later"]);
     });
 }
 

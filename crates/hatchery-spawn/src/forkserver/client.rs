@@ -17,6 +17,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::{oneshot, watch};
 
 use super::server::monotonic;
+use super::strays;
 use super::wire::{self, Answer, MAX_BYTES};
 use crate::child::{BirthFailure, Child, Core, read_birth};
 use crate::error::SpawnError;
@@ -49,6 +50,7 @@ pub(crate) struct Waiting {
 pub(crate) struct Client {
     socket: OwnedFd,
     wake: EventFd,
+    tree: Option<String>,
     state: Mutex<State>,
     lost: watch::Sender<Option<String>>,
 }
@@ -77,10 +79,11 @@ struct Outgoing {
 }
 
 impl Client {
-    pub(crate) fn start(socket: OwnedFd) -> io::Result<Arc<Self>> {
+    /// `tree` is told by the root: it looks after the forkserver's tree when that is gone.
+    pub(crate) fn start(socket: OwnedFd, tree: Option<String>) -> io::Result<Arc<Self>> {
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let (lost, _) = watch::channel(None);
-        let client = Arc::new(Self { socket, wake, state: Mutex::default(), lost });
+        let client = Arc::new(Self { socket, wake, tree, state: Mutex::default(), lost });
         let thread = OwnThread::spawn("hatchery-spawn", {
             let client = client.clone();
             move || client.run()
@@ -325,6 +328,15 @@ impl Client {
     fn gone(&self, why: &str) {
         self.lost.send_replace(Some(why.to_owned()));
         let mut state = self.state();
+        if let Some(tree) = &self.tree
+            && !state.closing
+        {
+            drop(state);
+            // The kernel kills all actors; what they have started is for us. Told after that, so
+            // that who is told finds nobody.
+            strays::sweep(tree, strays::SWEEP_BOUND);
+            state = self.state();
+        }
         let waiting = std::mem::take(&mut state.waiting);
         let children = std::mem::take(&mut state.children);
         let executing = std::mem::take(&mut state.executing);

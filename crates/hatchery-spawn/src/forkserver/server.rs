@@ -17,19 +17,21 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::book::{Book, Owner};
 use super::fork;
+use super::strays;
 use super::wire::{Answer, MAX_BYTES, Request};
 use crate::exit::Exit;
 use crate::image::Preload;
-use crate::prelude::{MARK, Nest};
+use crate::prelude::Nest;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::{close_range, env, exit, fds, process, scm_rights, sigaction, title, waitid};
 
-/// The forkserver's whole life. `root` is the process that started it; its socket is fd 0.
-pub(crate) fn main(root: i32) -> ! {
+/// The forkserver's whole life. `root` is the process that started it; its socket is fd 0; `tree`
+/// is what all environments below carry.
+pub(crate) fn main(root: i32, tree: &str) -> ! {
     // To its place; everything else that the root's own starter left open is closed.
     let placed = fds::place(0, 3, true).and_then(|()| close_range::close_from(4));
     let Ok(client) = placed.and_then(|()| fds::adopt(3)) else { exit::exit_now(70) };
-    match Server::start(root, client) {
+    match Server::start(root, tree, client) {
         Ok(mut server) => server.serve(),
         Err((client, (call, errno))) => {
             let answer = Answer::Unfit { call: call.to_owned(), errno: errno as i32 };
@@ -56,6 +58,7 @@ struct Server {
     null: OwnedFd,
     open_files: (u64, u64),
     pid: i32,
+    tree: String,
     next_mark: u64,
     grace: u64,
     /// When to look for strays of actors that died.
@@ -80,8 +83,8 @@ enum Leaving {
 }
 
 impl Server {
-    fn start(root: i32, client: OwnedFd) -> Result<Self, (OwnedFd, CallFailed)> {
-        match Self::prepare(root, &client) {
+    fn start(root: i32, tree: &str, client: OwnedFd) -> Result<Self, (OwnedFd, CallFailed)> {
+        match Self::prepare(root, tree, &client) {
             Ok(mut server) => {
                 server.admit(client, Owner::Root);
                 Ok(server)
@@ -90,7 +93,7 @@ impl Server {
         }
     }
 
-    fn prepare(root: i32, client: &OwnedFd) -> Result<Self, CallFailed> {
+    fn prepare(root: i32, tree: &str, client: &OwnedFd) -> Result<Self, CallFailed> {
         let call = |name| move |errno| (name, errno);
         let io = |name| {
             move |error: std::io::Error| {
@@ -165,6 +168,7 @@ impl Server {
             null,
             open_files,
             pid: nix::unistd::getpid().as_raw(),
+            tree: tree.to_owned(),
             next_mark: 1,
             grace: grace(),
             sweep_at: None,
@@ -309,7 +313,7 @@ impl Server {
         }
         let mark = self.next_mark;
         self.next_mark += 1;
-        let text = format!("{}.{mark}", self.pid);
+        let text = format!("{}.{mark}", self.tree);
         let nest = Nest {
             server: self.pid,
             shared: self.shared_actors.as_raw_fd(),
@@ -405,12 +409,7 @@ impl Server {
             if self.book.knows(pid) {
                 continue;
             }
-            let Ok(environment) = std::fs::read(format!("/proc/{pid}/environ")) else { continue };
-            let prefix = format!("{MARK}={}.", self.pid);
-            let mark = environment
-                .split(|byte| *byte == 0)
-                .find_map(|entry| entry.strip_prefix(prefix.as_bytes()))
-                .and_then(|mark| std::str::from_utf8(mark).ok()?.parse().ok());
+            let mark = strays::mark_of(pid, &self.tree);
             if mark.is_some_and(|mark| !self.book.has_mark(mark)) {
                 process::kill_own_child(pid, false, libc::SIGKILL);
             }

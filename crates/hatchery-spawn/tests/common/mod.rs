@@ -53,7 +53,7 @@ impl Root {
         let mut process = Command::new("/proc/self/exe")
             .args([test, "--exact", "--nocapture", "--test-threads=1"])
             .env(MARKER, &marker)
-            .stdin(StdStdio::null())
+            .stdin(StdStdio::piped())
             .stdout(StdStdio::piped())
             .stderr(fs::File::create(&output).unwrap())
             .spawn()
@@ -81,6 +81,11 @@ impl Root {
     /// The process of the next line.
     pub(crate) fn pid(&self) -> Pidfd {
         Pidfd::open(self.line().parse().unwrap()).unwrap()
+    }
+
+    /// Writes a line to the scenario's stdin.
+    pub(crate) fn hear(&mut self, line: &str) {
+        writeln!(self.process.stdin.as_mut().unwrap(), "{line}").unwrap();
     }
 
     /// All processes of the scenario that live.
@@ -196,6 +201,6 @@ fn describe(pid: u32) -> String {
 }
 
 /// No scenario takes nearly as long.
-pub(crate) const BOUND: Duration = Duration::from_secs(30);
+pub(crate) const BOUND: Duration = Duration::from_secs(10);
 const MARKER: &str = "HATCHERY_SCENARIO";
 const SAYS: &str = "@ ";

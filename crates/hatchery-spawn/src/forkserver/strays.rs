@@ -1,0 +1,95 @@
+//! Strays: what an actor has started by itself, wherever it went. Its environment names its tree
+//! and its actor, if it was started by an exec and has kept the variable.
+//!
+//! The forkserver uses this for its own children; the root for the whole tree, when the
+//! forkserver was killed and can't.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use crate::image::SERVER_MARKER;
+use crate::prelude::MARK;
+use crate::sys::pidfd::Pidfd;
+
+/// What tells this tree's processes from those of all others, also in other pid namespaces.
+pub(crate) fn new_tree() -> String {
+    use std::hash::BuildHasher as _;
+    // Keys from the kernel, counted up at each use in a thread.
+    format!("{:016x}", std::hash::RandomState::new().hash_one(std::process::id()))
+}
+
+/// The mark of the actor that a process belongs to.
+pub(crate) fn mark_of(pid: i32, tree: &str) -> Option<u64> {
+    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let prefix = format!("{MARK}={tree}.");
+    let mark = entries(&environment).find_map(|entry| entry.strip_prefix(prefix.as_bytes()))?;
+    std::str::from_utf8(mark).ok()?.parse().ok()
+}
+
+/// Kills all that is left of a tree whose forkserver is gone (C3); `bound` is for a machine that
+/// can't kill at once. Processes that can't be looked at are not found.
+pub(crate) fn sweep(tree: &str, bound: Duration) {
+    let until = Instant::now() + bound;
+    // Whoever was found may have started another one meanwhile.
+    while Instant::now() < until {
+        let left = all_of(tree);
+        if left.is_empty() {
+            return;
+        }
+        for process in &left {
+            let _gone = process.send_signal(libc::SIGKILL);
+        }
+        for process in &left {
+            let _bounded = process.wait_dead(until.saturating_duration_since(Instant::now()));
+        }
+    }
+}
+
+fn all_of(tree: &str) -> Vec<Pidfd> {
+    let Ok(all) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = all.flatten().filter_map(|file| file.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter_map(|pid| {
+        // Held first, looked at second: should the number change hands, the signal goes nowhere.
+        let environment = format!("/proc/{pid}/environ");
+        let process = is_of(&fs::read(&environment).ok()?, tree).then(|| Pidfd::open(pid))?.ok()?;
+        is_of(&fs::read(&environment).ok()?, tree).then_some(process)
+    })
+    .filter(|process| !process.is_dead())
+    .collect()
+}
+
+/// Whether an environment is one of that tree: of something that an actor has started, or of the
+/// forkserver and what was forked from it without an exec.
+fn is_of(environment: &[u8], tree: &str) -> bool {
+    let started = format!("{MARK}={tree}.");
+    let server = format!("{SERVER_MARKER}=");
+    let ends = format!(".{tree}");
+    entries(environment).any(|entry| {
+        entry.starts_with(started.as_bytes())
+            || (entry.starts_with(server.as_bytes()) && entry.ends_with(ends.as_bytes()))
+    })
+}
+
+fn entries(environment: &[u8]) -> impl Iterator<Item = &[u8]> {
+    environment.split(|byte| *byte == 0)
+}
+
+/// How long a sweep may take: C3 has a second.
+pub(crate) const SWEEP_BOUND: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_environment_tells_its_tree() {
+        assert!(is_of(b"A=1\0HATCHERY_ACTOR=abc.7\0", "abc"));
+        assert!(is_of(b"HATCHERY_FORKSERVER=12.abc\0", "abc"));
+        for other in
+            [&b"HATCHERY_ACTOR=abcd.7\0"[..], b"HATCHERY_FORKSERVER=abc.12\0", b"", b"X=.abc"]
+        {
+            assert!(!is_of(other, "abc"));
+        }
+        assert_ne!(new_tree(), new_tree());
+    }
+}
