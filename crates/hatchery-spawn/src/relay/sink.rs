@@ -130,3 +130,63 @@ impl Sink {
 const PIPE_BUF: usize = 4096;
 /// What waits for a reader of ours at most.
 const MAX_QUEUE: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader};
+    use std::os::fd::AsFd as _;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A sink into a pipe, for the rest of the test process.
+    fn sink() -> (std::io::PipeReader, Sink) {
+        let (read, write) = std::io::pipe().unwrap();
+        let write: &'static std::io::PipeWriter = Box::leak(Box::new(write));
+        (read, Sink::new(write.as_fd()))
+    }
+
+    /// C8: what others took of the room that poll saw is no reason to wait.
+    #[test]
+    fn a_write_to_a_full_pipe_does_not_wait() {
+        let (_read, mut sink) = sink();
+        sink.push("", &[b'x'; 200_000]);
+        sink.write();
+        let (tell, told) = mpsc::channel();
+        std::thread::spawn(move || tell.send(sink.write_once()));
+        assert_eq!(told.recv_timeout(Duration::from_secs(10)), Ok(Err(Errno::EAGAIN)));
+    }
+
+    /// Every line comes out, or is counted in a note.
+    #[test]
+    fn every_line_is_written_or_counted() {
+        let (read, mut sink) = sink();
+        let all = 500_000;
+        for _ in 0..all {
+            sink.push("a", b"line");
+            sink.write();
+        }
+        let reader = std::thread::spawn(move || {
+            let lines = BufReader::new(read).lines().map_while(Result::ok);
+            lines.take_while(|line| line != "end").collect::<Vec<_>>()
+        });
+        for last in [None, Some(b"end")] {
+            if let Some(last) = last {
+                sink.push("", last);
+            }
+            while !sink.is_empty() {
+                let mut fds = [PollFd::new(sink.output, PollFlags::POLLOUT)];
+                poll(&mut fds, PollTimeout::NONE).unwrap();
+                sink.write();
+            }
+        }
+        let count = |line: &String| match line.strip_prefix("[hatchery] ") {
+            Some(rest) => rest.strip_suffix(" lines were dropped").unwrap().parse().unwrap(),
+            None => 1,
+        };
+        let lines = reader.join().unwrap();
+        assert!(lines.len() < 400_000, "nothing was dropped");
+        assert_eq!(lines.iter().map(count).sum::<u64>(), all);
+    }
+}
