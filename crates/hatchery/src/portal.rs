@@ -34,7 +34,7 @@ impl Portal {
     /// The actor's process id; `None` for a thread.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
-        self.core.pid(self.id)
+        self.link.pid()
     }
 
     /// Calls a function in the actor. Await the result, or bound it first with

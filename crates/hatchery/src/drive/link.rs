@@ -3,7 +3,7 @@
 //! The table of open calls decides who gets what: exactly one outcome for each (C4). It is
 //! touched by callers on any thread and by the one reader task.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,13 +29,15 @@ pub(crate) struct Link {
     end: watch::Sender<Option<Box<Fault>>>,
     /// Set by the reader when nothing more will come.
     drained: watch::Sender<bool>,
+    /// The child's process, if it has its own; known from its handshake on.
+    pid: OnceLock<u32>,
 }
 
 impl Link {
     pub(crate) fn new(path: ActorPath, outbox: Arc<Outbox>) -> Self {
         let (end, _) = watch::channel(None);
         let (drained, _) = watch::channel(false);
-        Self { path, outbox, calls: Mutex::default(), end, drained }
+        Self { path, outbox, calls: Mutex::default(), end, drained, pid: OnceLock::new() }
     }
 
     /// Makes a call and waits for its one answer. Ended by the reply, the deadline, or the
@@ -94,6 +96,17 @@ impl Link {
             }
             first
         });
+    }
+
+    /// The child's process, if it has its own.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.pid.get().copied()
+    }
+
+    /// The child has told its process in the handshake.
+    pub(crate) fn set_pid(&self, pid: u32) {
+        // A second handshake changes nothing.
+        let _first = self.pid.set(pid);
     }
 
     /// The reader has seen the end of the channel.

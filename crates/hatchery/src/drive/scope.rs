@@ -19,7 +19,7 @@ use hatchery_proto::{
     ActorId, ActorName, ActorPath, ExitStatus, Fault, FaultKind, Hello, PROTOCOL_VERSION, Reason,
     Step, ToChild, ToParent, Why,
 };
-use hatchery_spawn::{Child, ChildId, Exit, SpawnError, Spawning};
+use hatchery_spawn::{Child, Exit, SpawnError, Spawning};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -172,15 +172,6 @@ impl Core {
         self.body_done(Ok(()));
     }
 
-    /// The process id of an actor that has one.
-    pub(crate) fn pid(&self, id: ActorId) -> Option<u32> {
-        let mind = lock(&self.mind);
-        match mind.slots.get(&id)?.child.as_ref()?.id() {
-            ChildId::Process(pid) => Some(pid),
-            ChildId::Thread(_) => None,
-        }
-    }
-
     /// Cancels the actor at `path`, or passes that on to whoever is nearer to it.
     pub(crate) fn cancel_below(&self, path: &ActorPath, reason: &Reason) {
         let found = {
@@ -244,7 +235,12 @@ impl Core {
         };
         let spawning = backend.spawn(options.spec(&self.actor, &path, theirs));
         let inbox = Inbox::new(stream, config.max_frame_bytes);
-        let reading = Reading { core: self.clone(), id, link: link.clone() };
+        let reading = Reading {
+            core: self.clone(),
+            id,
+            link: link.clone(),
+            is_process: backend.is_process(),
+        };
         tokio::spawn(reading.read(inbox));
         tokio::spawn(outbox.write_out());
         supervisor.spawn(self.clone().raise(id, spawning));
@@ -649,6 +645,7 @@ struct Reading {
     core: Arc<Core>,
     id: ActorId,
     link: Arc<Link>,
+    is_process: bool,
 }
 
 impl Reading {
@@ -658,6 +655,9 @@ impl Reading {
             match message {
                 Ok(ToParent::Reply { call, result }) => self.link.answered(call, result),
                 Ok(ToParent::Ready(ready)) => {
+                    if self.is_process {
+                        self.link.set_pid(ready.pid);
+                    }
                     self.core.answered(self.id, handshake::Event::Ready(ready));
                 }
                 Ok(ToParent::Refused(error)) => {

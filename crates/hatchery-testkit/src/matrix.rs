@@ -1,0 +1,13 @@
+//! The nested-cancel matrix: trees over backend × depth × breadth × trigger, each in a process of
+//! its own, each checked for its outcome, its bound and what it leaves behind.
+
+mod axis;
+mod case;
+mod report;
+mod run;
+mod tree;
+
+pub use axis::{Backend, Trigger};
+pub use case::{Case, Impossible, Selection};
+pub use report::{CaseReport, Leaks, MatrixReport, Outcome, Summary};
+pub use run::{inside, run};

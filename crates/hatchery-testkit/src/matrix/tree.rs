@@ -1,0 +1,147 @@
+//! The actors of the matrix's trees: they grow, hold, and err where they are told.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use hatchery::{Error, Nursery, Portal, nursery};
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+/// What an actor of the tree is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Plan {
+    pub(super) breadth: u32,
+    pub(super) leaves: Leaves,
+}
+
+/// What the leaves do as soon as they run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Leaves {
+    /// Nothing.
+    Hold,
+    /// The first one errs.
+    FirstErrs,
+    /// All err.
+    AllErr,
+    /// They hold, and the first actor below the root errs.
+    MiddleErrs,
+}
+
+/// The error of a leaf or a middle.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{who} errs as told")]
+pub(super) struct AsTold {
+    pub(super) who: String,
+}
+
+/// An actor that is up: its path and process.
+pub(super) type Up = (String, u32);
+
+/// Grows `depth` levels below this actor, keeps them, and says who they are when all are up.
+#[hatchery::function]
+pub(super) async fn grow(depth: u32, plan: Plan) -> Result<Vec<Up>, Error> {
+    let (tell, told) = oneshot::channel();
+    let path = hatchery::path().to_string();
+    let (ended, held) = oneshot::channel();
+    tokio::spawn(async move {
+        let result = nursery(async |n| {
+            let (children, up) = plant(&n, depth, plan).await?;
+            // The caller has gone if the tree comes down meanwhile.
+            drop(tell.send(up));
+            watch(children, depth, plan).await
+        })
+        .await
+        .map_err(Error::from);
+        // Nobody holds it under triggers that come from above.
+        drop(ended.send(result));
+    });
+    HELD.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone(), held);
+    match told.await {
+        Ok(up) => Ok(up),
+        Err(_) => {
+            held_by(&path).await?;
+            Err(Error::msg("the tree came down while it grew"))
+        }
+    }
+}
+
+/// Stays until what this actor has grown comes down, and says how it did.
+#[hatchery::function]
+pub(super) async fn hold(errs: bool) -> Result<(), Error> {
+    let path = hatchery::path().to_string();
+    if errs {
+        return Err(AsTold { who: path }.into());
+    }
+    held_by(&path).await
+}
+
+async fn held_by(path: &str) -> Result<(), Error> {
+    let held = HELD.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
+    match held {
+        Some(held) => held.await.unwrap_or(Ok(())),
+        None => std::future::pending().await,
+    }
+}
+
+/// Starts the children of one actor, each with what is below it.
+pub(super) async fn plant(
+    n: &Nursery,
+    depth: u32,
+    plan: Plan,
+) -> hatchery::Result<(Vec<Portal>, Vec<Up>)> {
+    let mut starts = JoinSet::new();
+    for i in 0..plan.breadth {
+        let n = n.clone();
+        starts.spawn(async move {
+            let child = n.start(&format!("a{i}")).await?;
+            let pid = child.pid().unwrap_or_else(std::process::id);
+            let mut up = vec![(child.path().to_string(), pid)];
+            if depth > 1 {
+                up.extend(child.call(grow(depth - 1, plan)).await?);
+            }
+            Ok::<_, Error>((child, up))
+        });
+    }
+    let (mut children, mut all) = (Vec::new(), Vec::new());
+    while let Some(started) = starts.join_next().await {
+        let (child, up) = started??;
+        children.push(child);
+        all.extend(up);
+    }
+    children.sort_by(|a, b| a.path().cmp(b.path()));
+    Ok((children, all))
+}
+
+/// Waits for the first child that comes down with an error; never ends otherwise.
+pub(super) async fn watch(children: Vec<Portal>, depth: u32, plan: Plan) -> hatchery::Result<()> {
+    let mut holding = JoinSet::new();
+    for (at, child) in children.into_iter().enumerate() {
+        let is_leaf = depth <= 1;
+        let first = at == 0 && child.path().as_str().split('/').skip(1).all(|name| name == "a0");
+        let errs = match plan.leaves {
+            Leaves::Hold => false,
+            Leaves::FirstErrs => is_leaf && first,
+            Leaves::AllErr => is_leaf,
+            Leaves::MiddleErrs => at == 0 && child.path().depth() == 1,
+        };
+        holding.spawn(async move { child.call(hold(errs)).await });
+    }
+    let mut errors = Vec::new();
+    while let Some(held) = holding.join_next().await {
+        match held? {
+            Ok(()) => {}
+            Err(error) => {
+                errors.push(error);
+                break;
+            }
+        }
+    }
+    match errors.pop() {
+        Some(error) => Err(error.into()),
+        None => std::future::pending().await,
+    }
+}
+
+/// What the actors of this process have grown; threads share a process, so by path.
+static HELD: Mutex<BTreeMap<String, oneshot::Receiver<Result<(), Error>>>> = Mutex::new(BTreeMap::new());
