@@ -60,6 +60,8 @@ struct State {
     next: u64,
     waiting: BTreeMap<u64, Waiting>,
     queue: VecDeque<Outgoing>,
+    /// Children that have no handle here: the forkserver is asked to kill them.
+    unwanted: Vec<i32>,
     /// Requests that were sent and not answered.
     outstanding: usize,
     /// When the forkserver last said something: a long queue is no silence.
@@ -179,7 +181,8 @@ impl Client {
             let state = self.state();
             let births: Vec<Arc<OwnedFd>> =
                 state.executing.iter().map(|(waiting, _)| waiting.birth.clone()).collect();
-            let may_send = !state.queue.is_empty() && state.outstanding < MAX_OUTSTANDING;
+            let may_ask = !state.queue.is_empty() && state.outstanding < MAX_OUTSTANDING;
+            let may_send = may_ask || !state.unwanted.is_empty();
             (births, may_send, state.next_deadline())
         };
         let mut flags = PollFlags::POLLIN;
@@ -247,16 +250,14 @@ impl Client {
     fn spawned(&self, number: u64, pid: i32, fds: Vec<OwnedFd>) {
         let waiting = self.take_waiting(number);
         let Some(pidfd) = fds.into_iter().next().map(Pidfd::received) else {
-            // Our own table is full: without a handle the child can't be answered for. It goes
-            // when the forkserver sees that its channel and birth pipe are closed, or at the end.
+            // Our own table is full, and without a handle the child can't be answered for. No
+            // pidfd of it can be had either; the forkserver can kill it by its number.
             if let Some(waiting) = waiting {
                 let (name, call) = (waiting.name, "recvmsg(SCM_RIGHTS)".to_owned());
                 let cause = io::Error::from(Errno::EMFILE);
                 tell(waiting.answer, Err(SpawnError::Call { name, call, cause }));
             }
-            if let Ok(pidfd) = Pidfd::open(pid.cast_unsigned()) {
-                let _dead = pidfd.send_signal(libc::SIGKILL);
-            }
+            self.state().unwanted.push(pid);
             return;
         };
         let Some(mut waiting) = waiting else {
@@ -270,6 +271,8 @@ impl Client {
         let mut state = self.state();
         state.children.insert(pid, core.clone());
         if waiting.execs {
+            // From here on it is the child's time.
+            waiting.since = Instant::now();
             state.executing.push((waiting, core));
             return;
         }
@@ -287,6 +290,14 @@ impl Client {
     /// Writes what may be under way; gives back who can't be sent at all, and why.
     #[must_use]
     fn send_queued(&self, state: &mut State) -> Vec<(Waiting, Errno)> {
+        while let Some(pid) = state.unwanted.last() {
+            let sent = scm_rights::send(self.socket.as_fd(), &wire::encode_kill(*pid), &[]);
+            match sent {
+                Ok(()) => state.unwanted.truncate(state.unwanted.len() - 1),
+                // Writable again, or ended: the thread will find out.
+                Err(_) => break,
+            }
+        }
         let mut refused = Vec::new();
         while state.outstanding < MAX_OUTSTANDING
             && let Some(next) = state.queue.front_mut()
@@ -436,3 +447,48 @@ fn tell(answer: oneshot::Sender<Result<Child, SpawnError>>, result: Result<Child
 
 /// Fds in flight count against a limit of their own; these are at most a few hundred.
 const MAX_OUTSTANDING: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+    use super::*;
+
+    /// H28: statuses that the forkserver told before it died with a request of ours unread, which
+    /// the kernel reports first and as a reset, are not lost.
+    #[test]
+    fn what_it_said_before_its_death_is_heard() {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).unwrap();
+        let (lost, _) = watch::channel(None);
+        let client = Client { socket: ours, wake, state: Mutex::default(), lost, tree: None };
+        let (answer, mut answered) = oneshot::channel();
+        let birth: OwnedFd = io::pipe().unwrap().0.into();
+        let waiting = Waiting {
+            name: "early".to_owned(),
+            answer,
+            since: Instant::now(),
+            bound: Duration::from_secs(5),
+            birth: Arc::new(birth),
+            execs: false,
+            stdin: None,
+            stdout: None,
+            stderr: None,
+            tail: None,
+        };
+        client.request(waiting, Vec::new(), |_| vec![0; 16]);
+        let pid = 7;
+        let pidfd = Pidfd::open(std::process::id()).unwrap();
+        let exited = Answer::Exited { pid, code: 3, signal: 0, core_dumped: false };
+        let spawned = Answer::Spawned { number: 0, pid }.encode();
+        scm_rights::send(theirs.as_fd(), &spawned, &[pidfd.as_fd()]).unwrap();
+        scm_rights::send(theirs.as_fd(), &exited.encode(), &[]).unwrap();
+        drop(theirs);
+        client.read(&mut vec![0; MAX_BYTES + 1]).unwrap_err();
+        client.gone("it has ended");
+        let child = answered.try_recv().unwrap().unwrap();
+        assert_eq!(child.try_wait().unwrap(), Some(Exit::Code(3)));
+    }
+}
