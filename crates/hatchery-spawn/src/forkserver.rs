@@ -106,7 +106,7 @@ impl Forkserver {
             .stdin(StdStdio::from(theirs))
             .stdout(StdStdio::null())
             .spawn()
-            .map_err(failed(name, "execve(/proc/self/exe)"))?;
+            .map_err(failed(name, "posix_spawn(/proc/self/exe)"))?;
         let pid = child.id();
         let pidfd = match Pidfd::open(pid) {
             Ok(pidfd) => pidfd,

@@ -1,4 +1,5 @@
 //! Children of every kind: exact statuses, stated drops, typed errors.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;

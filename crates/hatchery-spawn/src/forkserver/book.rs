@@ -42,6 +42,11 @@ impl Book {
         self.living.contains_key(&pid)
     }
 
+    /// Whether this is a living child of that owner.
+    pub(crate) fn is_child_of(&self, pid: i32, owner: Owner) -> bool {
+        self.children.contains(&(owner, pid))
+    }
+
     /// Whether an actor with that mark lives.
     pub(crate) fn has_mark(&self, mark: u64) -> bool {
         self.living.values().any(|entry| entry.mark == mark)

@@ -18,7 +18,7 @@ use nix::time::{ClockId, clock_gettime};
 use super::book::{Book, Owner};
 use super::fork;
 use super::strays;
-use super::wire::{Answer, MAX_BYTES, Request};
+use super::wire::{self, Answer, MAX_BYTES, Request};
 use crate::exit::Exit;
 use crate::image::Preload;
 use crate::prelude::Nest;
@@ -29,9 +29,13 @@ use crate::sys::{close_range, env, exit, fds, process, scm_rights, sigaction, ti
 /// is what all environments below carry.
 pub(crate) fn main(root: i32, tree: &str) -> ! {
     // To its place; everything else that the root's own starter left open is closed.
-    let placed = fds::place(0, 3, true).and_then(|()| close_range::close_from(4));
-    let Ok(client) = placed.and_then(|()| fds::adopt(3)) else { exit::exit_now(70) };
-    match Server::start(root, tree, client) {
+    let placed = fds::place(0, 3, true).and_then(|()| fds::adopt(3));
+    let Ok(client) = placed else { exit::exit_now(70) };
+    let started = match close_range::close_from(4) {
+        Ok(()) => Server::start(root, tree, client),
+        Err(errno) => Err((client, ("close_range", errno))),
+    };
+    match started {
         Ok(mut server) => server.serve(),
         Err((client, (call, errno))) => {
             let answer = Answer::Unfit { call: call.to_owned(), errno: errno as i32 };
@@ -265,6 +269,13 @@ impl Server {
             let owner = client.owner;
             if received.length > MAX_BYTES {
                 return self.leave(fd, Leaving::Broken);
+            }
+            if let Some(pid) = wire::decode_kill(&self.buffer[..received.length]) {
+                // Its own child, or it has none of that number any more.
+                if self.book.is_child_of(pid, owner) {
+                    process::kill_own_child(pid, false, libc::SIGKILL);
+                }
+                continue;
             }
             let Ok(request) = Request::decode(&self.buffer[..received.length]) else {
                 return self.leave(fd, Leaving::Broken);

@@ -28,6 +28,21 @@ pub(crate) struct Request {
     pub(crate) limits: Vec<(u32, u64, u64)>,
 }
 
+/// The only other message of a client: kill this child of mine, whose pidfd has found no room.
+pub(crate) fn encode_kill(pid: i32) -> [u8; 5] {
+    let mut out = [KILL; 5];
+    out[1..].copy_from_slice(&pid.to_le_bytes());
+    out
+}
+
+/// Whom to kill; `None` for anything else. No request is that short.
+pub(crate) fn decode_kill(bytes: &[u8]) -> Option<i32> {
+    let (KILL, pid) = bytes.split_first().map(|(first, pid)| (*first, pid))? else { return None };
+    Some(i32::from_le_bytes(pid.try_into().ok()?))
+}
+
+const KILL: u8 = 0xff;
+
 /// Changes the deadline of an encoded request.
 pub(crate) fn set_deadline(encoded: &mut [u8], deadline: u64) {
     if let Some(place) = encoded.get_mut(8..16) {
@@ -308,6 +323,14 @@ mod tests {
         ] {
             assert_eq!(Answer::decode(&answer.encode()), Ok(answer));
         }
+    }
+
+    #[test]
+    fn a_kill_is_no_request_and_no_request_is_a_kill() {
+        assert_eq!(decode_kill(&encode_kill(77)), Some(77));
+        assert_eq!(Request::decode(&encode_kill(77)), Err(Malformed));
+        let whole = request().encode();
+        assert!((0..whole.len()).all(|length| decode_kill(&whole[..length]).is_none()));
     }
 
     /// C15: a cut or changed message is refused, never a panic and never a huge allocation.

@@ -76,8 +76,10 @@ impl Received {
             (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
                 // A message that was cut off says how many have really come.
                 for at in 0..length / size_of::<RawFd>() {
-                    // SAFETY: `at` is inside the data; aligned or not doesn't matter to this read.
-                    let fd = unsafe { data.cast::<RawFd>().add(at).read_unaligned() };
+                    // SAFETY: `at` is inside the data.
+                    let place = unsafe { data.cast::<RawFd>().add(at) };
+                    // SAFETY: as above; aligned or not doesn't matter to this read.
+                    let fd = unsafe { place.read_unaligned() };
                     // SAFETY: the kernel has just made it for us and nobody else has seen it.
                     self.fds.push(unsafe { OwnedFd::from_raw_fd(fd) });
                 }

@@ -1,0 +1,346 @@
+//! Bad surroundings: full tables, forbidden calls, a silent forkserver. Each is a typed error that
+//! names the call, and nothing is left of the attempt.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+mod common;
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use common::{answer, block_on, isolated, park, process, spawn};
+use hatchery_spawn::{
+    Backend, Birth, Bounds, Child, Exit, Forkserver, Main, Pidfd, SpawnError, Spec, Stdio,
+    inventory,
+};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
+
+inventory::submit! { Main { name: "hang", run: |_| park() } }
+inventory::submit! { Main { name: "quit", run: |_| 3 } }
+inventory::submit! { Main { name: "length", run: length } }
+inventory::submit! { Main { name: "fds", run: fds } }
+
+fn length(birth: Birth) -> i32 {
+    use std::io::Write as _;
+    write!(birth.channel.expect("a channel"), "{}", birth.payload.len()).map_or(1, |()| 0)
+}
+
+fn fds(birth: Birth) -> i32 {
+    use std::io::Write as _;
+    // The directory itself is one of them.
+    let count = fs::read_dir("/proc/self/fd").unwrap().count() - 1;
+    write!(birth.channel.expect("a channel"), "{count}").map_or(1, |()| 0)
+}
+
+fn start() -> Forkserver {
+    Forkserver::start(Bounds::default()).unwrap()
+}
+
+fn quits(backend: &dyn Backend) {
+    let (child, _channel) = spawn(backend, Spec::main("quit")).unwrap();
+    assert_eq!(block_on(child.wait()).unwrap(), Exit::Code(3));
+}
+
+/// The call that an error names, with its number.
+fn call(error: SpawnError) -> (String, i32) {
+    let SpawnError::Call { call, cause, .. } = error else { panic!("{error:?}") };
+    (call, cause.raw_os_error().unwrap())
+}
+
+fn fds_of(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
+/// The forkserver answers before it closes what came with the request.
+fn settles(mut settled: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(2);
+    while !settled() {
+        assert!(Instant::now() < until);
+        std::thread::yield_now();
+    }
+}
+
+/// Waits until the forkserver has no child: each that it has is on its way out.
+fn has_no_children(server: &Forkserver) {
+    let pid = server.pid();
+    let until = Instant::now() + Duration::from_secs(2);
+    loop {
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        let Some(child) = children.split_whitespace().next() else { return };
+        assert!(Instant::now() < until, "still there: {children}");
+        if let Ok(child) = Pidfd::open(child.parse().unwrap()) {
+            assert!(child.wait_dead(until.saturating_duration_since(Instant::now())), "{children}");
+        }
+    }
+}
+
+/// RLIMIT_NPROC at its limit: `fork`, EAGAIN, and the next one works when there is room.
+#[test]
+fn a_process_limit_is_a_typed_error_of_fork() {
+    isolated("a_process_limit_is_a_typed_error_of_fork", || {
+        // The limit doesn't bind root.
+        let nobody = 65_432;
+        nix::unistd::setgid(nobody.into()).unwrap();
+        nix::unistd::setuid(nobody.into()).unwrap();
+        setrlimit(Resource::RLIMIT_NPROC, 10, 10).unwrap();
+        let server = start();
+        let mut living: Vec<(Child, _)> = Vec::new();
+        let error = loop {
+            match spawn(&server.fork(), Spec::main("hang")) {
+                Ok(child) => living.push(child),
+                Err(error) => break error,
+            }
+            assert!(living.len() < 10);
+        };
+        assert_eq!(call(error), ("fork".to_owned(), libc::EAGAIN));
+        assert!(!living.is_empty());
+        let (child, _channel) = living.pop().unwrap();
+        child.kill().unwrap();
+        block_on(child.wait()).unwrap();
+        quits(&server.fork());
+        assert!(living.iter().all(|(child, _)| !process(child).is_dead()), "others live");
+    });
+}
+
+/// RLIMIT_NOFILE of the forkserver at its limit: each spawn works or is refused by name, no fd and
+/// no child stays, nobody else is disturbed, and all is well when there is room again.
+#[test]
+fn a_full_table_of_the_forkserver_is_a_typed_error_and_leaks_nothing() {
+    isolated("a_full_table_of_the_forkserver_is_a_typed_error_and_leaks_nothing", || {
+        let server = start();
+        let (other, _channel) = spawn(&server.fork(), Spec::main("hang")).unwrap();
+        quits(&server.fork());
+        let before = fds_of(server.pid());
+        let mut refused = Vec::new();
+        for limit in before - 1..before + 20 {
+            set_limit(server.pid(), &format!("{limit}:20000"));
+            for _ in 0..20 {
+                match spawn(&server.fork(), Spec::main("quit")) {
+                    Ok((child, _channel)) => {
+                        let exit = block_on(child.wait()).unwrap();
+                        if exit != Exit::Code(3) {
+                            let failure = child.handle().birth_failure().expect("a reason");
+                            assert_eq!(failure.errno, libc::EMFILE);
+                        }
+                    }
+                    Err(error) => refused.push(call(error)),
+                }
+            }
+            settles(|| fds_of(server.pid()) <= before);
+        }
+        assert!(!refused.is_empty());
+        for (call, errno) in refused {
+            assert_eq!((call.as_str(), errno), ("recvmsg(SCM_RIGHTS)", libc::EMFILE));
+        }
+        quits(&server.fork());
+        quits(&server.exec());
+        settles(|| fds_of(server.pid()) == before);
+        assert!(!process(&other).is_dead());
+        drop(other);
+        has_no_children(&server);
+    });
+}
+
+fn set_limit(pid: u32, limits: &str) {
+    let status = std::process::Command::new("prlimit")
+        .args(["--pid", &pid.to_string(), &format!("--nofile={limits}")])
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+/// RLIMIT_NOFILE of the root at its limit: the same. A child whose pidfd finds no room is killed.
+#[test]
+fn a_full_table_of_the_root_is_a_typed_error_and_leaves_no_child() {
+    isolated("a_full_table_of_the_root_is_a_typed_error_and_leaves_no_child", || {
+        let server = start();
+        quits(&server.fork());
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, 200, hard).unwrap();
+        let null = OwnedFd::from(fs::File::open("/dev/null").unwrap());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let forkserver = Pidfd::open(server.pid()).unwrap();
+        let spec = || Spec::main("hang").stdin(Stdio::Null).stdout(Stdio::Null);
+        let mut calls = Vec::new();
+        let mut fill = Vec::new();
+        let fill_up = |fill: &mut Vec<OwnedFd>| {
+            while let Ok(one) = null.try_clone() {
+                fill.push(one);
+            }
+        };
+        for room in (0..16).rev() {
+            fill_up(&mut fill);
+            fill.truncate(fill.len() - room);
+            // Full once more before the answer can come.
+            forkserver.send_signal(libc::SIGSTOP).unwrap();
+            let spawning = server.fork().spawn(spec());
+            fill_up(&mut fill);
+            forkserver.send_signal(libc::SIGCONT).unwrap();
+            match runtime.block_on(spawning) {
+                Ok(child) => drop(child),
+                Err(error) => calls.push(call(error)),
+            }
+        }
+        drop(fill);
+        assert!(calls.iter().all(|(_, errno)| *errno == libc::EMFILE), "{calls:?}");
+        assert!(calls.iter().any(|(call, _)| call == "pipe2"), "{calls:?}");
+        assert!(calls.iter().any(|(call, _)| call == "recvmsg(SCM_RIGHTS)"), "{calls:?}");
+        quits(&server.fork());
+        has_no_children(&server);
+    });
+}
+
+/// A filter is for ever, but only for the thread that asks for it and what comes of it.
+fn filtered(scenario: impl FnOnce() + Send + 'static) {
+    std::thread::spawn(scenario).join().unwrap();
+}
+
+/// Forbids a system call, or one kind of it, to this thread and all that comes of it.
+fn forbid(call: i64, rules: Vec<SeccompRule>, errno: i32) {
+    let filter = SeccompFilter::new(
+        [(call, rules)].into_iter().collect(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(errno.cast_unsigned()),
+        std::env::consts::ARCH.try_into().unwrap(),
+    );
+    let program: BpfProgram = filter.unwrap().try_into().unwrap();
+    seccompiler::apply_filter(&program).unwrap();
+}
+
+/// A filter that forbids `pidfd_open`: named, and no forkserver is left.
+#[test]
+fn a_forbidden_pidfd_open_is_a_typed_error() {
+    isolated("a_forbidden_pidfd_open_is_a_typed_error", || {
+        for errno in [libc::EPERM, libc::ENOSYS] {
+            filtered(move || {
+                forbid(libc::SYS_pidfd_open, vec![], errno);
+                let error = Forkserver::start(Bounds::default()).unwrap_err();
+                assert_eq!(call(error), ("pidfd_open".to_owned(), errno));
+                let children = fs::read_to_string("/proc/thread-self/children").unwrap();
+                assert_eq!(children, "");
+            });
+        }
+    });
+}
+
+/// A filter that forbids `fork`, but not the start of programs and threads.
+#[test]
+fn a_forbidden_clone_is_a_typed_error() {
+    isolated("a_forbidden_clone_is_a_typed_error", || {
+        let without_vm = SeccompCondition::new(
+            0,
+            SeccompCmpArgLen::Qword,
+            SeccompCmpOp::MaskedEq(u64::from(libc::CLONE_VM.cast_unsigned())),
+            0,
+        );
+        let rule = SeccompRule::new(vec![without_vm.unwrap()]).unwrap();
+        forbid(libc::SYS_clone, vec![rule], libc::EPERM);
+        let server = start();
+        for backend in [&server.fork() as &dyn Backend, &server.exec()] {
+            let error = spawn(backend, Spec::main("quit")).map(drop).unwrap_err();
+            assert_eq!(call(error), ("fork".to_owned(), libc::EPERM));
+        }
+        has_no_children(&server);
+    });
+}
+
+/// C7: without `close_range` the scrub is as thorough.
+#[test]
+fn without_close_range_a_child_still_holds_exactly_its_fds() {
+    isolated("without_close_range_a_child_still_holds_exactly_its_fds", || {
+        let null = OwnedFd::from(fs::File::open("/dev/null").unwrap());
+        let decoy = |at| nix::fcntl::fcntl(&null, nix::fcntl::FcntlArg::F_DUPFD(at));
+        let _decoys: Vec<_> = (100..600).map(decoy).collect();
+        for errno in [libc::ENOSYS, libc::EPERM] {
+            filtered(move || {
+                forbid(libc::SYS_close_range, vec![], errno);
+                let server = start();
+                let (_sibling, _channel) = spawn(&server.fork(), Spec::main("hang")).unwrap();
+                for backend in [&server.fork() as &dyn Backend, &server.exec()] {
+                    assert_eq!(answer(backend, Spec::main("fds").stderr(Stdio::Null)), "5");
+                }
+            });
+        }
+    });
+}
+
+/// Without `/proc` there is no forkserver, and the error says what was missed.
+#[test]
+fn without_proc_the_error_names_the_call() {
+    isolated("without_proc_the_error_names_the_call", || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        for words in [&["--make-rprivate", "/"][..], &["-t", "tmpfs", "none", "/proc"]] {
+            assert!(std::process::Command::new("mount").args(words).status().unwrap().success());
+        }
+        let error = Forkserver::start(Bounds::default()).unwrap_err();
+        assert_eq!(call(error), ("posix_spawn(/proc/self/exe)".to_owned(), libc::ENOENT));
+    });
+}
+
+/// An executable that is deleted and replaced while it runs: spawns still work, in the old image.
+#[test]
+fn an_executable_that_is_replaced_while_it_runs_still_spawns() {
+    const COPY: &str = "HATCHERY_TEST_COPY";
+    let test = "an_executable_that_is_replaced_while_it_runs_still_spawns";
+    isolated(test, || match std::env::var_os(COPY) {
+        Some(copy) => {
+            fs::remove_file(&copy).unwrap();
+            fs::write(&copy, "something else").unwrap();
+            let server = start();
+            quits(&server.fork());
+            quits(&server.exec());
+        }
+        None => {
+            let copy = std::env::temp_dir().join(format!("{test}.{}", std::process::id()));
+            fs::copy("/proc/self/exe", &copy).unwrap();
+            let status = std::process::Command::new(&copy)
+                .args([test, "--exact", "--nocapture"])
+                .env(COPY, &copy)
+                .status();
+            fs::remove_file(&copy).unwrap();
+            assert!(status.unwrap().success());
+        }
+    });
+}
+
+/// H26: a forkserver that does not answer is waited for within the bound; when it goes on, what
+/// nobody waits for is not forked.
+#[test]
+fn a_silent_forkserver_costs_one_bound_and_leaves_no_child() {
+    isolated("a_silent_forkserver_costs_one_bound_and_leaves_no_child", || {
+        let request = Duration::from_millis(200);
+        let server = Forkserver::start(Bounds { request, ..Bounds::default() }).unwrap();
+        quits(&server.fork());
+        let forkserver = Pidfd::open(server.pid()).unwrap();
+        forkserver.send_signal(libc::SIGSTOP).unwrap();
+        let since = Instant::now();
+        let error = spawn(&server.fork(), Spec::main("hang")).map(drop).unwrap_err();
+        assert!(matches!(error, SpawnError::Unanswered { .. }), "{error:?}");
+        assert!(since.elapsed() >= request);
+        assert!(since.elapsed() < request * 3, "{:?}", since.elapsed());
+        forkserver.send_signal(libc::SIGCONT).unwrap();
+        quits(&server.fork());
+        has_no_children(&server);
+    });
+}
+
+/// The longest payload that is promised arrives on both backends; more than a request can hold is
+/// a typed error.
+#[test]
+fn the_longest_payload_arrives_and_a_longer_one_is_refused() {
+    isolated("the_longest_payload_arrives_and_a_longer_one_is_refused", || {
+        let server = start();
+        for backend in [&server.fork() as &dyn Backend, &server.exec()] {
+            let text = answer(backend, Spec::main("length").payload(vec![0xff; 64 * 1024]));
+            assert_eq!(text, "65536");
+            let spec = Spec::main("length").payload(vec![0; 1 << 20]);
+            let error = spawn(backend, spec).map(drop).unwrap_err();
+            assert!(matches!(error, SpawnError::TooLarge { .. }), "{error:?}");
+        }
+        has_no_children(&server);
+    });
+}
