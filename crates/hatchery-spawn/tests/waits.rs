@@ -39,8 +39,9 @@ fn close(birth: Birth) -> i32 {
     let child = block_on(server.fork().spawn(Spec::main("end").payload(vec![0, 3]))).unwrap();
     assert_eq!(block_on(child.wait()).unwrap(), Exit::Code(3));
     server.close();
-    birth.channel.unwrap().write_all(b"x").unwrap();
-    7
+    let mut channel = birth.channel.unwrap();
+    channel.write_all(b"x").unwrap();
+    channel.read(&mut [0]).map_or(1, |_| 7)
 }
 
 fn start() -> Forkserver {
@@ -137,15 +138,15 @@ fn a_dropped_request_leaves_no_child() {
             block_on(async {
                 for round in 0..300_usize {
                     let mut spawning = backend.spawn(quiet("wait"));
-                    if round % 3 > 0 {
-                        // The answer may come or not between these and the drop.
+                    if round % 3 == 1 {
+                        // Sent, and looked at once.
                         let polled = std::future::poll_fn(|context| {
                             Poll::Ready(std::pin::Pin::new(&mut spawning).poll(context))
                         });
                         drop(polled.await);
-                    }
-                    if round % 3 > 1 {
-                        tokio::task::yield_now().await;
+                    } else if round % 3 == 2 {
+                        // Answered, and not looked at: answers come in the order of requests.
+                        drop(backend.spawn(quiet("end").payload(vec![0, 0])).await.unwrap());
                     }
                 }
                 // Answers come in the order of requests: whatever was to appear has appeared.
@@ -289,6 +290,11 @@ fn an_actor_that_closes_its_forkserver_lives_on() {
         for backend in [&server.fork() as &dyn Backend, &server.exec()] {
             let (child, mut channel) = spawn(backend, Spec::main("close").name("a,b")).unwrap();
             channel.read_exact(&mut [0]).unwrap();
+            // The forkserver has been round its loop: it would have noticed.
+            for number in 1..4 {
+                block_on(block_on(backend.spawn(known(number).0)).unwrap().wait()).unwrap();
+            }
+            drop(channel);
             assert_eq!(block_on(child.wait()).unwrap(), Exit::Code(7), "{}", backend.name());
         }
     });
