@@ -139,6 +139,8 @@ pub struct Scope {
     running: usize,
     seen: BTreeSet<u64>,
     faults: Vec<Fault>,
+    /// The next time-out of every actor that has one.
+    timers: BTreeSet<(Time, ActorId)>,
     actions: VecDeque<Action>,
 }
 
@@ -189,6 +191,7 @@ impl Scope {
             running: 0,
             seen: BTreeSet::new(),
             faults: Vec::new(),
+            timers: BTreeSet::new(),
             actions: VecDeque::new(),
         }
     }
@@ -280,12 +283,8 @@ impl Scope {
 
     /// The time is `now`.
     pub fn handle_timeout(&mut self, now: Time) {
-        let due: Vec<_> = self
-            .members
-            .iter()
-            .filter(|(_, member)| member.teardown.poll_timeout().is_some_and(|at| at <= now))
-            .map(|(id, _)| *id)
-            .collect();
+        let later = self.timers.split_off(&(now + Duration::from_nanos(1), ActorId(0)));
+        let due: Vec<_> = std::mem::replace(&mut self.timers, later).into_iter().map(|(_, id)| id).collect();
         for id in due {
             self.drive(id, |teardown| teardown.handle_timeout(now));
         }
@@ -300,7 +299,7 @@ impl Scope {
     /// When to call [`Scope::handle_timeout`].
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Time> {
-        self.members.values().filter_map(|member| member.teardown.poll_timeout()).min()
+        self.timers.first().map(|(at, _)| *at)
     }
 
     /// Whether all is over.
@@ -464,7 +463,13 @@ impl Scope {
     fn drive(&mut self, id: ActorId, step: impl FnOnce(&mut Teardown)) {
         let Some(member) = self.members.get_mut(&id) else { return };
         let before = member.teardown.is_over();
+        if let Some(at) = member.teardown.poll_timeout() {
+            self.timers.remove(&(at, id));
+        }
         step(&mut member.teardown);
+        if let Some(at) = member.teardown.poll_timeout() {
+            self.timers.insert((at, id));
+        }
         if !before && member.teardown.is_over() {
             self.living -= 1;
         }

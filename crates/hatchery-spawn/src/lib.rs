@@ -49,6 +49,8 @@ pub use spec::{Resource, Spec};
 pub use stdio::{Relay, Stdio};
 pub use sys::exit::{at_exit, exit_now};
 pub use sys::pidfd::Pidfd;
+#[doc(hidden)]
+pub use sys::process::fork_floor;
 pub use thread::Threads;
 
 /// How many threads this process has.

@@ -1,86 +1,96 @@
-//! What a process holds, counted exactly, and the difference by name (C10).
+//! What a process holds, counted before and after: threads, fds, children, files (C10).
+//!
+//! No sleep is needed before looking. The one thing that lags is the kernel's own list of threads:
+//! a joined thread stays in it until it is scheduled for the last time. Those carry a flag and are
+//! not counted.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
 
-/// Threads, fds, children and runtime files of this process at one moment.
-///
-/// ```
-/// let before = hatchery_testkit::counts::Counts::now();
-/// // … a scenario …
-/// before.assert_same();
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+use serde::{Deserialize, Serialize};
+
+use crate::isolate;
+
+/// What this process holds at one moment, each with a name to recognise it by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// Thread ids and names.
+    /// Threads by their id, with their names. Those on their way out are left out.
     pub threads: BTreeMap<u32, String>,
-    /// Fd numbers and what they are.
+    /// Open fds, with what they lead to.
     pub fds: BTreeMap<u32, String>,
-    /// Children's pids with name and state, zombies included.
+    /// Children by their pid, zombies included, with name and state.
     pub children: BTreeMap<u32, String>,
-    /// Files of ours where runtime files go.
-    pub files: BTreeMap<String, ()>,
+    /// Files below the looked-at directory.
+    pub files: BTreeMap<PathBuf, String>,
 }
 
-/// What is there now and was not before.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// What is there now and was not before. What has gone meanwhile is no leak.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Difference {
     /// Threads by name.
     pub threads: Vec<String>,
-    /// Fds with what they are.
+    /// Fds with what they lead to.
     pub fds: Vec<String>,
     /// Children with name and state.
     pub children: Vec<String>,
-    /// Files by path.
+    /// Files.
     pub files: Vec<String>,
 }
 
+/// Compares when it is dropped. Made by [`guard`].
+#[derive(Debug)]
+#[must_use = "it compares when it is dropped"]
+pub struct Guard {
+    before: Counts,
+}
+
+/// Panics at the end of the enclosing scope if the process holds more than now, and says what.
+///
+/// For scenarios in processes of their own: other tests of one process open things meanwhile.
+pub fn guard() -> Guard {
+    Guard { before: Counts::now() }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !std::thread::panicking()
+            && let Some(leaked) = Counts::now().difference(&self.before)
+        {
+            panic!("left behind:\n{leaked}");
+        }
+    }
+}
+
 impl Counts {
-    /// Counts now. Needs no pause before: what a closed runtime had is gone when it has closed.
+    /// What this process holds now. Files are those of the scenario's own directory, if it runs
+    /// under [`isolate`].
     #[must_use]
     pub fn now() -> Self {
-        Self { threads: threads(), fds: fds(), children: children(), files: files() }
+        Self::with_files_of(isolate::private_dir().as_deref())
     }
 
-    /// What has come since; `None` if nothing has.
+    /// The same with the files below `dir`.
     #[must_use]
-    pub fn difference(&self) -> Option<Difference> {
-        let until = Instant::now() + OFF_THE_COUNT;
-        loop {
-            let difference = self.difference_now();
-            let only_threads = difference.as_ref().is_some_and(|difference| {
-                let Difference { threads, fds, children, files } = difference;
-                !threads.is_empty() && fds.is_empty() && children.is_empty() && files.is_empty()
-            });
-            if !only_threads || Instant::now() > until {
-                return difference;
-            }
-            // A join returns a moment before the kernel takes the thread off its list.
-            std::thread::yield_now();
+    pub fn with_files_of(dir: Option<&Path>) -> Self {
+        let mut files = BTreeMap::new();
+        if let Some(dir) = dir {
+            list_files(dir, &mut files);
         }
+        Self { threads: threads(), fds: fds(), children: children(), files }
     }
 
-    fn difference_now(&self) -> Option<Difference> {
-        let now = Self::now();
+    /// What is there in `self` and was not in `before`; `None` if that is nothing.
+    #[must_use]
+    pub fn difference(&self, before: &Self) -> Option<Difference> {
         let difference = Difference {
-            threads: added(&self.threads, &now.threads),
-            fds: added(&self.fds, &now.fds),
-            children: added(&self.children, &now.children),
-            files: now.files.keys().filter(|file| !self.files.contains_key(*file)).cloned().collect(),
+            threads: new(&self.threads, &before.threads),
+            fds: new(&self.fds, &before.fds),
+            children: new(&self.children, &before.children),
+            files: new(&self.files, &before.files),
         };
         (difference != Difference::default()).then_some(difference)
-    }
-
-    /// Panics if anything has come since, and says exactly what.
-    ///
-    /// # Panics
-    /// If there is a difference.
-    pub fn assert_same(&self) {
-        if let Some(difference) = self.difference() {
-            panic!("something was left behind:\n{difference}");
-        }
     }
 }
 
@@ -92,92 +102,147 @@ impl fmt::Display for Difference {
             ("child", &self.children),
             ("file", &self.files),
         ];
-        for (kind, all) in kinds {
-            for one in all {
-                writeln!(f, "{kind} {one}")?;
+        for (kind, found) in kinds {
+            for one in found {
+                writeln!(f, "  {kind} {one}")?;
             }
         }
         Ok(())
     }
 }
 
-fn added(before: &BTreeMap<u32, String>, now: &BTreeMap<u32, String>) -> Vec<String> {
-    let new = now.iter().filter(|(number, what)| before.get(number) != Some(what));
-    new.map(|(number, what)| format!("{number}: {what}")).collect()
+/// Children of this process, zombies included.
+pub(crate) fn children() -> BTreeMap<u32, String> {
+    let tasks = numbers(Path::new("/proc/self/task"));
+    let lists = tasks.map(|tid| read(&format!("/proc/self/task/{tid}/children")));
+    let pids: Vec<u32> =
+        lists.flat_map(|list| list.split_whitespace().flat_map(str::parse).collect::<Vec<_>>()).collect();
+    pids.into_iter().map(|pid| (pid, named(&format!("/proc/{pid}")))).collect()
 }
 
 fn threads() -> BTreeMap<u32, String> {
-    numbered("/proc/self/task", |path| {
-        fs::read_to_string(format!("{path}/comm")).ok().map(|name| name.trim().to_owned())
-    })
+    let tids = numbers(Path::new("/proc/self/task"));
+    tids.filter(|tid| is_staying(*tid))
+        .map(|tid| (tid, read(&format!("/proc/self/task/{tid}/comm")).trim().to_owned()))
+        .collect()
+}
+
+/// Whether a thread is not yet on its way out (`PF_EXITING` in its flags).
+fn is_staying(tid: u32) -> bool {
+    let stat = read(&format!("/proc/self/task/{tid}/stat"));
+    // The name in brackets may itself hold brackets and blanks.
+    let flags = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(6));
+    flags.and_then(|flags| flags.parse::<u64>().ok()).is_some_and(|flags| flags & PF_EXITING == 0)
 }
 
 fn fds() -> BTreeMap<u32, String> {
-    let listing = fs::canonicalize("/proc/self").map(|path| path.join("fd"));
-    let listing = listing.map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
-    numbered("/proc/self/fd", |path| {
-        let target = fs::read_link(path).ok()?.to_string_lossy().into_owned();
-        // The fd that this very listing holds open.
-        (target != listing).then_some(target)
-    })
+    let own = format!("/proc/{}/fd", std::process::id());
+    numbers(Path::new("/proc/self/fd"))
+        .filter_map(|fd| {
+            let target = fs::read_link(format!("/proc/self/fd/{fd}")).ok()?;
+            Some((fd, target.to_string_lossy().into_owned()))
+        })
+        // The fd through which we are looking.
+        .filter(|(_, target)| *target != own)
+        .collect()
 }
 
-fn children() -> BTreeMap<u32, String> {
-    let mut all = BTreeMap::new();
-    for (tid, _) in threads() {
-        let path = format!("/proc/self/task/{tid}/children");
-        let Ok(text) = fs::read_to_string(path) else { continue };
-        for pid in text.split_whitespace().filter_map(|pid| pid.parse().ok()) {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let shown = stat.split_once(' ').map(|(_, rest)| {
-                rest.split_once(") ").map_or(rest, |(_, state)| &rest[..rest.len() - state.len() + 1])
-            });
-            all.insert(pid, shown.unwrap_or_default().to_owned());
+fn list_files(dir: &Path, files: &mut BTreeMap<PathBuf, String>) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            list_files(&path, files);
         }
+        files.insert(path.clone(), path.display().to_string());
     }
-    all
 }
 
-fn files() -> BTreeMap<String, ()> {
-    let places = [
-        Some(std::env::temp_dir()),
-        std::env::var_os("XDG_RUNTIME_DIR").map(Into::into),
-        Some("/dev/shm".into()),
-    ];
-    let entries = places.into_iter().flatten().filter_map(|place| fs::read_dir(place).ok()).flatten();
-    entries
-        .filter_map(Result::ok)
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with("hatchery"))
-        .map(|entry| (entry.path().to_string_lossy().into_owned(), ()))
-        .collect()
+fn new<K: Ord + fmt::Debug>(now: &BTreeMap<K, String>, before: &BTreeMap<K, String>) -> Vec<String> {
+    let is_new = |(key, name): &(&K, &String)| before.get(*key) != Some(*name);
+    now.iter().filter(is_new).map(|(key, name)| format!("{key:?} {name}")).collect()
 }
 
-fn numbered(folder: &str, read: impl Fn(&str) -> Option<String>) -> BTreeMap<u32, String> {
-    let Ok(entries) = fs::read_dir(folder) else { return BTreeMap::new() };
-    let numbers: Vec<u32> = entries
-        .filter_map(Result::ok)
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .collect();
-    numbers
-        .into_iter()
-        .filter_map(|number| Some((number, read(&format!("{folder}/{number}"))?)))
-        .collect()
+/// Name and state of a process or thread, from its directory in `/proc`.
+fn named(dir: &str) -> String {
+    let stat = read(&format!("{dir}/stat"));
+    let name = stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(')'));
+    let Some((name, rest)) = name else { return "gone".to_owned() };
+    format!("{name} ({})", rest.split_whitespace().next().unwrap_or("?"))
 }
 
-/// How long the kernel may take to forget a thread that was joined.
-const OFF_THE_COUNT: Duration = Duration::from_millis(50);
+/// The entries of a directory that are numbers. Read to the end first, so that it is closed.
+fn numbers(dir: &Path) -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let found: Vec<u32> =
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    found.into_iter()
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+/// `include/linux/sched.h`
+const PF_EXITING: u64 = 0x4;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::process::{Command, Stdio};
 
-    /// C10: a new fd is named; the same number with another meaning is new too.
+    use super::*;
+    use crate::isolate::run_test;
+
+    /// C10
     #[test]
-    fn a_new_fd_is_named() {
-        let before = Counts::now();
-        let file = fs::File::open("/dev/zero").unwrap();
-        let difference = before.difference().unwrap();
-        assert!(difference.fds.iter().any(|fd| fd.ends_with("/dev/zero")), "{difference}");
-        drop(file);
+    fn every_kind_of_leak_is_seen_by_name() {
+        run_test(concat!(module_path!(), "::every_kind_of_leak_is_seen_by_name"), BOUND, || {
+            let before = Counts::now();
+            let (gate, closed) = std::sync::mpsc::channel::<()>();
+            let builder = std::thread::Builder::new().name("lingering".to_owned());
+            let thread = builder.spawn(move || closed.recv().is_err()).unwrap();
+            let file = fs::File::open("/dev/zero").unwrap();
+            let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+            let stdin = child.stdin.take();
+            let left = isolate::private_dir().unwrap().join("left");
+            fs::write(&left, "").unwrap();
+
+            let found = Counts::now().difference(&before).unwrap();
+            assert!(found.threads[0].ends_with("lingering"), "{found}");
+            assert!(found.fds.iter().any(|fd| fd.ends_with("/dev/zero")), "{found}");
+            assert!(found.children[0].contains(&child.id().to_string()), "{found}");
+            assert!(found.files[0].ends_with("left\""), "{found}");
+
+            drop((gate, file, stdin));
+            assert!(thread.join().unwrap());
+            child.wait().unwrap();
+            fs::remove_file(left).unwrap();
+            assert_eq!(Counts::now().difference(&before), None);
+        });
     }
+
+    #[test]
+    fn a_zombie_is_a_child_that_is_left() {
+        run_test(concat!(module_path!(), "::a_zombie_is_a_child_that_is_left"), BOUND, || {
+            let before = Counts::now();
+            let mut child = Command::new("true").spawn().unwrap();
+            let ended = hatchery_spawn::Pidfd::open(child.id()).unwrap();
+            assert!(ended.wait_dead(BOUND));
+            assert_eq!(Counts::now().difference(&before).unwrap().children.len(), 1);
+            drop(ended);
+            child.wait().unwrap();
+            assert_eq!(Counts::now().difference(&before), None);
+        });
+    }
+
+    #[test]
+    fn a_joined_thread_is_never_counted() {
+        run_test(concat!(module_path!(), "::a_joined_thread_is_never_counted"), BOUND, || {
+            for _ in 0..2000 {
+                let _nothing_left = guard();
+                std::thread::spawn(|| ()).join().unwrap();
+            }
+        });
+    }
+
+    const BOUND: std::time::Duration = std::time::Duration::from_secs(10);
 }

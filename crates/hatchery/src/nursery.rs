@@ -260,8 +260,7 @@ impl ActorBuilder {
     /// # Cancel safety
     /// Dropping the future takes the actor down again.
     pub async fn start(self) -> Result<Portal, StartError> {
-        let starting = self.core.start(self.options, Role::LongLived)?;
-        starting.ready().await
+        self.core.admit(self.options, Role::LongLived)?.ready().await
     }
 
     /// Starts it to run one function, in the background.
@@ -271,11 +270,11 @@ impl ActorBuilder {
         E: RemoteError + Send + 'static,
     {
         let (told, result) = oneshot::channel();
-        match self.core.start(self.options, Role::OneShot) {
-            Ok(starting) => {
+        match self.core.admit(self.options, Role::OneShot) {
+            Ok(admitted) => {
+                let run = admitted.run();
                 tokio::spawn(async move {
-                    let run = starting.run();
-                    let result = match starting.ready().await {
+                    let result = match admitted.ready().await {
                         Ok(portal) => portal.call(call).await,
                         Err(error) => Err(CallError::Died(error.fault)),
                     };

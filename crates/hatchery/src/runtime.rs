@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use hatchery_proto::{ActorPath, Config, Hello, Reason, Why};
 use hatchery_spawn::{Abandoned, Birth, Bounds, Forkserver, SpawnError, Threads};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::current::{self, Actor};
 use crate::error::OpenError;
@@ -179,6 +179,8 @@ pub(crate) struct Inner {
     pub(crate) config: Config,
     pub(crate) defaults: Defaults,
     pub(crate) threads: Threads,
+    /// How many births are under way: each holds several fds until its handshake.
+    pub(crate) births: Semaphore,
     /// Only the root may end the tree as a whole.
     is_root: bool,
     /// How thread actors find the runtime they were born into.
@@ -208,6 +210,7 @@ impl Inner {
             config,
             defaults,
             threads: Threads::new(),
+            births: Semaphore::new(MAX_BIRTHS),
             is_root,
             token: NEXT.fetch_add(1, Ordering::Relaxed),
             forkserver: Mutex::new(server),
@@ -346,5 +349,7 @@ impl Actor {
     }
 }
 
+/// More at once only wait in the forkserver's queue, with their fds open.
+const MAX_BIRTHS: usize = 32;
 /// What the end of a runtime grants beyond the budget of its scopes (C2: at most 100 ms).
 const CLOSE_SLACK: Duration = Duration::from_millis(100);

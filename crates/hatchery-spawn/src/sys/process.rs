@@ -73,3 +73,25 @@ pub(crate) fn kill_own_child(pid: i32, group: bool, signal: i32) {
     // SAFETY: only numbers are passed; ESRCH means that there is nobody left to signal.
     unsafe { libc::kill(target, signal) };
 }
+
+/// A bare fork, for benchmarks to compare with: runs `child` on its end of a socket pair, then
+/// exits; gives back the other end and the pid.
+///
+/// # Errors
+/// What socketpair(2) or fork(2) says, or `EBUSY` if this process has more than one thread.
+pub fn fork_floor(
+    child: fn(std::os::unix::net::UnixStream),
+) -> std::io::Result<(std::os::unix::net::UnixStream, u32)> {
+    if crate::thread_count()? != 1 {
+        return Err(Errno::EBUSY.into());
+    }
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    match fork()? {
+        Forked::Child => {
+            drop(ours);
+            child(theirs);
+            super::exit::exit_now(0)
+        }
+        Forked::Parent { child } => Ok((ours, child.cast_unsigned())),
+    }
+}

@@ -158,6 +158,20 @@ impl Core {
         }
     }
 
+    /// Waits until one actor is asked to go, or is over.
+    async fn asked(&self, id: ActorId) {
+        let mut over = self.over.subscribe();
+        let is_asked = || {
+            let mind = lock(&self.mind);
+            mind.scope.was_asked(id) || mind.scope.is_over(id)
+        };
+        while !is_asked() {
+            if over.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// The nursery's future is gone. If it had its outcome this changes nothing.
     pub(crate) fn unwaited(&self) {
         if self.finished.borrow().is_some() {
@@ -192,37 +206,56 @@ impl Core {
         }
     }
 
-    /// Admits an actor and asks its backend for it; all without waiting.
-    pub(crate) fn start(self: &Arc<Self>, options: Options, role: Role) -> Result<Starting, StartError> {
+    /// Admits an actor: from here on the scope waits for it (C1). Never waits itself.
+    pub(crate) fn admit(self: &Arc<Self>, options: Options, role: Role) -> Result<Admitted, StartError> {
         let runtime = &self.actor.runtime;
         let backend = options.backend.clone().unwrap_or_else(|| runtime.defaults.backend.clone());
         let backend_name = backend.name();
-        let fail = |path: ActorPath, cause| self.start_error(path, backend_name, cause);
-        let own = || self.actor.path.clone();
-        let name = ActorName::new(&options.name)
-            .map_err(|bad| fail(own(), StartCause::BadName(bad.0)))?;
-        let path = self.actor.path.child(&name);
-        let cause = |error| fail(path.clone(), StartCause::Spawn(error));
-        let backend = self.resolve(&backend).map_err(cause)?;
+        let name = ActorName::new(&options.name).map_err(|bad| {
+            self.start_error(self.actor.path.clone(), backend_name, StartCause::BadName(bad.0))
+        })?;
+        let kind = match &backend {
+            Backend::Forkserver | Backend::Exec => Kind::Process,
+            Backend::Thread => Kind::Thread,
+            Backend::Custom(backend) if backend.is_process() => Kind::Process,
+            Backend::Custom(_) => Kind::Thread,
+        };
+        // Published and checked in one step: who is cancelled from here on finds it (H27).
+        let admitted = lock(&self.mind).scope.admit(&name, role, kind, backend_name);
+        let (id, path) = admitted.map_err(|refusal| {
+            let cause = match refusal {
+                Refusal::NameTaken => StartCause::NameTaken,
+                Refusal::Closing(reason) => StartCause::Closing(reason),
+                Refusal::TooMany { limit, what } => StartCause::TooMany { limit, what },
+            };
+            self.start_error(self.actor.path.child(&name), backend_name, cause)
+        })?;
+        Ok(Admitted { core: self.clone(), id, path, options, backend, kind, launched: false })
+    }
+
+    /// Opens a channel and asks the backend for a child; without waiting.
+    fn launch(self: &Arc<Self>, admitted: &Admitted) -> Result<Starting, StartError> {
+        let Admitted { id, path, options, backend, kind, .. } = admitted;
+        let (id, runtime) = (*id, &self.actor.runtime);
+        let backend_name = backend.name();
+        let cause = |error| self.start_error(path.clone(), backend_name, StartCause::Spawn(error));
+        let backend = self.resolve(backend).map_err(cause)?;
         let supervisor = runtime.supervisor().map_err(system(&options.name, "pthread_create")).map_err(cause)?;
         let (stream, theirs) = pair().map_err(system(&options.name, "socketpair")).map_err(cause)?;
         let config = &runtime.config;
         let outbox =
             Arc::new(Outbox::new(stream.clone(), config.max_frame_bytes, config.outbox_bytes));
-        self.hello(&outbox, &path);
+        self.hello(&outbox, path);
         let link = Arc::new(Link::new(path.clone(), outbox.clone()));
         let (started, ready) = oneshot::channel();
-        let kind = if backend.is_process() { Kind::Process } else { Kind::Thread };
-        let id = {
+        {
             let mut mind = lock(&self.mind);
-            // Published and checked in one step: who is cancelled from here on finds it (H27).
-            let (id, _) = mind.scope.admit(&name, role, kind, backend_name).map_err(|refusal| {
-                fail(path.clone(), match refusal {
-                    Refusal::NameTaken => StartCause::NameTaken,
-                    Refusal::Closing(reason) => StartCause::Closing(reason),
-                    Refusal::TooMany { limit, what } => StartCause::TooMany { limit, what },
-                })
-            })?;
+            // A cancel before this had no channel to be sent on (H27).
+            if mind.scope.was_asked(id) {
+                let reason = Reason { by: self.actor.path.clone(), why: Why::Requested };
+                drop(mind);
+                return Err(self.start_error(path.clone(), backend_name, StartCause::Closing(reason)));
+            }
             mind.slots.insert(id, Slot {
                 link: link.clone(),
                 backend: backend_name,
@@ -231,16 +264,11 @@ impl Core {
                 handshake: Handshake::new(config.handshake, clock::now()),
                 started: Some(started),
             });
-            id
-        };
-        let spawning = backend.spawn(options.spec(&self.actor, &path, theirs));
+        }
+        let spawning = backend.spawn(options.spec(&self.actor, path, theirs));
         let inbox = Inbox::new(stream, config.max_frame_bytes);
-        let reading = Reading {
-            core: self.clone(),
-            id,
-            link: link.clone(),
-            is_process: backend.is_process(),
-        };
+        let is_process = *kind == Kind::Process;
+        let reading = Reading { core: self.clone(), id, link: link.clone(), is_process };
         tokio::spawn(reading.read(inbox));
         tokio::spawn(outbox.write_out());
         supervisor.spawn(self.clone().raise(id, spawning));
@@ -461,8 +489,10 @@ impl Core {
         while let Some(action) = mind.scope.poll_action() {
             match action {
                 Action::Actor { id, action } => {
-                    if let Some(slot) = mind.slots.get_mut(&id) {
-                        slot.perform(action);
+                    match mind.slots.get_mut(&id) {
+                        Some(slot) => slot.perform(action),
+                        // Not launched yet: `launch` asks before it does, and is woken up.
+                        None => drop(self.over.send_replace(())),
                     }
                 }
                 Action::CancelBody(reason) => {
@@ -565,9 +595,52 @@ impl Slot {
     }
 }
 
+/// An actor that its scope waits for and that has no process yet. Dropped early, it never gets
+/// one.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    core: Arc<Core>,
+    id: ActorId,
+    path: ActorPath,
+    options: Options,
+    backend: Backend,
+    kind: Kind,
+    launched: bool,
+}
+
+impl Admitted {
+    /// Starts it as soon as few enough others are on their way, and waits for its handshake.
+    ///
+    /// Ended by that, by the actor's death, by the handshake's bound, or by a cancel.
+    pub(crate) async fn ready(mut self) -> Result<Portal, StartError> {
+        let runtime = self.core.actor.runtime.clone();
+        let _birth = tokio::select! {
+            birth = runtime.births.acquire() => birth.ok(),
+            // `launch` sees the same and refuses.
+            () = self.core.asked(self.id) => None,
+        };
+        let starting = self.core.clone().launch(&self)?;
+        self.launched = true;
+        starting.ready().await
+    }
+
+    /// What a one-shot actor's task says at its end, also if it is dropped.
+    pub(crate) fn run(&self) -> Run {
+        Run { core: self.core.clone(), id: self.id, said: false }
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        if !self.launched {
+            self.core.apply(Event::NotBorn(self.id));
+        }
+    }
+}
+
 /// An actor on its way to its handshake. Dropped early, it is taken down again.
 #[derive(Debug)]
-pub(crate) struct Starting {
+struct Starting {
     core: Arc<Core>,
     id: ActorId,
     link: Arc<Link>,
@@ -575,26 +648,16 @@ pub(crate) struct Starting {
 }
 
 impl Starting {
-    /// Waits for the handshake. Ended by it, by the actor's death, or by the handshake's bound.
-    pub(crate) async fn ready(mut self) -> Result<Portal, StartError> {
+    async fn ready(mut self) -> Result<Portal, StartError> {
         let answer = match &mut self.ready {
-            Some(ready) => ready.await,
-            None => return Err(self.given_up()),
+            Some(ready) => ready.await.unwrap_or_else(|_| Err(self.given_up())),
+            None => Err(self.given_up()),
         };
         self.ready = None;
-        match answer {
-            Ok(Ok(())) => {
-                let (core, id, link) = (self.core.clone(), self.id, self.link.clone());
-                Ok(Portal { core, id, link })
-            }
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(self.given_up()),
-        }
-    }
-
-    /// What a one-shot actor's task says at its end, also if it is dropped.
-    pub(crate) fn run(&self) -> Run {
-        Run { core: self.core.clone(), id: self.id, said: false }
+        answer.map(|()| {
+            let (core, id, link) = (self.core.clone(), self.id, self.link.clone());
+            Portal { core, id, link }
+        })
     }
 
     fn given_up(&self) -> StartError {
