@@ -1,4 +1,5 @@
 //! Relayed output: whole lines, complete tails, and nobody who blocks anybody (C8, H5).
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod common;
 

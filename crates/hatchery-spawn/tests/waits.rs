@@ -1,4 +1,5 @@
 //! Waiting, withdrawing, losing: what the requesting side promises (C9, H2, H26, H28).
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod common;
 

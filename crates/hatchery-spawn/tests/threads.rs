@@ -1,0 +1,109 @@
+//! The thread backend: threads that truly end, and those that were given up on (C5, H9).
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+
+use std::io::{Read as _, Write as _};
+
+use common::{block_on, isolated, spawn};
+use hatchery_spawn::{
+    Backend as _, Birth, Exit, Main, SignalError, SpawnError, Spec, Threads, inventory,
+    thread_count,
+};
+
+inventory::submit! { Main { name: "echo", run: echo } }
+inventory::submit! { Main { name: "panic", run: |_| panic!("on purpose: {}", 7) } }
+
+/// Builds a runtime of its own, says one byte, and ends when its channel does.
+fn echo(birth: Birth) -> i32 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(tokio::task::yield_now());
+    let mut channel = birth.channel.unwrap();
+    channel.write_all(b"x").unwrap();
+    drop(channel.read(&mut [0]));
+    256 + 9
+}
+
+/// H9, C10: a thousand threads up and down; the counts are exact, at once.
+#[test]
+fn a_thousand_threads_up_and_down_leave_nothing() {
+    isolated("a_thousand_threads_up_and_down_leave_nothing", || {
+        let backend = Threads::new();
+        let counts = || {
+            let fds = std::fs::read_dir("/proc/self/fd").unwrap().count();
+            (thread_count().unwrap(), fds)
+        };
+        let before = counts();
+        for _ in 0..10 {
+            let mut all = Vec::new();
+            for _ in 0..100 {
+                let (child, mut channel) = spawn(&backend, Spec::main("echo")).unwrap();
+                channel.read_exact(&mut [0]).unwrap();
+                all.push((child, channel));
+            }
+            assert_eq!(thread_count().unwrap(), before.0 + 100);
+            for (child, channel) in all {
+                drop(channel);
+                assert_eq!(block_on(child.wait()).unwrap(), Exit::Code(9));
+            }
+            assert_eq!(counts(), before);
+        }
+        assert!(backend.ledger().list().is_empty());
+    });
+}
+
+/// C4: a panic is a status of its own and carries its message; every waiter gets it.
+#[test]
+fn a_panic_carries_its_message() {
+    let child = block_on(Threads::new().spawn(Spec::main("panic"))).unwrap();
+    let expected = Exit::Panicked("on purpose: 7".to_owned());
+    let handle = child.handle();
+    assert_eq!(block_on(child.wait()).unwrap(), expected);
+    assert_eq!(block_on(handle.wait()).unwrap(), expected);
+}
+
+/// C5: a thread that was given up on is in the ledger until it ends, and nobody waits for it.
+#[test]
+fn an_abandoned_thread_is_in_the_ledger_until_it_ends() {
+    isolated("an_abandoned_thread_is_in_the_ledger_until_it_ends", || {
+        let backend = Threads::new();
+        for given_up in [true, false] {
+            let spec = Spec::main("echo").name("stuck");
+            let (child, mut channel) = spawn(&backend, spec).unwrap();
+            channel.read_exact(&mut [0]).unwrap();
+            let handle = child.handle();
+            if given_up {
+                child.abandon("reading");
+            }
+            drop(child);
+            let entries = backend.ledger().list();
+            let told: Vec<_> =
+                entries.iter().map(|entry| (&*entry.name, &*entry.last_state)).collect();
+            let state = if given_up { "reading" } else { "its child was dropped" };
+            assert_eq!(told, [("stuck", state)]);
+            drop(channel);
+            assert_eq!(block_on(handle.wait()).unwrap(), Exit::Code(9));
+            while !backend.ledger().list().is_empty() {
+                std::thread::yield_now();
+            }
+        }
+    });
+}
+
+/// What a thread can't do is said at the door; and it takes no signals.
+#[test]
+fn what_a_thread_can_not_do_is_a_typed_error() {
+    let backend = Threads::new();
+    let specs = [
+        Spec::program("true"),
+        Spec::main("nobody"),
+        Spec::main("echo").env("A", "b"),
+        Spec::main("echo").current_dir("/"),
+    ];
+    for spec in specs {
+        let error = block_on(backend.spawn(spec)).unwrap_err();
+        assert!(matches!(error, SpawnError::Unsupported { backend: "thread", .. }), "{error:?}");
+    }
+    let (child, _channel) = spawn(&backend, Spec::main("echo")).unwrap();
+    assert!(matches!(child.kill(), Err(SignalError::Thread { .. })));
+}
