@@ -65,6 +65,12 @@ struct Server {
     tree: String,
     next_mark: u64,
     grace: u64,
+    /// Who has ended, by its signal. Signals of the same number merge, so this isn't all.
+    ended: Vec<i32>,
+    /// When to ask the kernel for those whose signal was merged into another's.
+    scan_at: Option<u64>,
+    /// Not before this: a look at all children costs more the more there are.
+    scan_not_before: u64,
     /// When to look for strays of actors that died.
     sweep_at: Option<u64>,
     buffer: Vec<u8>,
@@ -175,6 +181,9 @@ impl Server {
             tree: tree.to_owned(),
             next_mark: 1,
             grace: grace(),
+            ended: Vec::new(),
+            scan_at: None,
+            scan_not_before: 0,
             sweep_at: None,
             buffer: vec![0; MAX_BYTES + 1],
         })
@@ -207,7 +216,8 @@ impl Server {
     }
 
     fn timeout(&self) -> EpollTimeout {
-        let next = [self.book.next_deadline(), self.sweep_at].into_iter().flatten().min();
+        let next = [self.book.next_deadline(), self.sweep_at, self.scan_at];
+        let next = next.into_iter().flatten().min();
         let Some(next) = next else { return EpollTimeout::NONE };
         let millis = next.saturating_sub(now()).div_ceil(1_000_000);
         EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::MAX)
@@ -221,6 +231,8 @@ impl Server {
                 if info.ssi_signo == Signal::SIGTERM as u32 {
                     self.end();
                 }
+                self.ended.push(info.ssi_pid.cast_signed());
+                self.scan_at = Some(self.scan_not_before);
             }
         } else if fd == self.shared.as_raw_fd() {
             self.adopt();
@@ -378,13 +390,31 @@ impl Server {
         }
     }
 
+    /// Reaps who has ended. By number where a signal told it; a look at all children takes time by
+    /// their number, so that is done for the rest, and takes a tenth of our time at most.
     fn reap(&mut self) {
-        while let Ok(Some((pid, _))) = waitid::peek() {
-            if self.book.knows(pid) {
-                // Its group, while the zombie still holds the number: the strays that stayed in it.
-                process::kill_own_child(pid, true, libc::SIGKILL);
+        for pid in std::mem::take(&mut self.ended) {
+            if let Ok(Some(_)) = waitid::peek_at(pid) {
+                self.reap_one(pid);
             }
-            let Ok(Some((_, status))) = waitid::reap(pid) else { return };
+        }
+        let since = now();
+        if self.scan_at.is_some_and(|at| at <= since) {
+            self.scan_at = None;
+            while let Ok(Some((pid, _))) = waitid::peek() {
+                self.reap_one(pid);
+            }
+            let until = now();
+            self.scan_not_before = until + SCAN_PAUSE * (until - since);
+        }
+    }
+
+    fn reap_one(&mut self, pid: i32) {
+        if self.book.knows(pid) {
+            // Its group, while the zombie still holds the number: the strays that stayed in it.
+            process::kill_own_child(pid, true, libc::SIGKILL);
+        }
+        if let Ok(Some((_, status))) = waitid::reap(pid) {
             self.died(pid, &status);
         }
     }
@@ -505,5 +535,7 @@ pub(crate) const GRACE: &str = "HATCHERY_ORPHAN_GRACE";
 
 /// Deaths come in bursts; strays are looked for once after each.
 const SWEEP_DELAY: u64 = 20_000_000;
+/// How much longer than a look at all children the time until the next one is.
+const SCAN_PAUSE: u64 = 9;
 /// What the last sweep may take.
 const END_BOUND: u64 = 2_000_000_000;

@@ -12,6 +12,11 @@ pub(crate) fn peek() -> Result<Option<(i32, Exit)>, Errno> {
     wait(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)
 }
 
+/// Whether that child has ended and is not reaped yet.
+pub(crate) fn peek_at(pid: i32) -> Result<Option<(i32, Exit)>, Errno> {
+    wait(libc::P_PID, pid.cast_unsigned(), libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)
+}
+
 /// Reaps one child that `peek` has shown.
 pub(crate) fn reap(pid: i32) -> Result<Option<(i32, Exit)>, Errno> {
     wait(libc::P_PID, pid.cast_unsigned(), libc::WEXITED | libc::WNOHANG)

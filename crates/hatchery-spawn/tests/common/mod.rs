@@ -3,6 +3,7 @@
 //! The process is this test binary again, asked for the same test. A variable in its environment
 //! marks it and all that comes of it, so that what is left is found whoever its parent is.
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
