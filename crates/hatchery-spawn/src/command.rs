@@ -1,9 +1,10 @@
 //! Any program, through the forkserver, with an API close to `tokio::process::Command`.
 
-use std::ffi::OsStr;
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use tokio::io::AsyncReadExt as _;
@@ -21,11 +22,14 @@ use crate::stdio::Stdio;
 /// not die with the thread that started it.
 ///
 /// Differences from `tokio::process::Command`: a dropped child is always killed; builder methods
-/// take and give the value; the environment and directory are those of the time when the first
-/// command was started.
+/// take and give the value; stdin is `/dev/null` unless told otherwise. Environment and directory
+/// are, as there, this process's at the time of the start, with the changes made here.
 #[derive(Debug)]
 pub struct Command {
     spec: Spec,
+    env: BTreeMap<OsString, Option<OsString>>,
+    env_clear: bool,
+    current_dir: Option<PathBuf>,
     stdout_set: bool,
     stderr_set: bool,
 }
@@ -61,7 +65,14 @@ impl Command {
     /// `/dev/null`, stdout and stderr to ours.
     #[must_use]
     pub fn new(program: impl AsRef<OsStr>) -> Self {
-        Self { spec: Spec::program(program), stdout_set: false, stderr_set: false }
+        Self {
+            spec: Spec::program(program),
+            env: BTreeMap::new(),
+            env_clear: false,
+            current_dir: None,
+            stdout_set: false,
+            stderr_set: false,
+        }
     }
 
     /// One more argument.
@@ -83,21 +94,41 @@ impl Command {
     /// Sets a variable.
     #[must_use]
     pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
-        self.spec = self.spec.env(key, value);
+        self.env.insert(key.as_ref().to_owned(), Some(value.as_ref().to_owned()));
         self
     }
 
-    /// Removes all variables.
+    /// Sets variables.
+    #[must_use]
+    pub fn envs(
+        mut self,
+        vars: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>,
+    ) -> Self {
+        for (key, value) in vars {
+            self = self.env(key, value);
+        }
+        self
+    }
+
+    /// Removes a variable.
+    #[must_use]
+    pub fn env_remove(mut self, key: impl AsRef<OsStr>) -> Self {
+        self.env.insert(key.as_ref().to_owned(), None);
+        self
+    }
+
+    /// Removes all variables, those set before included.
     #[must_use]
     pub fn env_clear(mut self) -> Self {
-        self.spec = self.spec.env_clear();
+        self.env.clear();
+        self.env_clear = true;
         self
     }
 
     /// Where it starts.
     #[must_use]
     pub fn current_dir(mut self, path: impl AsRef<Path>) -> Self {
-        self.spec = self.spec.current_dir(path);
+        self.current_dir = Some(path.as_ref().to_owned());
         self
     }
 
@@ -132,7 +163,29 @@ impl Command {
     /// # Cancel safety
     /// Dropping the future withdraws the request; a child that appears all the same is killed.
     pub async fn spawn(self) -> Result<Child, SpawnError> {
-        server()?.exec().spawn(self.spec).await
+        server()?.exec().spawn(self.into_spec()).await
+    }
+
+    /// As of now: our environment and directory may have changed since the forkserver took its.
+    fn into_spec(self) -> Spec {
+        let mut spec = self.spec.env_clear();
+        if !self.env_clear {
+            for (key, value) in std::env::vars_os().filter(|(key, _)| !self.env.contains_key(key)) {
+                spec = spec.env(key, value);
+            }
+        }
+        for (key, value) in self.env {
+            if let Some(value) = value {
+                spec = spec.env(key, value);
+            }
+        }
+        // Ours may be gone; then the child's is the forkserver's.
+        let here = std::env::current_dir().ok();
+        match (here, self.current_dir) {
+            (Some(here), Some(path)) => spec.current_dir(here.join(path)),
+            (None, Some(path)) | (Some(path), None) => spec.current_dir(path),
+            (None, None) => spec,
+        }
     }
 
     /// Runs it to its end.
@@ -181,6 +234,25 @@ fn server() -> Result<Forkserver, SpawnError> {
     let started = Forkserver::start(Bounds::default())?;
     *server = Some(started.clone());
     Ok(started)
+}
+
+/// So that `?` works where `tokio::process::Command` was used before.
+impl From<SpawnError> for io::Error {
+    fn from(error: SpawnError) -> Self {
+        let kind = error.io_error().map_or(io::ErrorKind::Other, Self::kind);
+        Self::new(kind, error)
+    }
+}
+
+/// So that `?` works where `tokio::process::Command` was used before.
+impl From<CommandError> for io::Error {
+    fn from(error: CommandError) -> Self {
+        match error {
+            CommandError::Spawn(error) => error.into(),
+            CommandError::Wait(error) => Self::other(error),
+            CommandError::Read(error) => error,
+        }
+    }
 }
 
 async fn read(pipe: Option<OwnedFd>) -> io::Result<Vec<u8>> {

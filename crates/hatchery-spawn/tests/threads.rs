@@ -4,6 +4,7 @@
 mod common;
 
 use std::io::{Read as _, Write as _};
+use std::time::Duration;
 
 use common::{block_on, isolated, spawn};
 use hatchery_spawn::{
@@ -18,11 +19,23 @@ inventory::submit! { Main { name: "panic", run: |_| panic!("on purpose: {}", 7) 
 fn echo(birth: Birth) -> i32 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(tokio::task::yield_now());
+    SLOW.with(|_| {});
     let mut channel = birth.channel.unwrap();
     channel.write_all(b"x").unwrap();
     drop(channel.read(&mut [0]));
     256 + 9
 }
+
+/// Dropped after the main has returned: a thread that is slow to end.
+struct Slow;
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+}
+
+thread_local! { static SLOW: Slow = const { Slow }; }
 
 /// H9, C10: a thousand threads up and down; the counts are exact, at once.
 #[test]
