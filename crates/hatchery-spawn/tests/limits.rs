@@ -227,6 +227,41 @@ fn a_forbidden_pidfd_open_is_a_typed_error() {
     });
 }
 
+/// A `pidfd_open` that fails for a child that is there already: named, and the child is not.
+#[test]
+fn a_child_whose_pidfd_can_not_be_opened_is_gone() {
+    const BIT: u64 = 1 << 10;
+    /// Uses up numbers until one is there for which `found` holds.
+    fn use_up(found: impl Fn(u64) -> bool) -> u64 {
+        let mut next = 0;
+        for _ in 0..4 * BIT {
+            let thread = std::thread::spawn(|| nix::unistd::gettid().as_raw().cast_unsigned());
+            next = u64::from(thread.join().unwrap());
+            if found(next) {
+                break;
+            }
+        }
+        next
+    }
+    isolated("a_child_whose_pidfd_can_not_be_opened_is_gone", || {
+        // The forkserver's number comes soon after this one and has the same bit.
+        let low = use_up(|next| next % BIT < 200) & BIT;
+        let condition = |operator, value| {
+            SeccompCondition::new(0, SeccompCmpArgLen::Dword, operator, value).unwrap()
+        };
+        let not_root = condition(SeccompCmpOp::Ne, u64::from(std::process::id()));
+        let other_bit = condition(SeccompCmpOp::MaskedEq(BIT), low ^ BIT);
+        let rule = SeccompRule::new(vec![not_root, other_bit]).unwrap();
+        forbid(libc::SYS_pidfd_open, vec![rule], libc::EPERM);
+        let server = start();
+        quits(&server.fork());
+        use_up(|next| next & BIT != low && next % BIT < 500);
+        let error = spawn(&server.fork(), Spec::main("hang")).map(drop).unwrap_err();
+        assert_eq!(call(error), ("pidfd_open".to_owned(), libc::EPERM));
+        has_no_children(&server);
+    });
+}
+
 /// A filter that forbids `fork`, but not the start of programs and threads.
 #[test]
 fn a_forbidden_clone_is_a_typed_error() {
