@@ -31,8 +31,10 @@ fn environment_and_directory_are_ours_at_the_time_of_the_start() {
         assert_eq!(out(echo().env("A", "1").env_remove("A")), format!(",,{path}"));
         let bare = Command::new("/usr/bin/env").env("A", "0").env_clear().env("B", "2");
         let bare = out(bare);
-        let left: Vec<_> = bare.lines().filter(|line| !line.starts_with("HATCHERY_")).collect();
-        assert_eq!(left, ["B=2"]);
+        // Names alone: values are nobody's business in a test's output.
+        let names = bare.lines().filter_map(|line| Some(line.split_once('=')?.0));
+        let names: Vec<_> = names.filter(|name| !name.starts_with("HATCHERY_")).collect();
+        assert_eq!(names, ["B"]);
     });
 }
 
