@@ -11,8 +11,7 @@ pub(crate) fn write(output: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno
     let piece = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     // SAFETY: one piece of memory that is borrowed for the call and only read; an offset of -1
     // means the fd's own position, as in writev.
-    let written = unsafe {
-        libc::pwritev2(output.as_raw_fd(), &raw const piece, 1, -1, libc::RWF_NOWAIT)
-    };
+    let written =
+        unsafe { libc::pwritev2(output.as_raw_fd(), &raw const piece, 1, -1, libc::RWF_NOWAIT) };
     Ok(Errno::result(written)?.cast_unsigned())
 }
