@@ -101,7 +101,7 @@ fn adopt(birth: &Birth, hello: Hello, outbox: Arc<Outbox>) -> Arc<Actor> {
     let is_thread = birth.how == BirthKind::Thread;
     let runtime = match (is_thread, Inner::of_thread(birth)) {
         (true, Some(runtime)) => runtime,
-        (true, None) | (false, _) => Inner::of_process(&hello, birth.forkserver()),
+        (true, None) | (false, _) => Inner::of_process(&hello),
     };
     let actor = Arc::new(Actor::new(hello.path, runtime, Some(outbox)));
     if is_thread {

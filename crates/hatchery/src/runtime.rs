@@ -143,7 +143,7 @@ impl Builder {
     /// signal handler could be had.
     pub fn open(self) -> Result<Runtime, OpenError> {
         self.config.validate().map_err(OpenError::Config)?;
-        let inner = Inner::new(self.config, self.defaults, None, true);
+        let inner = Inner::new(self.config, self.defaults, true);
         let root = Arc::new(Actor::new(ActorPath::root(), inner, None));
         if self.signals {
             let watch = Watch::start(root.clone()).map_err(|cause| {
@@ -204,7 +204,7 @@ struct Supervisor {
 }
 
 impl Inner {
-    fn new(config: Config, defaults: Defaults, server: Option<Forkserver>, is_root: bool) -> Arc<Self> {
+    fn new(config: Config, defaults: Defaults, is_root: bool) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let inner = Arc::new(Self {
             config,
@@ -213,7 +213,7 @@ impl Inner {
             births: Semaphore::new(MAX_BIRTHS),
             is_root,
             token: NEXT.fetch_add(1, Ordering::Relaxed),
-            forkserver: Mutex::new(server),
+            forkserver: Mutex::default(),
             supervisor: Mutex::default(),
             signals: Mutex::default(),
         });
@@ -222,8 +222,8 @@ impl Inner {
     }
 
     /// The runtime of an actor that has a process of its own.
-    pub(crate) fn of_process(hello: &Hello, server: Option<Forkserver>) -> Arc<Self> {
-        Self::new(hello.config.clone(), Defaults::of(hello), server, false)
+    pub(crate) fn of_process(hello: &Hello) -> Arc<Self> {
+        Self::new(hello.config.clone(), Defaults::of(hello), false)
     }
 
     /// The runtime that a thread actor was born into.
@@ -243,8 +243,14 @@ impl Inner {
         if let Some(server) = slot.as_ref().filter(|server| !server.is_lost() || !self.is_root) {
             return Ok(server.clone());
         }
-        let bounds = Bounds { orphan_grace: self.config.orphan_grace, ..Bounds::default() };
-        let server = Forkserver::start(bounds)?;
+        // Only now: an actor that starts nothing costs the forkserver no fd and itself no thread.
+        let server = match Forkserver::inherited().filter(|_| !self.is_root) {
+            Some(inherited) => inherited,
+            None => {
+                let orphan_grace = self.config.orphan_grace;
+                Forkserver::start(Bounds { orphan_grace, ..Bounds::default() })?
+            }
+        };
         *slot = Some(server.clone());
         Ok(server)
     }
