@@ -210,7 +210,7 @@ mod tests {
             assert!(found.threads[0].ends_with("lingering"), "{found}");
             assert!(found.fds.iter().any(|fd| fd.ends_with("/dev/zero")), "{found}");
             assert!(found.children[0].contains(&child.id().to_string()), "{found}");
-            assert!(found.files[0].ends_with("left\""), "{found}");
+            assert!(found.files[0].ends_with("left"), "{found}");
 
             drop((gate, file, stdin));
             assert!(thread.join().unwrap());

@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_dump_shows_the_child_of_a_child_and_survives_json() {
-        let script = "cat & echo ready; wait";
+        let script = "exec 3<&0; cat <&3 & echo ready; wait";
         let mut shell = Command::new("sh")
             .args(["-c", script])
             .stdin(Stdio::piped())

@@ -5,9 +5,11 @@ mod axis;
 mod case;
 mod report;
 mod run;
+mod scenario;
 mod tree;
 
 pub use axis::{Backend, Trigger};
 pub use case::{Case, Impossible, Selection};
 pub use report::{CaseReport, Leaks, MatrixReport, Outcome, Summary};
-pub use run::{inside, run};
+pub use run::{HARD_BOUND, Plan, Stop, run, run_all};
+pub use scenario::inside;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::axis::{Backend, Trigger};
+use super::case::Case;
 
 /// How one case came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -68,6 +69,26 @@ pub struct CaseReport {
     pub leaks: Leaks,
     /// Why it didn't pass; a dump if it hung.
     pub detail: String,
+}
+
+impl CaseReport {
+    /// A case that has not been run.
+    pub(super) fn skipped(case: &Case, bound_ms: f64) -> Self {
+        Self {
+            id: case.id(),
+            backend: case.backend,
+            depth: case.depth,
+            breadth: case.breadth,
+            actors: case.actors(),
+            trigger: case.trigger,
+            outcome: Outcome::Skipped,
+            elapsed_ms: 0.0,
+            teardown_ms: 0.0,
+            bound_ms,
+            leaks: Leaks::default(),
+            detail: String::new(),
+        }
+    }
 }
 
 /// All cases.

@@ -1,0 +1,177 @@
+//! The inside of a case's process: grows the tree, pulls the trigger, counts.
+
+use std::time::{Duration, Instant};
+
+use hatchery::{ExitStatus, FaultKind, Runtime, ScopeError, Stdio, Why};
+use hatchery_spawn::Pidfd;
+use serde::{Deserialize, Serialize};
+
+use super::axis::{Backend, Trigger};
+use super::case::Case;
+use super::report::Leaks;
+use super::tree::{AsTold, Leaves, Plan, Up, plant, watch};
+use crate::counts::Counts;
+use crate::isolate;
+
+/// What a case's process tells whoever looks on.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Told {
+    pub(super) teardown_ms: f64,
+    pub(super) leaks: Leaks,
+    pub(super) wrong: Vec<String>,
+}
+
+/// Runs the case in this process and tells what came of it. Returns the exit code; after SIGINT
+/// the process leaves with 130 whatever that is.
+#[must_use]
+pub fn inside(case: &Case) -> i32 {
+    // The watcher comes by here too, and leaves.
+    let is_watched = isolate::is_scenario();
+    let before = Counts::now();
+    let mut told = Told::default();
+    if let Err(error) = isolate::build_runtime().map(|tokio| {
+        tokio.block_on(scenario(case, &mut told));
+    }) {
+        told.wrong.push(format!("no tokio runtime: {error}"));
+    }
+    if let Some(difference) = Counts::now().difference(&before) {
+        told.leaks = Leaks {
+            processes: difference.children.len(),
+            threads: difference.threads.len(),
+            fds: difference.fds.len(),
+            files: difference.files.len(),
+        };
+        told.wrong.push(format!("left behind:\n{difference}"));
+    }
+    let text = serde_json::to_string(&told).unwrap_or_default();
+    if !is_watched {
+        println!("{text}");
+        return i32::from(!told.wrong.is_empty());
+    }
+    match isolate::say(&text) {
+        Ok(()) => 0,
+        Err(_) => 1,
+    }
+}
+
+async fn scenario(case: &Case, told: &mut Told) {
+    let backend = match case.backend {
+        Backend::Forkserver => hatchery::Backend::Forkserver,
+        Backend::Thread => hatchery::Backend::Thread,
+        Backend::Exec => hatchery::Backend::Exec,
+    };
+    let runtime = match Runtime::builder().backend(backend).stdio(Stdio::Null).open() {
+        Ok(runtime) => runtime,
+        Err(error) => return told.wrong.push(error.to_string()),
+    };
+    let leaves = match case.trigger {
+        Trigger::LeafError => Leaves::FirstErrs,
+        Trigger::AllLeavesError => Leaves::AllErr,
+        Trigger::MiddleError => Leaves::MiddleErrs,
+        _ => Leaves::Hold,
+    };
+    let plan = Plan { breadth: case.breadth, leaves };
+    let pulled = std::sync::OnceLock::new();
+    let (up, all_up) = tokio::sync::oneshot::channel();
+    let nursery = runtime.nursery(async |n| {
+        let (children, ups) = plant(&n, case.depth, plan).await?;
+        if ups.len() as u64 != case.actors() {
+            return Err(hatchery::Error::msg(format!("{} actors are up", ups.len())));
+        }
+        let holding = watch(children, case.depth, plan);
+        // Nobody waits for it under most triggers.
+        let _unwaited = up.send(());
+        pulled.get_or_init(Instant::now);
+        pull(case, &n, &ups, holding).await
+    });
+    let result = match case.trigger {
+        Trigger::Timeout | Trigger::Drop => {
+            let ended = async {
+                // The tree is up: from here on the time-out counts.
+                let _all_up = all_up.await;
+                if case.trigger == Trigger::Timeout {
+                    let never = std::future::pending::<()>();
+                    let _elapsed = tokio::time::timeout(Duration::from_millis(1), never).await;
+                }
+            };
+            tokio::select! {
+                result = nursery => Some(result),
+                () = ended => None,
+            }
+        }
+        _ => Some(nursery.await),
+    };
+    runtime.close().await;
+    told.teardown_ms = pulled.get().map_or(0.0, |at| millis(at.elapsed()));
+    told.wrong.extend(check(case, result));
+}
+
+/// Pulls the trigger, if that is the root's to do.
+async fn pull(
+    case: &Case,
+    n: &hatchery::Nursery,
+    ups: &[Up],
+    holding: impl Future<Output = hatchery::Result<()>>,
+) -> hatchery::Result<()> {
+    match case.trigger {
+        Trigger::Return => return Ok(()),
+        Trigger::RootError => return Err(AsTold { who: "root".to_owned() }.into()),
+        Trigger::Cancel => {
+            let n = n.clone();
+            tokio::spawn(async move { n.cancel() });
+        }
+        Trigger::Sigint => {
+            Pidfd::open(std::process::id())?.send_signal(nix::libc::SIGINT)?;
+        }
+        Trigger::SigkillLeaf => kill(ups, case.depth)?,
+        Trigger::SigkillMiddle => kill(ups, 1)?,
+        Trigger::LeafError
+        | Trigger::AllLeavesError
+        | Trigger::MiddleError
+        | Trigger::Timeout
+        | Trigger::Drop => {}
+    }
+    holding.await
+}
+
+/// Kills the first actor at that depth.
+fn kill(ups: &[Up], depth: u32) -> hatchery::Result<()> {
+    let at_depth = |(path, _): &&Up| path.matches('/').count() == depth as usize;
+    let victim = ups.iter().find(at_depth).ok_or_else(|| hatchery::Error::msg("nobody to kill"))?;
+    Pidfd::open(victim.1)?.send_signal(nix::libc::SIGKILL)?;
+    Ok(())
+}
+
+/// What is wrong with how the root's nursery came out.
+fn check(case: &Case, result: Option<Result<(), ScopeError>>) -> Vec<String> {
+    let is_leaf = |path: &hatchery::ActorPath| path.depth() == case.depth as usize;
+    let result = match (case.trigger, result) {
+        (Trigger::Timeout | Trigger::Drop, None) | (Trigger::Return, Some(Ok(()))) => {
+            return Vec::new();
+        }
+        (_, Some(Err(error))) => error,
+        (_, other) => return vec![format!("came out as {other:?}")],
+    };
+    let all = result.fault().leaves();
+    let right = match case.trigger {
+        Trigger::LeafError => all.iter().all(|f| f.kind == FaultKind::Failed && is_leaf(&f.path)) && all.len() == 1,
+        Trigger::AllLeavesError => all.iter().all(|f| f.kind == FaultKind::Failed && is_leaf(&f.path)),
+        Trigger::MiddleError => all.iter().all(|f| f.kind == FaultKind::Failed && f.path.depth() == 1) && all.len() == 1,
+        Trigger::RootError => all.iter().all(|f| f.kind == FaultKind::Failed && f.path.depth() == 0),
+        Trigger::Cancel => {
+            matches!(&result.fault().kind, FaultKind::Cancelled(reason) if reason.why == Why::Requested)
+        }
+        Trigger::Sigint => result.fault().kind == FaultKind::Interrupted { signal: nix::libc::SIGINT },
+        Trigger::SigkillLeaf | Trigger::SigkillMiddle => {
+            let depth = if case.trigger == Trigger::SigkillLeaf { case.depth } else { 1 };
+            let killed = FaultKind::Died(ExitStatus::Signal(nix::libc::SIGKILL));
+            all.iter().all(|f| f.kind == killed && f.path.depth() == depth as usize) && all.len() == 1
+        }
+        Trigger::Return | Trigger::Timeout | Trigger::Drop => false,
+    };
+    if right { Vec::new() } else { vec![result.render()] }
+}
+
+pub(super) fn millis(span: Duration) -> f64 {
+    span.as_secs_f64() * 1e3
+}
