@@ -111,6 +111,8 @@ fn a_child_holds_exactly_what_was_asked_for_whatever_the_root_holds() {
             let (_first, _channel) = spawn(&server.fork(), Spec::main("fds")).unwrap();
             let found = answer(&server.fork(), Spec::main("fds").stderr(Stdio::Null));
             assert_eq!(found.lines().count(), 5, "{found}");
+            let held = fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count();
+            assert!(held < 20, "the forkserver has none either: {held}");
             server.close();
         }
         assert!(decoys.contains(&(most.min(20_000) - 5)), "a high number");
@@ -193,6 +195,9 @@ fn bit(signal: Signal) -> u64 {
 fn a_child_is_what_its_spec_says() {
     isolated("a_child_is_what_its_spec_says", || {
         let here = std::env::current_dir().unwrap();
+        use nix::sys::resource::{Resource as Limit, getrlimit, setrlimit};
+        let (_, hard) = getrlimit(Limit::RLIMIT_NOFILE).unwrap();
+        setrlimit(Limit::RLIMIT_NOFILE, hard / 2, hard).unwrap();
         let server = start();
         for (backend, how) in [
             (&server.fork() as &dyn Backend, BirthKind::Forked),
@@ -221,6 +226,8 @@ fn a_child_is_what_its_spec_says() {
             // By default it starts where the root was.
             let text = answer(backend, Spec::main("look"));
             assert_eq!(text.split('|').nth(5).unwrap(), here.to_str().unwrap());
+            // And may open as many files, though the forkserver has raised its own limit.
+            assert_eq!(text.split('|').nth(3).unwrap(), format!("{} {hard}", hard / 2));
             let text = answer(backend, Spec::main("look").env_clear().env("ONLY", "1"));
             let left = text.splitn(10, '|').nth(9).unwrap();
             assert_eq!(left.matches("(\"").count(), 2, "ONLY and the mark: {left}");

@@ -220,6 +220,29 @@ fn sigkill_of_an_actor_takes_what_is_below_it_and_nobody_else() {
     });
 }
 
+/// C3: a program that an actor started without its environment goes with the actor's group.
+#[test]
+fn a_stray_that_nothing_names_goes_with_its_group() {
+    inventory::submit! { Main { name: "bare", run: bare } }
+    fn bare(birth: Birth) -> i32 {
+        let script = "echo $$; exec sleep 1000";
+        let mut command = Command::new("/bin/sh");
+        let command = command.args(["-c", script]).env_clear().stdout(StdStdio::piped());
+        let mut stray = command.spawn().unwrap();
+        let mut pid = String::new();
+        BufReader::new(stray.stdout.take().unwrap()).read_line(&mut pid).unwrap();
+        tell(&mut birth.channel.expect("a channel"), pid.trim());
+        park();
+    }
+    isolated("a_stray_that_nothing_names_goes_with_its_group", || {
+        let server = start();
+        let (child, mut channel) = spawn(&server.fork(), Spec::main("bare")).unwrap();
+        let stray = Pidfd::open(line(&mut channel).parse().unwrap()).unwrap();
+        child.kill().unwrap();
+        assert!(stray.wait_dead(SECOND));
+    });
+}
+
 /// C3: those below a dead actor have their grace, and no more.
 #[test]
 fn orphans_have_their_grace_and_no_more() {
