@@ -4,7 +4,7 @@
 mod matrix;
 mod render;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 /// Actor trees that leave nothing behind.
 #[derive(Debug, Parser)]
@@ -24,9 +24,34 @@ enum Command {
 }
 
 fn main() -> std::process::ExitCode {
-    let code = match Cli::parse().command {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
+    let code = match cli.command {
         Command::Matrix(args) => matrix::run(&args),
         Command::Case(args) => matrix::case(&args),
     };
     std::process::ExitCode::from(code)
+}
+
+/// Shows help, the version, or what is wrong with the arguments, always with a usage line.
+fn refuse(error: &clap::Error) -> std::process::ExitCode {
+    // A closed terminal has nobody to tell.
+    let _closed = error.print();
+    if error.use_stderr() && !error.to_string().contains("Usage:") {
+        eprintln!("{}", usage());
+    }
+    std::process::ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// The usage line of the subcommand that was asked for, or of the whole.
+fn usage() -> String {
+    let mut cli = Cli::command();
+    cli.build();
+    let asked = std::env::args().nth(1).unwrap_or_default();
+    match cli.find_subcommand_mut(asked) {
+        Some(command) => command.render_usage().to_string(),
+        None => cli.render_usage().to_string(),
+    }
 }

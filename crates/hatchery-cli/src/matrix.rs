@@ -1,16 +1,15 @@
 //! `hatchery matrix`: selects cases, runs them side by side, shows what came of it.
 
 use std::io::IsTerminal as _;
-use std::process::Command;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::num::NonZeroUsize;
+use std::time::Duration;
 
 use clap::{Args as ClapArgs, ValueEnum};
 use hatchery_testkit::matrix::{
-    Backend, Case, CaseReport, MatrixReport, Selection, Trigger, inside, run as run_case,
+    Backend, Case, HARD_BOUND, Plan, Selection, Stop, Trigger, inside, run_all,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use nix::sys::signal::Signal;
 
 use crate::render;
 
@@ -35,6 +34,9 @@ pub(crate) struct Args {
     /// How many cases run at once [default: one a core]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: Option<u16>,
+    /// Seconds that a case may take in all before it is killed and counts as hung
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    bound: Option<u64>,
     /// A table for people, or one JSON object on stdout
     #[arg(long, value_enum, default_value_t = Format::Human)]
     format: Format,
@@ -46,7 +48,7 @@ enum Format {
     Json,
 }
 
-/// One case, as [`command`] spells it.
+/// One case, as [`case_args`] spells it.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct CaseArgs {
     backend: Backend,
@@ -63,15 +65,54 @@ pub(crate) fn run(args: &Args) -> u8 {
         Err(impossible) => return usage(&impossible.to_string()),
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let jobs = args.jobs.map_or(cores, usize::from).min(cases.len());
-    let began = Instant::now();
-    let reports = run_all(&cases, jobs, &bar(cases.len()));
-    let report = MatrixReport::new(reports, began.elapsed().as_secs_f64() * 1e3);
+    let jobs = args.jobs.map_or(cores, usize::from);
+    let hard_bound = args.bound.map_or(HARD_BOUND, Duration::from_secs);
+    let Some(jobs) = NonZeroUsize::new(jobs) else { return usage("no jobs, no matrix") };
+    let plan = Plan { cases: &cases, jobs, hard_bound, args: case_args };
+    let bar = bar(cases.len());
+    let stop = Stop::default();
+    let (report, signal) = interruptible(&stop, || {
+        run_all(&plan, &stop, |done| {
+            bar.set_message(done.id.clone());
+            bar.inc(1);
+        })
+    });
+    bar.finish_and_clear();
     match args.format {
         Format::Human => render::human(&report),
         Format::Json => render::json(&report),
     }
-    u8::from(!report.is_well())
+    match signal {
+        Some(signal) => 128 + signal,
+        None => u8::from(!report.is_well()),
+    }
+}
+
+/// Runs `work` while a thread that does nothing else waits for SIGINT, SIGTERM and SIGHUP, which
+/// end all cases, and says which it was.
+fn interruptible<T>(stop: &Stop, work: impl FnOnce() -> T) -> (T, Option<u8>) {
+    let signals = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].map(|signal| signal as i32);
+    let source = match hatchery_spawn::signals::install(&signals) {
+        Ok(source) => source,
+        Err(error) => {
+            eprintln!("Ctrl-C can't be caught, cases still end with this process: {error}");
+            return (work(), None);
+        }
+    };
+    let stopper = source.stopper();
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(move || {
+            let signal = source.recv(None);
+            if signal.is_some() {
+                stop.stop();
+            }
+            signal
+        });
+        let done = work();
+        stopper.stop();
+        let signal = watch.join().ok().flatten();
+        (done, signal.and_then(|signal| u8::try_from(signal).ok()))
+    })
 }
 
 /// Runs one case in this very process.
@@ -97,34 +138,12 @@ fn replace<T: Clone>(default: &mut Vec<T>, told: &[T]) {
     }
 }
 
-fn run_all(cases: &[Case], jobs: usize, bar: &ProgressBar) -> Vec<CaseReport> {
-    let next = AtomicUsize::new(0);
-    let done = Mutex::new(Vec::with_capacity(cases.len()));
-    std::thread::scope(|scope| {
-        for _ in 0..jobs {
-            scope.spawn(|| {
-                while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    bar.set_message(case.id());
-                    let report = run_case(case, command(case));
-                    bar.inc(1);
-                    done.lock().unwrap_or_else(|error| error.into_inner()).push(report);
-                }
-            });
-        }
-    });
-    bar.finish_and_clear();
-    let mut reports = done.into_inner().unwrap_or_else(|error| error.into_inner());
-    reports.sort_by_key(|report| cases.iter().position(|case| case.id() == report.id));
-    reports
-}
-
-fn command(case: &Case) -> Command {
-    // The magic link: it works also when the file was replaced meanwhile.
-    let mut command = Command::new("/proc/self/exe");
+/// The arguments under which this program runs one case: [`CaseArgs`].
+fn case_args(case: &Case) -> Vec<String> {
     let Case { backend, depth, breadth, trigger } = case;
-    command.arg("case").arg(backend.name()).arg(depth.to_string()).arg(breadth.to_string());
-    command.arg(trigger.name());
-    command
+    let numbers = [depth.to_string(), breadth.to_string()];
+    let [depth, breadth] = numbers;
+    vec!["case".to_owned(), backend.name().to_owned(), depth, breadth, trigger.name().to_owned()]
 }
 
 /// Shown on a terminal only.
@@ -142,6 +161,8 @@ fn bar(length: usize) -> ProgressBar {
 }
 
 fn usage(why: &str) -> u8 {
-    eprintln!("error: {why}\n\nUsage: hatchery matrix [OPTIONS]\n\nFor more information, try '--help'.");
+    eprintln!(
+        "error: {why}\n\nUsage: hatchery matrix [OPTIONS]\n\nFor more information, try '--help'."
+    );
     2
 }

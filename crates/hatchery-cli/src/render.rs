@@ -6,7 +6,7 @@ use hatchery_testkit::matrix::{CaseReport, MatrixReport, Outcome};
 /// The table, what went wrong, and a verdict in one line.
 pub(crate) fn human(report: &MatrixReport) {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_preset(presets::NOTHING);
     table.set_header(["case", "actors", "outcome", "teardown", "bound", "left behind"]);
     for case in &report.cases {
         table.add_row([
@@ -24,12 +24,21 @@ pub(crate) fn human(report: &MatrixReport) {
         }
     }
     println!("{table}");
-    for case in report.cases.iter().filter(|case| !matches!(case.outcome, Outcome::Passed | Outcome::Skipped)) {
+    for case in report
+        .cases
+        .iter()
+        .filter(|case| !matches!(case.outcome, Outcome::Passed | Outcome::Skipped))
+    {
         println!("\n{} {}:\n{}", case.id, word(case.outcome), case.detail);
     }
     let summary = &report.summary;
     let verdict = if report.is_well() { "all is well" } else { "NOT WELL" };
-    let actors: u64 = report.cases.iter().filter(|case| case.outcome != Outcome::Skipped).map(|case| case.actors).sum();
+    let actors: u64 = report
+        .cases
+        .iter()
+        .filter(|case| case.outcome != Outcome::Skipped)
+        .map(|case| case.actors)
+        .sum();
     println!(
         "{verdict}: {} passed, {} failed, {} hung, {} leaked, {} skipped; {actors} actors in {:.1} s",
         summary.passed,
@@ -67,7 +76,10 @@ fn left(case: &CaseReport) -> String {
         (leaks.fds, "fds"),
         (leaks.files, "files"),
     ];
-    let some: Vec<String> =
-        all.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+    let some: Vec<String> = all
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
     if some.is_empty() { "nothing".to_owned() } else { some.join(", ") }
 }

@@ -115,8 +115,9 @@ impl fmt::Display for Difference {
 pub(crate) fn children() -> BTreeMap<u32, String> {
     let tasks = numbers(Path::new("/proc/self/task"));
     let lists = tasks.map(|tid| read(&format!("/proc/self/task/{tid}/children")));
-    let pids: Vec<u32> =
-        lists.flat_map(|list| list.split_whitespace().flat_map(str::parse).collect::<Vec<_>>()).collect();
+    let pids: Vec<u32> = lists
+        .flat_map(|list| list.split_whitespace().flat_map(str::parse).collect::<Vec<_>>())
+        .collect();
     pids.into_iter().map(|pid| (pid, named(&format!("/proc/{pid}")))).collect()
 }
 
@@ -157,7 +158,10 @@ fn list_files(dir: &Path, files: &mut BTreeMap<PathBuf, String>) {
     }
 }
 
-fn new<K: Ord + fmt::Debug>(now: &BTreeMap<K, String>, before: &BTreeMap<K, String>) -> Vec<String> {
+fn new<K: Ord + fmt::Debug>(
+    now: &BTreeMap<K, String>,
+    before: &BTreeMap<K, String>,
+) -> Vec<String> {
     let is_new = |(key, name): &(&K, &String)| before.get(*key) != Some(*name);
     now.iter().filter(is_new).map(|(key, name)| format!("{key:?} {name}")).collect()
 }

@@ -193,7 +193,10 @@ fn reap_the_dead() -> io::Result<bool> {
 
 fn files(dir: &Path) -> Vec<String> {
     let found = counts::Counts::with_files_of(Some(dir)).files;
-    found.into_keys().filter_map(|path| Some(path.strip_prefix(dir).ok()?.display().to_string())).collect()
+    found
+        .into_keys()
+        .filter_map(|path| Some(path.strip_prefix(dir).ok()?.display().to_string()))
+        .collect()
 }
 
 /// Reads what is there; says whether more may come.

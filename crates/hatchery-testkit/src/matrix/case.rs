@@ -35,7 +35,9 @@ pub struct Selection {
 
 /// A tree that this machine can't hold. Found before anything is started.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a tree of depth {depth} and breadth {breadth} has {actors} actors, over the limit of {limit} ({what}); choose a smaller one or raise the limit")]
+#[error(
+    "a tree of depth {depth} and breadth {breadth} has {actors} actors, over the limit of {limit} ({what}); choose a smaller one or raise the limit"
+)]
 pub struct Impossible {
     /// Levels.
     pub depth: u32,
@@ -82,7 +84,11 @@ impl Case {
         let actors = self.actors();
         let (limit, what) = limit(self.backend);
         let (depth, breadth) = (self.depth, self.breadth);
-        if actors > limit { Err(Impossible { depth, breadth, actors, limit, what }) } else { Ok(()) }
+        if actors > limit {
+            Err(Impossible { depth, breadth, actors, limit, what })
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -98,7 +104,8 @@ impl Selection {
                 for &breadth in &self.breadths {
                     for &trigger in &self.triggers {
                         let case = Case { backend, depth, breadth, trigger };
-                        let wanted = self.filter.as_ref().is_none_or(|part| case.id().contains(part));
+                        let wanted =
+                            self.filter.as_ref().is_none_or(|part| case.id().contains(part));
                         if wanted {
                             case.check()?;
                             cases.push(case);

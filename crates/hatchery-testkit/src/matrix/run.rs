@@ -56,7 +56,11 @@ impl Stop {
     }
 
     /// Publishes a case and asks whether it may run, as one step (H27).
-    fn admit(&self, at: usize, start: impl FnOnce() -> io::Result<Running>) -> io::Result<Option<Running>> {
+    fn admit(
+        &self,
+        at: usize,
+        start: impl FnOnce() -> io::Result<Running>,
+    ) -> io::Result<Option<Running>> {
         let mut state = self.lock();
         if state.stopped {
             return Ok(None);
@@ -149,7 +153,11 @@ fn judge(case: &Case, report: &mut CaseReport, verdict: &Verdict) {
     let mut wrong = Vec::new();
     let due = if case.trigger == Trigger::Sigint { End::Code(130) } else { End::Code(0) };
     if verdict.end != due {
-        wrong.push(format!("it {} where it should have {due}\n{}", verdict.end, verdict.output.trim()));
+        wrong.push(format!(
+            "it {} where it should have {due}\n{}",
+            verdict.end,
+            verdict.output.trim()
+        ));
     }
     match told {
         Some(told) => {

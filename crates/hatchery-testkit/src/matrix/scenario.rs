@@ -154,18 +154,29 @@ fn check(case: &Case, result: Option<Result<(), ScopeError>>) -> Vec<String> {
     };
     let all = result.fault().leaves();
     let right = match case.trigger {
-        Trigger::LeafError => all.iter().all(|f| f.kind == FaultKind::Failed && is_leaf(&f.path)) && all.len() == 1,
-        Trigger::AllLeavesError => all.iter().all(|f| f.kind == FaultKind::Failed && is_leaf(&f.path)),
-        Trigger::MiddleError => all.iter().all(|f| f.kind == FaultKind::Failed && f.path.depth() == 1) && all.len() == 1,
-        Trigger::RootError => all.iter().all(|f| f.kind == FaultKind::Failed && f.path.depth() == 0),
+        Trigger::LeafError => {
+            all.iter().all(|f| f.kind == FaultKind::Failed && is_leaf(&f.path)) && all.len() == 1
+        }
+        Trigger::AllLeavesError => {
+            all.iter().all(|f| f.kind == FaultKind::Failed && is_leaf(&f.path))
+        }
+        Trigger::MiddleError => {
+            all.iter().all(|f| f.kind == FaultKind::Failed && f.path.depth() == 1) && all.len() == 1
+        }
+        Trigger::RootError => {
+            all.iter().all(|f| f.kind == FaultKind::Failed && f.path.depth() == 0)
+        }
         Trigger::Cancel => {
             matches!(&result.fault().kind, FaultKind::Cancelled(reason) if reason.why == Why::Requested)
         }
-        Trigger::Sigint => result.fault().kind == FaultKind::Interrupted { signal: nix::libc::SIGINT },
+        Trigger::Sigint => {
+            result.fault().kind == FaultKind::Interrupted { signal: nix::libc::SIGINT }
+        }
         Trigger::SigkillLeaf | Trigger::SigkillMiddle => {
             let depth = if case.trigger == Trigger::SigkillLeaf { case.depth } else { 1 };
             let killed = FaultKind::Died(ExitStatus::Signal(nix::libc::SIGKILL));
-            all.iter().all(|f| f.kind == killed && f.path.depth() == depth as usize) && all.len() == 1
+            all.iter().all(|f| f.kind == killed && f.path.depth() == depth as usize)
+                && all.len() == 1
         }
         Trigger::Return | Trigger::Timeout | Trigger::Drop => false,
     };

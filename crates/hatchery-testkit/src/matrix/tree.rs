@@ -144,4 +144,5 @@ pub(super) async fn watch(children: Vec<Portal>, depth: u32, plan: Plan) -> hatc
 }
 
 /// What the actors of this process have grown; threads share a process, so by path.
-static HELD: Mutex<BTreeMap<String, oneshot::Receiver<Result<(), Error>>>> = Mutex::new(BTreeMap::new());
+static HELD: Mutex<BTreeMap<String, oneshot::Receiver<Result<(), Error>>>> =
+    Mutex::new(BTreeMap::new());

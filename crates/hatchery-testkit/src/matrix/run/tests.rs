@@ -12,7 +12,8 @@ fn play(name: &'static str, trigger: Trigger, part: impl FnOnce(), check: impl F
         return part();
     }
     let case = Case { backend: Backend::Forkserver, depth: 1, breadth: 1, trigger };
-    let args = [&format!("matrix::run::tests::{name}"), "--exact", "--nocapture", "--test-threads=1"];
+    let args =
+        [&format!("matrix::run::tests::{name}"), "--exact", "--nocapture", "--test-threads=1"];
     let stop = Stop::default();
     let isolated = Isolated::new(Duration::from_secs(3)).args(args);
     let running = stop.admit(0, || isolated.start()).unwrap().unwrap();
@@ -109,14 +110,20 @@ fn what_a_case_counts_itself_is_a_leak() {
     play(
         "what_a_case_counts_itself_is_a_leak",
         Trigger::Return,
-        || tell(&Told { leaks: Leaks { threads: 1, fds: 2, ..Leaks::default() }, ..Told::default() }),
+        || {
+            tell(&Told {
+                leaks: Leaks { threads: 1, fds: 2, ..Leaks::default() },
+                ..Told::default()
+            })
+        },
         |report| assert_eq!((report.outcome, report.leaks.fds), (Outcome::Leaked, 2)),
     );
 }
 
 #[test]
 fn after_a_stop_no_case_starts() {
-    let case = Case { backend: Backend::Forkserver, depth: 1, breadth: 1, trigger: Trigger::Return };
+    let case =
+        Case { backend: Backend::Forkserver, depth: 1, breadth: 1, trigger: Trigger::Return };
     let stop = Stop::default();
     stop.stop();
     let plan = Plan {
