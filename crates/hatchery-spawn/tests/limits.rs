@@ -90,8 +90,8 @@ fn has_no_children(server: &Forkserver) {
 #[test]
 fn a_process_limit_is_a_typed_error_of_fork() {
     isolated("a_process_limit_is_a_typed_error_of_fork", || {
-        // The limit doesn't bind root.
-        let nobody = 65_432;
+        // The limit doesn't bind root; and it counts all processes of the user.
+        let nobody = 1_000_000 + std::process::id();
         nix::unistd::setgid(nobody.into()).unwrap();
         nix::unistd::setuid(nobody.into()).unwrap();
         setrlimit(Resource::RLIMIT_NPROC, 10, 10).unwrap();
@@ -385,6 +385,37 @@ fn the_longest_payload_arrives_and_a_longer_one_is_refused() {
             let error = spawn(backend, spec).map(drop).unwrap_err();
             assert!(matches!(error, SpawnError::TooLarge { .. }), "{error:?}");
         }
+        has_no_children(&server);
+    });
+}
+
+/// C10: the forkserver keeps nothing of children that are gone.
+#[test]
+fn two_thousand_children_leave_the_forkserver_as_it_was() {
+    isolated("two_thousand_children_leave_the_forkserver_as_it_was", || {
+        let server = start();
+        let resident = || {
+            let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+            line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+        };
+        let some = |count: usize| {
+            block_on(async {
+                for _ in 0..count / 20 {
+                    let quit = || Spec::main("quit").stdout(Stdio::Null).stderr(Stdio::Null);
+                    let spawning: Vec<_> = (0..20).map(|_| server.fork().spawn(quit())).collect();
+                    for child in spawning {
+                        assert_eq!(child.await.unwrap().wait().await.unwrap(), Exit::Code(3));
+                    }
+                }
+            });
+        };
+        some(200);
+        let (fds, before) = (fds_of(server.pid()), resident());
+        some(2000);
+        settles(|| fds_of(server.pid()) == fds);
+        let after = resident();
+        assert!(after < before + 256, "{before} to {after} KiB");
         has_no_children(&server);
     });
 }
