@@ -30,6 +30,7 @@ pub struct Command {
     env: BTreeMap<OsString, Option<OsString>>,
     env_clear: bool,
     current_dir: Option<PathBuf>,
+    server: Option<Forkserver>,
     stdout_set: bool,
     stderr_set: bool,
 }
@@ -70,9 +71,18 @@ impl Command {
             env: BTreeMap::new(),
             env_clear: false,
             current_dir: None,
+            server: None,
             stdout_set: false,
             stderr_set: false,
         }
+    }
+
+    /// Starts it through this forkserver. Default: one that all commands of this process share,
+    /// which lives as long as the process.
+    #[must_use]
+    pub fn on(mut self, server: &Forkserver) -> Self {
+        self.server = Some(server.clone());
+        self
     }
 
     /// One more argument.
@@ -163,7 +173,8 @@ impl Command {
     /// # Cancel safety
     /// Dropping the future withdraws the request; a child that appears all the same is killed.
     pub async fn spawn(self) -> Result<Child, SpawnError> {
-        server()?.exec().spawn(self.into_spec()).await
+        let server = self.server.clone().map_or_else(server, Ok)?;
+        server.exec().spawn(self.into_spec()).await
     }
 
     /// As of now: our environment and directory may have changed since the forkserver took its.

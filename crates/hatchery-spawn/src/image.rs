@@ -4,11 +4,15 @@ use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::fd::{IntoRawFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::MFdFlags;
 
 use crate::forkserver::Forkserver;
@@ -105,13 +109,33 @@ pub(crate) fn run_main(run: ActorMain, birth: Birth) -> i32 {
     catch_unwind(AssertUnwindSafe(|| run(birth))).unwrap_or(PANICKED)
 }
 
-/// Flushes what std buffers, then ends the process.
+/// Flushes what std buffers, then ends the process. At most twice [`LAST_WORDS`], whatever its
+/// other threads do and whoever doesn't read us (H8).
 pub(crate) fn leave(code: i32) -> ! {
-    // Stdout may be closed or full for ever; a line buffer holds little, and nobody is waiting.
-    let _lost = std::io::stdout().flush();
+    flush(LAST_WORDS);
     // The last words of its children, which are gone; a stray of theirs may hold a pipe.
     crate::relay::settle_all(LAST_WORDS);
     exit::exit_now(code)
+}
+
+fn flush(bound: Duration) {
+    let flush = || drop(std::io::stdout().flush());
+    let mut output = [PollFd::new(fds::stdio(1), PollFlags::POLLOUT)];
+    // `.`, `..` and this thread: nobody else holds the lock; and a line fits where there is room.
+    let is_alone = std::fs::metadata("/proc/self/task").is_ok_and(|task| task.nlink() == 3);
+    if is_alone && matches!(poll(&mut output, PollTimeout::ZERO), Ok(1..)) {
+        return flush();
+    }
+    let (tell, told) = mpsc::channel();
+    let flusher = std::thread::Builder::new().spawn(move || {
+        flush();
+        // Nobody waits any more if it took too long.
+        let _late = tell.send(());
+    });
+    if flusher.is_ok() {
+        // It is left behind where it waits, and ends with the process.
+        let _late = told.recv_timeout(bound);
+    }
 }
 
 /// Whether the constructor has run: if not, an exec of this image would run `main` again.
@@ -208,6 +232,7 @@ pub(crate) const SERVER_MARKER: &str = "HATCHERY_FORKSERVER";
 pub(crate) const BIRTH_MARKER: &str = "HATCHERY_BIRTH";
 
 const PANICKED: i32 = 101;
-const LAST_WORDS: std::time::Duration = std::time::Duration::from_millis(100);
+/// What was not written by then is not waited for.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// EX_SOFTWARE: what was asked for isn't in this image.
 const UNFIT: i32 = 70;

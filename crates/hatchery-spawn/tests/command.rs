@@ -5,9 +5,10 @@ mod common;
 
 use std::io;
 use std::io::{Read as _, Write as _};
+use std::time::Duration;
 
 use common::{block_on, isolated, process};
-use hatchery_spawn::{Command, Exit, Stdio};
+use hatchery_spawn::{Bounds, Command, Exit, Forkserver, Stdio, thread_count};
 
 fn out(command: Command) -> String {
     let output = block_on(command.output()).unwrap();
@@ -89,4 +90,20 @@ fn errors_become_io_errors_with_their_kind() {
     assert_eq!(run("true").unwrap(), Exit::Code(0));
     assert_eq!(run("/no/such").unwrap_err().kind(), io::ErrorKind::NotFound);
     assert_eq!(run("/etc/passwd").unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+}
+
+/// C10: on a forkserver of one's own, everything is gone with its close.
+#[test]
+fn on_a_forkserver_of_its_own_everything_goes_with_it() {
+    isolated("on_a_forkserver_of_its_own_everything_goes_with_it", || {
+        let before = thread_count().unwrap();
+        let server = Forkserver::start(Bounds::default()).unwrap();
+        let command = Command::new("sh").args(["-c", "echo $PPID"]).on(&server);
+        assert_eq!(out(command), server.pid().to_string());
+        let sleep = block_on(Command::new("sleep").arg("1000").on(&server).spawn()).unwrap();
+        let pidfd = process(&sleep);
+        server.close();
+        assert!(pidfd.wait_dead(Duration::ZERO));
+        assert_eq!(thread_count().unwrap(), before);
+    });
 }

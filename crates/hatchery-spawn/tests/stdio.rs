@@ -11,8 +11,11 @@ use std::time::{Duration, Instant};
 
 use common::{BOUND, block_on, isolated, say};
 use hatchery_spawn::{
-    Backend as _, Bounds, Child, ChildId, Forkserver, Pidfd, Relay, Spec, Stdio, thread_count,
+    Backend, Birth, Bounds, Child, ChildId, Forkserver, Main, Pidfd, Relay, Spec, Stdio, inventory,
+    thread_count,
 };
+
+inventory::submit! { Main { name: "half a line", run: half_a_line } }
 
 /// Scenario output is read from outside, so a test of what a process writes starts itself again.
 fn written_by(test: &str) -> Option<String> {
@@ -154,6 +157,48 @@ fn another_writer_to_our_full_pipe_blocks_no_child() {
         assert_eq!(block_on(child.wait()).unwrap().code(), Some(4));
         drop(greedy);
         server.close();
+    });
+}
+
+/// Says half a line; what becomes of it is not its business.
+fn half_a_line(birth: Birth) -> i32 {
+    let threads = birth.payload[0];
+    print!("half a line");
+    for _ in 0..threads {
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let _held = std::io::stdout().lock();
+            tell.send(()).unwrap();
+            common::park();
+        });
+        told.recv().unwrap();
+    }
+    4
+}
+
+/// H8: neither a full output nor a thread that holds it for ever keeps an actor from leaving; and
+/// where there is a reader, nothing that was said is lost.
+#[test]
+fn nobody_and_nothing_keeps_an_actor_from_leaving() {
+    isolated("nobody_and_nothing_keeps_an_actor_from_leaving", || {
+        let server = Forkserver::start(Bounds::default()).unwrap();
+        for backend in [&server.fork() as &dyn Backend, &server.exec()] {
+            for (threads, full) in [(0, false), (0, true), (1, false)] {
+                let (mut read, mut write) = std::io::pipe().unwrap();
+                if full {
+                    write.write_all(&[b'x'; 65536]).unwrap();
+                }
+                let spec = Spec::main("half a line").payload(vec![threads]);
+                let child = backend.spawn(spec.stdout(Stdio::Fd(write.into())));
+                let child = block_on(child).unwrap();
+                assert_eq!(block_on(child.wait()).unwrap().code(), Some(4));
+                if !full && threads == 0 {
+                    let mut text = String::new();
+                    read.read_to_string(&mut text).unwrap();
+                    assert_eq!(text, "half a line");
+                }
+            }
+        }
     });
 }
 

@@ -66,6 +66,8 @@ struct State {
     outstanding: usize,
     /// When the forkserver last said something: a long queue is no silence.
     heard: Option<Instant>,
+    /// Too many fds are in flight: nothing more is asked before an answer says that some landed.
+    crowded: bool,
     children: BTreeMap<i32, Arc<Core>>,
     /// Forked, and on their way to another image.
     executing: Vec<(Waiting, Arc<Core>)>,
@@ -181,7 +183,7 @@ impl Client {
             let state = self.state();
             let births: Vec<Arc<OwnedFd>> =
                 state.executing.iter().map(|(waiting, _)| waiting.birth.clone()).collect();
-            let may_ask = !state.queue.is_empty() && state.outstanding < MAX_OUTSTANDING;
+            let may_ask = !state.queue.is_empty() && state.may_ask();
             let may_send = may_ask || !state.unwanted.is_empty();
             (births, may_send, state.next_deadline())
         };
@@ -215,7 +217,7 @@ impl Client {
             };
             let answer = Answer::decode(&buffer[..received.length])
                 .map_err(|malformed| format!("it sent {malformed}"))?;
-            self.state().heard = Some(Instant::now());
+            self.state().hear();
             self.answered(answer, received.fds)?;
         }
     }
@@ -299,7 +301,7 @@ impl Client {
             }
         }
         let mut refused = Vec::new();
-        while state.outstanding < MAX_OUTSTANDING
+        while state.may_ask()
             && let Some(next) = state.queue.front_mut()
         {
             let Some(waiting) =
@@ -322,8 +324,7 @@ impl Client {
                 }
                 // Writable again, or ended: the thread will find out.
                 Err(Errno::EAGAIN | Errno::EINTR | Errno::EPIPE | Errno::ECONNRESET) => break,
-                // Too many fds are in flight: an answer means that some have landed.
-                Err(Errno::ETOOMANYREFS) if state.outstanding > 0 => break,
+                Err(Errno::ETOOMANYREFS) if state.outstanding > 0 => state.crowded = true,
                 Err(errno) => {
                     if let Some(next) = state.queue.pop_front() {
                         let waiting = state.waiting.remove(&next.number);
@@ -370,6 +371,15 @@ impl Client {
 }
 
 impl State {
+    fn hear(&mut self) {
+        self.heard = Some(Instant::now());
+        self.crowded = false;
+    }
+
+    fn may_ask(&self) -> bool {
+        self.outstanding < MAX_OUTSTANDING && !self.crowded
+    }
+
     /// When the forkserver has been silent for too long. All bounds of a client are the same, so
     /// the first to ask is the first to be due.
     fn next_deadline(&self) -> Option<Instant> {
