@@ -13,8 +13,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("ls: {} ({})", String::from_utf8_lossy(&output.stdout).trim(), output.status);
 
     let script = "for i in 1 2 3; do echo line $i; done; exit 3";
-    let mut child =
-        Command::new("sh").args(["-c", script]).stdout(Stdio::Piped).spawn().await?;
+    let mut child = Command::new("sh").args(["-c", script]).stdout(Stdio::Piped).spawn().await?;
     let stdout = child.take_stdout().ok_or("stdout was piped")?;
     let mut lines = BufReader::new(pipe::Receiver::from_owned_fd(stdout)?).lines();
     while let Some(line) = lines.next_line().await? {

@@ -1,1 +1,70 @@
-//! Being written.
+//! What the scenario tests share: every backend in turn, and a bound that catches hangs.
+#![forbid(unsafe_code)]
+
+use std::future::Future;
+use std::time::Duration;
+
+use hatchery::{Backend, Config, Runtime, Stdio};
+use hatchery_testkit::counts::Counts;
+use hatchery_testkit::isolate;
+
+/// Every backend (C14).
+pub const BACKENDS: [Backend; 3] = [Backend::Forkserver, Backend::Exec, Backend::Thread];
+
+/// Those whose actors are processes.
+pub const PROCESSES: [Backend; 2] = [Backend::Forkserver, Backend::Exec];
+
+/// A teardown budget that is long enough for a loaded machine and short enough for a test.
+pub const BUDGET: Duration = Duration::from_millis(900);
+
+/// The full name of the test that this stands in.
+#[macro_export]
+macro_rules! here {
+    () => {{
+        fn inside() {}
+        std::any::type_name_of_val(&inside).trim_end_matches("::inside")
+    }};
+}
+
+/// Runs a scenario in a runtime of its own on each of `backends`, in a process of its own, and
+/// checks that nothing is left inside or outside (C10). The bound only catches hangs.
+///
+/// # Panics
+/// If the scenario panics, hangs, or leaves anything behind.
+pub fn for_each<F>(test: &str, backends: &[Backend], scenario: impl Fn(Runtime) -> F)
+where
+    F: Future<Output = ()>,
+{
+    isolate::run_test(test, HANG * 3, || {
+        for backend in backends {
+            eprintln!("on {}", backend.name());
+            with(backend.clone(), Config::with_budget(BUDGET), &scenario);
+        }
+    });
+}
+
+/// The same on one backend with other bounds, in this very process.
+///
+/// # Panics
+/// As [`for_each`].
+pub fn with<F>(backend: Backend, config: Config, scenario: impl Fn(Runtime) -> F)
+where
+    F: Future<Output = ()>,
+{
+    let before = Counts::now();
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let tokio = tokio.expect("a tokio runtime");
+    tokio.block_on(async {
+        let runtime = Runtime::builder().backend(backend).config(config).stdio(Stdio::Null);
+        let runtime = runtime.signals(false).open().expect("a runtime");
+        let ended = tokio::time::timeout(HANG, scenario(runtime)).await;
+        ended.expect("the scenario hangs");
+    });
+    drop(tokio);
+    if let Some(difference) = Counts::now().difference(&before) {
+        panic!("something was left behind:\n{difference}");
+    }
+}
+
+/// Nothing here takes this long unless it hangs.
+const HANG: Duration = Duration::from_secs(30);

@@ -64,8 +64,7 @@ async fn both(count: usize) -> Result<(Samples, Samples), Box<dyn Error>> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     let mut command = Command::new("/proc/self/exe");
-    let mut child =
-        command.arg("pong").stdin(StdStdio::from(OwnedFd::from(theirs))).spawn()?;
+    let mut child = command.arg("pong").stdin(StdStdio::from(OwnedFd::from(theirs))).spawn()?;
     let mut socket = UnixStream::from_std(ours)?;
     let runtime = Runtime::builder().stdio(Stdio::Null).signals(false).open()?;
     let (mut floor, mut calls) = (Samples::default(), Samples::default());

@@ -32,7 +32,14 @@ pub(crate) fn measure(sizes: &[u32]) -> Result<(), Box<dyn Error>> {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
     table.set_header([
-        "actors", "flat up", "flat down", "flat an actor", "private an actor", "nested", "nested up + down", "nested an actor",
+        "actors",
+        "flat up",
+        "flat down",
+        "flat an actor",
+        "private an actor",
+        "nested",
+        "nested up + down",
+        "nested an actor",
     ]);
     for &size in sizes {
         let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -27,7 +27,11 @@ pub(crate) fn measure(table: &mut Table, count: usize) -> Result<(), Box<dyn Err
             samples.push(Duration::from_secs_f64(report.teardown_ms / 1e3));
         }
         let goal = if depth == 3 { "≤ 20 ms" } else { "-" };
-        table.alone(&format!("T({depth},2), all leaves err, to the runtime closed"), &mut samples, goal);
+        table.alone(
+            &format!("T({depth},2), all leaves err, to the runtime closed"),
+            &mut samples,
+            goal,
+        );
     }
     Ok(())
 }

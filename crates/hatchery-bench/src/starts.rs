@@ -19,11 +19,9 @@ async fn echo(bytes: Vec<u8>) -> Vec<u8> {
 
 pub(crate) fn measure(table: &mut Table, count: usize) -> Result<(), Box<dyn Error>> {
     let mut floor = floor(count)?;
-    for (backend, goal) in [
-        (Backend::Forkserver, "≤ 2.5"),
-        (Backend::Exec, "-"),
-        (Backend::Thread, "-"),
-    ] {
+    for (backend, goal) in
+        [(Backend::Forkserver, "≤ 2.5"), (Backend::Exec, "-"), (Backend::Thread, "-")]
+    {
         let count = if matches!(backend, Backend::Exec) { count / 5 } else { count };
         let name = format!("start to first reply, {}, one core", backend.name());
         let mut ours = pinned(backend, count)?;
@@ -84,8 +82,7 @@ fn pinned(backend: Backend, count: usize) -> Result<Samples, Box<dyn Error>> {
 }
 
 async fn starts(backend: Backend, count: usize) -> Result<Samples, Box<dyn Error>> {
-    let runtime =
-        Runtime::builder().backend(backend).stdio(Stdio::Null).signals(false).open()?;
+    let runtime = Runtime::builder().backend(backend).stdio(Stdio::Null).signals(false).open()?;
     let mut samples = Samples::default();
     runtime
         .nursery(async |n| {

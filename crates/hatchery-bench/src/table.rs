@@ -17,7 +17,12 @@ impl Samples {
     pub(crate) fn quantile(&mut self, part: f64) -> Duration {
         self.0.sort_unstable();
         let last = self.0.len().saturating_sub(1);
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "an index into samples that fit in memory")]
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "an index into samples that fit in memory"
+        )]
         let at = (last as f64 * part).round() as usize;
         self.0.get(at).copied().unwrap_or_default()
     }
@@ -38,7 +43,13 @@ impl Table {
     }
 
     /// A row with a floor.
-    pub(crate) fn ratio(&mut self, what: &str, floor: &mut Samples, ours: &mut Samples, goal: &str) {
+    pub(crate) fn ratio(
+        &mut self,
+        what: &str,
+        floor: &mut Samples,
+        ours: &mut Samples,
+        goal: &str,
+    ) {
         let (floor, own) = (floor.quantile(0.5), ours.quantile(0.5));
         let ratio = own.as_secs_f64() / floor.as_secs_f64();
         self.shown.add_row([

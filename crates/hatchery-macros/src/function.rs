@@ -74,6 +74,7 @@ fn check(function: &ItemFn) -> Result<()> {
     Ok(())
 }
 
+#[allow(clippy::wildcard_enum_match_arm, reason = "every other type, also of later Rust")]
 fn arguments(function: &ItemFn) -> Result<(Vec<&Ident>, Vec<&Type>)> {
     let mut names = Vec::new();
     let mut types = Vec::new();
@@ -125,20 +126,67 @@ mod tests {
 
     #[test]
     fn what_cannot_be_run_remotely_is_refused_with_the_reason() {
-        assert!(refusal(quote!(async fn f<T>(x: T) {})).contains("generic"));
-        assert!(refusal(quote!(async fn f(x: impl Copy) {})).contains("generic"));
-        assert!(refusal(quote!(async fn f(x: &str) {})).contains("owned"));
-        assert!(refusal(quote!(async fn f(&self) {})).contains("free functions"));
-        assert!(refusal(quote!(async fn f((a, b): (u8, u8)) {})).contains("name the argument"));
-        assert!(refusal(quote!(async fn f(mut a: u8) {})).contains("plainly"));
-        assert!(refusal(quote!(unsafe fn f() {})).contains("unsafe"));
+        assert!(
+            refusal(quote!(
+                async fn f<T>(x: T) {}
+            ))
+            .contains("generic")
+        );
+        assert!(
+            refusal(quote!(
+                async fn f(x: impl Copy) {}
+            ))
+            .contains("generic")
+        );
+        assert!(
+            refusal(quote!(
+                async fn f(x: &str) {}
+            ))
+            .contains("owned")
+        );
+        assert!(
+            refusal(quote!(
+                async fn f(&self) {}
+            ))
+            .contains("free functions")
+        );
+        assert!(
+            refusal(quote!(
+                async fn f((a, b): (u8, u8)) {}
+            ))
+            .contains("name the argument")
+        );
+        assert!(
+            refusal(quote!(
+                async fn f(mut a: u8) {}
+            ))
+            .contains("plainly")
+        );
+        assert!(
+            refusal(quote!(
+                unsafe fn f() {}
+            ))
+            .contains("unsafe")
+        );
     }
 
     #[test]
     fn a_result_has_two_parts_and_anything_else_has_one() {
-        let plain = expand(TokenStream::new(), quote!(async fn f() -> u8 { 1 })).unwrap();
+        let plain = expand(
+            TokenStream::new(),
+            quote!(
+                async fn f() -> u8 {
+                    1
+                }
+            ),
+        )
+        .unwrap();
         assert!(plain.to_string().contains("call_plain"));
-        let result = quote!(async fn f() -> io::Result<u8> { Ok(1) });
+        let result = quote!(
+            async fn f() -> io::Result<u8> {
+                Ok(1)
+            }
+        );
         assert!(expand(TokenStream::new(), result).unwrap().to_string().contains("call_result"));
     }
 }

@@ -17,5 +17,7 @@ pub fn function(
     args: proc_macro::TokenStream,
     item: proc_macro::TokenStream,
 ) -> proc_macro::TokenStream {
-    function::expand(args.into(), item.into()).unwrap_or_else(|error| error.to_compile_error()).into()
+    function::expand(args.into(), item.into())
+        .unwrap_or_else(|error| error.to_compile_error())
+        .into()
 }

@@ -77,7 +77,11 @@ impl Decoder {
 ///
 /// # Errors
 /// [`FrameError::Encode`] or [`FrameError::TooLarge`].
-pub fn encode(message: &impl Serialize, limit: usize, buffer: &mut BytesMut) -> Result<(), FrameError> {
+pub fn encode(
+    message: &impl Serialize,
+    limit: usize,
+    buffer: &mut BytesMut,
+) -> Result<(), FrameError> {
     let start = buffer.len();
     buffer.put_u32(0);
     let encoded = rmp_serde::encode::write(&mut (&mut *buffer).writer(), message);

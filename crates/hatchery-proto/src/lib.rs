@@ -32,8 +32,6 @@ pub use error::{ExitStatus, Fault, FaultKind, Payload, signal_name};
 pub use frame::{Decoder, FrameError};
 pub use handshake::HandshakeError;
 pub use id::{ActorId, ActorName, ActorPath, BadName, CallId};
-pub use message::{
-    Ended, Hello, PROTOCOL_VERSION, Ready, Reason, ToChild, ToParent, Why,
-};
+pub use message::{Ended, Hello, PROTOCOL_VERSION, Ready, Reason, ToChild, ToParent, Why};
 pub use report::{ActorReport, Forced, Report, Step, StepTaken};
 pub use time::Time;

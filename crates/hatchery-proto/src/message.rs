@@ -6,11 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::Config;
 use crate::error::Fault;
 use crate::handshake::HandshakeError;
 use crate::id::{ActorPath, CallId};
 use crate::report::ActorReport;
-use crate::Config;
 
 /// Raised whenever a message changes its form.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -168,4 +168,3 @@ impl fmt::Display for Reason {
         write!(f, "cancelled by `{}` {}", self.by, self.why)
     }
 }
-

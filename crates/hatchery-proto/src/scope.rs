@@ -228,17 +228,20 @@ impl Scope {
         let id = ActorId(self.next);
         self.next += 1;
         let path = self.path.child(name);
-        self.members.insert(id, Member {
-            path: path.clone(),
-            backend,
-            running: role == Role::OneShot,
-            ready: false,
-            cancelled: false,
-            asked: false,
-            born: true,
-            ended: None,
-            teardown: Teardown::new(kind, self.config.clone()),
-        });
+        self.members.insert(
+            id,
+            Member {
+                path: path.clone(),
+                backend,
+                running: role == Role::OneShot,
+                ready: false,
+                cancelled: false,
+                asked: false,
+                born: true,
+                ended: None,
+                teardown: Teardown::new(kind, self.config.clone()),
+            },
+        );
         self.living += 1;
         self.running += usize::from(role == Role::OneShot);
         Ok((id, path))
@@ -284,7 +287,8 @@ impl Scope {
     /// The time is `now`.
     pub fn handle_timeout(&mut self, now: Time) {
         let later = self.timers.split_off(&(now + Duration::from_nanos(1), ActorId(0)));
-        let due: Vec<_> = std::mem::replace(&mut self.timers, later).into_iter().map(|(_, id)| id).collect();
+        let due: Vec<_> =
+            std::mem::replace(&mut self.timers, later).into_iter().map(|(_, id)| id).collect();
         for id in due {
             self.drive(id, |teardown| teardown.handle_timeout(now));
         }
@@ -323,9 +327,10 @@ impl Scope {
     fn not_born(&mut self, id: ActorId, now: Time) {
         if let Some(member) = self.members.get_mut(&id) {
             member.born = false;
-            self.names.remove(&ActorName::new(member.path.name()).unwrap_or_else(|_| {
-                unreachable!("the path was made from a name")
-            }));
+            self.names.remove(
+                &ActorName::new(member.path.name())
+                    .unwrap_or_else(|_| unreachable!("the path was made from a name")),
+            );
         }
         self.run_over(id);
         self.tell(id, teardown::Event::Settled(ExitStatus::Unknown), now);
@@ -518,7 +523,10 @@ impl Scope {
 fn is_consequence(kind: &FaultKind) -> bool {
     matches!(
         kind,
-        FaultKind::Cancelled(_) | FaultKind::Interrupted { .. } | FaultKind::Lost | FaultKind::Died(_)
+        FaultKind::Cancelled(_)
+            | FaultKind::Interrupted { .. }
+            | FaultKind::Lost
+            | FaultKind::Died(_)
     )
 }
 

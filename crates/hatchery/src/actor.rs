@@ -63,11 +63,8 @@ async fn live(birth: Birth, channel: std::os::unix::net::UnixStream) -> i32 {
     }
     let Ok(stream) = UnixStream::from_std(channel).map(Arc::new) else { return FAILED };
     let mut inbox = Inbox::new(stream.clone(), FIRST_FRAME);
-    let hello = match inbox.next::<ToChild>().await {
-        Ok(ToChild::Hello(hello)) => hello,
-        // Anything else before the handshake is no spawner of ours.
-        Ok(_) | Err(_) => return FAILED,
-    };
+    // Anything else before the handshake is no spawner of ours.
+    let Ok(ToChild::Hello(hello)) = inbox.next::<ToChild>().await else { return FAILED };
     let config = hello.config.clone();
     let outbox = Arc::new(Outbox::new(stream.clone(), config.max_frame_bytes, config.outbox_bytes));
     if hello.version != PROTOCOL_VERSION {

@@ -148,13 +148,10 @@ impl Actor {
         lock(&self.inside).scopes.len()
     }
 
-    /// Blocks the calling thread until every scope has finished or `until` is reached; for the
-    /// end of the process, where no runtime is left to wait in.
-    pub(crate) fn scopes_closed(&self) -> impl Future<Output = ()> + '_ {
-        async move {
-            let mut busy = self.busy.subscribe();
-            let _closed = busy.wait_for(|_| self.open_scopes() == 0).await;
-        }
+    /// Waits until every scope has finished. Ended by their budgets (C2).
+    pub(crate) async fn scopes_closed(&self) {
+        let mut busy = self.busy.subscribe();
+        let _closed = busy.wait_for(|_| self.open_scopes() == 0).await;
     }
 }
 
@@ -206,11 +203,7 @@ pub(crate) fn leave_process(actor: &Arc<Actor>) {
 
 /// The actor this code runs in, if a runtime is open.
 pub(crate) fn actor() -> Option<Arc<Actor>> {
-    THREADS
-        .try_with(|slot| slot.borrow().clone())
-        .ok()
-        .flatten()
-        .or_else(|| lock(&PROCESS).clone())
+    THREADS.try_with(|slot| slot.borrow().clone()).ok().flatten().or_else(|| lock(&PROCESS).clone())
 }
 
 /// The path of the actor this code runs in; the root's outside of any runtime.

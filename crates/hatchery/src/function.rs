@@ -128,6 +128,9 @@ pub trait IsResult {
     /// The error.
     type Err;
     /// The thing itself.
+    ///
+    /// # Errors
+    /// Its own.
     fn into_result(self) -> Result<Self::Ok, Self::Err>;
 }
 

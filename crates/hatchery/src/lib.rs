@@ -44,8 +44,8 @@ pub use error::{CallError, Error, OpenError, Result, ScopeError, StartCause, Sta
 pub use function::{Call, NoError, RemoteError};
 pub use hatchery_macros::function;
 pub use hatchery_proto::{
-    ActorPath, ActorReport, Config, ConfigError, ExitStatus, Fault, FaultKind, Forced, Reason, Report,
-    Step, StepTaken, Why, signal_name,
+    ActorPath, ActorReport, Config, ConfigError, ExitStatus, Fault, FaultKind, Forced, Reason,
+    Report, Step, StepTaken, Why, signal_name,
 };
 pub use hatchery_spawn::{Abandoned, Resource};
 pub use nursery::{ActorBuilder, Nursery, OneShot, OneShotFuture, nursery, nursery_with_report};

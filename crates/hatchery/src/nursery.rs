@@ -5,8 +5,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use hatchery_proto::{Fault, FaultKind, Reason, Report, Why};
 use hatchery_proto::scope::{Outcome, Role};
+use hatchery_proto::{Fault, FaultKind, Reason, Report, Why};
 use hatchery_spawn::Resource;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
@@ -144,11 +144,14 @@ fn conclude<T>(actor: &Actor, value: Option<T>, outcome: &Outcome) -> Result<T, 
             return Ok(value);
         }
         (None, Some(reason), _) => cancelled_fault(actor, reason.clone()),
-        (None, None, None) => cancelled_fault(actor, Reason { by: actor.path.clone(), why: Why::Dropped }),
+        (None, None, None) => {
+            cancelled_fault(actor, Reason { by: actor.path.clone(), why: Why::Dropped })
+        }
     };
     Err(ScopeError { fault: Box::new(fault), report: outcome.report.clone() })
 }
 
+#[allow(clippy::wildcard_enum_match_arm, reason = "every other reason is a cancel")]
 fn cancelled_fault(actor: &Actor, reason: Reason) -> Fault {
     let message = reason.to_string();
     let kind = match reason.why {
@@ -198,7 +201,6 @@ impl Nursery {
     }
 
     /// An actor with options of its own.
-    #[must_use]
     pub fn actor(&self, name: &str) -> ActorBuilder {
         let options = Options { name: name.to_owned(), ..Options::default() };
         ActorBuilder { core: self.core.clone(), options }

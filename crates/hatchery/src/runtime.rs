@@ -146,9 +146,8 @@ impl Builder {
         let inner = Inner::new(self.config, self.defaults, true);
         let root = Arc::new(Actor::new(ActorPath::root(), inner, None));
         if self.signals {
-            let watch = Watch::start(root.clone()).map_err(|cause| {
-                OpenError::System { what: "installing signal handlers", cause }
-            })?;
+            let watch = Watch::start(root.clone())
+                .map_err(|cause| OpenError::System { what: "installing signal handlers", cause })?;
             *lock(&root.runtime.signals) = Some(watch);
         }
         current::enter_process(&root);

@@ -119,7 +119,12 @@ pub(crate) struct Options {
 
 impl Options {
     /// What the backend is asked for.
-    pub(crate) fn spec(&self, actor: &Actor, path: &ActorPath, channel: std::os::fd::OwnedFd) -> Spec {
+    pub(crate) fn spec(
+        &self,
+        actor: &Actor,
+        path: &ActorPath,
+        channel: std::os::fd::OwnedFd,
+    ) -> Spec {
         let runtime = &actor.runtime;
         let keep = runtime.config.stderr_tail_lines;
         let stdout = self.stdout.unwrap_or(runtime.defaults.stdout);

@@ -149,6 +149,7 @@ impl Link {
         self.close_now(&end.unwrap_or_else(|| self.lost()));
     }
 
+    #[allow(clippy::wildcard_enum_match_arm, reason = "the enum may grow")]
     async fn not_sent(&self, function: &str, error: PushError) -> Box<Fault> {
         match error {
             PushError::Frame(cause) => {
@@ -162,8 +163,7 @@ impl Link {
             PushError::Closed => {
                 // The reader sees the same break and learns the cause; it ends this wait.
                 let mut end = self.end.subscribe();
-                let known =
-                    tokio::time::timeout(STATUS_WAIT, end.wait_for(Option::is_some)).await;
+                let known = tokio::time::timeout(STATUS_WAIT, end.wait_for(Option::is_some)).await;
                 match known {
                     Ok(Ok(end)) => end.clone().unwrap_or_else(|| self.lost()),
                     Ok(Err(_)) | Err(_) => self.lost(),

@@ -207,7 +207,11 @@ impl Core {
     }
 
     /// Admits an actor: from here on the scope waits for it (C1). Never waits itself.
-    pub(crate) fn admit(self: &Arc<Self>, options: Options, role: Role) -> Result<Admitted, StartError> {
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        options: Options,
+        role: Role,
+    ) -> Result<Admitted, StartError> {
         let runtime = &self.actor.runtime;
         let backend = options.backend.clone().unwrap_or_else(|| runtime.defaults.backend.clone());
         let backend_name = backend.name();
@@ -240,8 +244,10 @@ impl Core {
         let backend_name = backend.name();
         let cause = |error| self.start_error(path.clone(), backend_name, StartCause::Spawn(error));
         let backend = self.resolve(backend).map_err(cause)?;
-        let supervisor = runtime.supervisor().map_err(system(&options.name, "pthread_create")).map_err(cause)?;
-        let (stream, theirs) = pair().map_err(system(&options.name, "socketpair")).map_err(cause)?;
+        let supervisor =
+            runtime.supervisor().map_err(system(&options.name, "pthread_create")).map_err(cause)?;
+        let (stream, theirs) =
+            pair().map_err(system(&options.name, "socketpair")).map_err(cause)?;
         let config = &runtime.config;
         let outbox =
             Arc::new(Outbox::new(stream.clone(), config.max_frame_bytes, config.outbox_bytes));
@@ -254,16 +260,23 @@ impl Core {
             if mind.scope.was_asked(id) {
                 let reason = Reason { by: self.actor.path.clone(), why: Why::Requested };
                 drop(mind);
-                return Err(self.start_error(path.clone(), backend_name, StartCause::Closing(reason)));
+                return Err(self.start_error(
+                    path.clone(),
+                    backend_name,
+                    StartCause::Closing(reason),
+                ));
             }
-            mind.slots.insert(id, Slot {
-                link: link.clone(),
-                backend: backend_name,
-                child: None,
-                signal: None,
-                handshake: Handshake::new(config.handshake, clock::now()),
-                started: Some(started),
-            });
+            mind.slots.insert(
+                id,
+                Slot {
+                    link: link.clone(),
+                    backend: backend_name,
+                    child: None,
+                    signal: None,
+                    handshake: Handshake::new(config.handshake, clock::now()),
+                    started: Some(started),
+                },
+            );
         }
         let spawning = backend.spawn(options.spec(&self.actor, path, theirs));
         let inbox = Inbox::new(stream, config.max_frame_bytes);
@@ -372,7 +385,9 @@ impl Core {
 
     /// The process is reaped, the thread joined.
     async fn ended(&self, id: ActorId, child: &Child, status: ExitStatus) {
-        let Some(link) = lock(&self.mind).slots.get(&id).map(|slot| slot.link.clone()) else { return };
+        let Some(link) = lock(&self.mind).slots.get(&id).map(|slot| slot.link.clone()) else {
+            return;
+        };
         link.drained(self.actor.runtime.config.exit_status_wait).await;
         let fine = status == ExitStatus::Code(0);
         let mut fault = Fault::new(
@@ -472,7 +487,8 @@ impl Core {
 
     /// Something happened: decide, perform.
     fn apply(&self, event: Event) {
-        let sets_timers = !matches!(event, Event::Ready(_) | Event::Acked(_) | Event::Settled { .. });
+        let sets_timers =
+            !matches!(event, Event::Ready(_) | Event::Acked(_) | Event::Settled { .. });
         let mut mind = lock(&self.mind);
         mind.scope.handle(event, clock::now());
         let outcome = self.perform(&mut mind);
@@ -492,7 +508,9 @@ impl Core {
                     match mind.slots.get_mut(&id) {
                         Some(slot) => slot.perform(action),
                         // Not launched yet: `launch` asks before it does, and is woken up.
-                        None => drop(self.over.send_replace(())),
+                        None => {
+                            self.over.send_replace(());
+                        }
                     }
                 }
                 Action::CancelBody(reason) => {
@@ -535,11 +553,9 @@ impl Core {
             match next {
                 None => self.timer.notified().await,
                 Some(at) => {
-                    let _woken = tokio::time::timeout_at(
-                        clock::instant(at).into(),
-                        self.timer.notified(),
-                    )
-                    .await;
+                    let _woken =
+                        tokio::time::timeout_at(clock::instant(at).into(), self.timer.notified())
+                            .await;
                 }
             }
             let mut mind = lock(&self.mind);

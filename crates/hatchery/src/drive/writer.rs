@@ -76,7 +76,8 @@ impl Outbox {
             return Err(PushError::Closed);
         }
         let Queue { scratch, .. } = &mut *queue;
-        hatchery_proto::frame::encode(message, self.max_frame, scratch).map_err(PushError::Frame)?;
+        hatchery_proto::frame::encode(message, self.max_frame, scratch)
+            .map_err(PushError::Frame)?;
         if queue.queued == 0 {
             let sent = match self.send(&queue.scratch) {
                 Ok(sent) => sent,
