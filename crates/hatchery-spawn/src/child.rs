@@ -215,7 +215,7 @@ impl Core {
         let Body::Thread { number, thread, ledger } = &self.body else { return };
         let abandoned = thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if abandoned.is_some() && self.status.borrow().is_none() {
-            ledger.enter(*number, &self.name, last_state);
+            ledger.enter(*number, &self.name, last_state, None);
             // It may have ended between the two lines above.
             if self.status.borrow().is_some() {
                 ledger.forget(*number);
@@ -257,11 +257,14 @@ impl ChildHandle {
             // The sender lives in the core that is borrowed here.
             Err(_) => None,
         };
-        if let Body::Thread { thread, .. } = &self.core.body {
+        if let Body::Thread { number, thread, ledger } = &self.core.body {
             let thread = thread.lock().unwrap_or_else(PoisonError::into_inner).take();
             // It has returned from its main, so this takes microseconds.
-            if let Some(thread) = thread {
-                thread.join();
+            if let Some(thread) = thread
+                && let Err(task) = thread.join_within(JOIN_WAIT)
+            {
+                let state = "its main has returned, a destructor of a thread-local has not";
+                ledger.enter(*number, &self.core.name, state, Some(task));
             }
         }
         latched.unwrap_or_else(|| Err(WaitError::ServerGone { name: self.core.name.clone() }))
@@ -327,3 +330,6 @@ pub(crate) fn read_birth(pipe: &OwnedFd) -> io::Result<Option<BirthFailure>> {
     let length = nix::unistd::read(pipe, &mut record)?;
     Ok(parse_report(&record[..length]).map(|(step, errno)| BirthFailure { step, errno }))
 }
+
+/// How long a thread whose main has returned may take to go; microseconds but for destructors.
+const JOIN_WAIT: Duration = Duration::from_millis(100);

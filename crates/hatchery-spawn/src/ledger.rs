@@ -1,5 +1,6 @@
 //! The threads that were given up on (C5).
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -17,27 +18,38 @@ pub struct Abandoned {
 /// All abandoned threads of one runtime that still run. One that ends by itself is forgotten.
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
-    entries: Arc<Mutex<Vec<(u64, Abandoned)>>>,
+    entries: Arc<Mutex<Vec<Entry>>>,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    number: u64,
+    shown: Abandoned,
+    /// Where the kernel shows the thread, if its own end doesn't take it out of here.
+    task: Option<PathBuf>,
 }
 
 impl Ledger {
     /// Who is abandoned now.
     #[must_use]
     pub fn list(&self) -> Vec<Abandoned> {
-        self.lock().iter().map(|(_, entry)| entry.clone()).collect()
+        let mut entries = self.lock();
+        entries.retain(|entry| entry.task.as_ref().is_none_or(|task| task.exists()));
+        entries.iter().map(|entry| entry.shown.clone()).collect()
     }
 
-    pub(crate) fn enter(&self, number: u64, name: &str, last_state: &str) {
+    pub(crate) fn enter(&self, number: u64, name: &str, last_state: &str, task: Option<PathBuf>) {
         let (name, last_state) = (name.to_owned(), last_state.to_owned());
         tracing::warn!(name, last_state, "thread abandoned");
-        self.lock().push((number, Abandoned { name, since: Instant::now(), last_state }));
+        let shown = Abandoned { name, since: Instant::now(), last_state };
+        self.lock().push(Entry { number, shown, task });
     }
 
     pub(crate) fn forget(&self, number: u64) {
-        self.lock().retain(|(other, _)| *other != number);
+        self.lock().retain(|entry| entry.number != number);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(u64, Abandoned)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -41,6 +41,22 @@ impl OwnThread {
         Ok(Self { handle, task })
     }
 
+    /// Waits until the thread is gone, at most `bound`; gives back its task's directory if it
+    /// isn't. For a thread whose main has returned: what may still run is destructors.
+    pub(crate) fn join_within(self, bound: Duration) -> Result<(), PathBuf> {
+        let until = Instant::now() + bound;
+        if let Some(task) = &self.task {
+            while task.exists() {
+                if Instant::now() >= until {
+                    return Err(task.clone());
+                }
+                std::thread::yield_now();
+            }
+        }
+        self.join();
+        Ok(())
+    }
+
     /// Waits until the thread is gone. Blocks for as long as it runs.
     pub fn join(self) {
         // Its panic has been reported by the hook; there is no value to lose.

@@ -3,7 +3,9 @@
 
 mod common;
 
+use std::cell::Cell;
 use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use common::{block_on, isolated, spawn};
@@ -13,6 +15,7 @@ use hatchery_spawn::{
 };
 
 inventory::submit! { Main { name: "echo", run: echo } }
+inventory::submit! { Main { name: "cling", run: cling } }
 inventory::submit! { Main { name: "panic", run: |_| panic!("on purpose: {}", 7) } }
 
 /// Builds a runtime of its own, says one byte, and ends when its channel does.
@@ -99,6 +102,40 @@ fn an_abandoned_thread_is_in_the_ledger_until_it_ends() {
             while !backend.ledger().list().is_empty() {
                 std::thread::yield_now();
             }
+        }
+    });
+}
+
+/// Ends, but for a thread-local whose destructor waits for the gate.
+fn cling(birth: Birth) -> i32 {
+    CLINGS.set(Some(Clings(birth.channel)));
+    9
+}
+
+struct Clings(Option<UnixStream>);
+
+impl Drop for Clings {
+    fn drop(&mut self) {
+        if let Some(channel) = &mut self.0 {
+            drop(channel.read(&mut [0]));
+        }
+    }
+}
+
+thread_local! { static CLINGS: Cell<Option<Clings>> = const { Cell::new(None) }; }
+
+/// C5, C9: a thread whose main has returned, but which can't end, costs its waiter a bound; then
+/// it is in the ledger until it is gone.
+#[test]
+fn a_thread_that_can_not_end_is_not_waited_for() {
+    isolated("a_thread_that_can_not_end_is_not_waited_for", || {
+        let backend = Threads::new();
+        let (child, channel) = spawn(&backend, Spec::main("cling")).unwrap();
+        assert_eq!(block_on(child.wait()).unwrap(), Exit::Code(9));
+        assert_eq!(backend.ledger().list().len(), 1);
+        drop(channel);
+        while !backend.ledger().list().is_empty() {
+            std::thread::yield_now();
         }
     });
 }
