@@ -224,6 +224,7 @@ fn sigkill_of_an_actor_takes_what_is_below_it_and_nobody_else() {
 #[test]
 fn a_stray_that_nothing_names_goes_with_its_group() {
     inventory::submit! { Main { name: "bare", run: bare } }
+    #[allow(clippy::zombie_processes, reason = "left behind on purpose")]
     fn bare(birth: Birth) -> i32 {
         let script = "echo $$; exec sleep 1000";
         let mut command = Command::new("/bin/sh");
