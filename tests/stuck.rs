@@ -1,0 +1,252 @@
+//! Scenarios 33 to 43: cancels, and actors that don't go when they are asked. Every bound here is
+//! the budget plus what a loaded machine may add; the benchmarks hold the tight ones.
+
+use std::time::{Duration, Instant};
+
+use hatchery::{
+    Backend, CallError, Error, FaultKind, Portal, Report, Runtime, Step, nursery, shield,
+};
+use hatchery_tests::{BACKENDS, BUDGET, PROCESSES, for_each, here};
+
+/// What a teardown may take on a loaded machine beyond its budget.
+const SLACK: Duration = Duration::from_secs(2);
+
+#[hatchery::function]
+async fn idle() -> u64 {
+    std::future::pending().await
+}
+
+/// Never comes back to its runtime.
+#[hatchery::function]
+async fn spin(block: bool) -> u64 {
+    loop {
+        if block {
+            std::thread::park();
+        }
+        std::hint::spin_loop();
+    }
+}
+
+/// Ignores every cancel.
+#[hatchery::function]
+async fn stubborn() -> u64 {
+    shield(std::future::pending()).await
+}
+
+/// Needs `part` per cent of the given time to clean up, and can't be hurried.
+#[hatchery::function]
+async fn slow_to_leave(span: Duration) -> u64 {
+    hatchery::cancelled().await;
+    shield(tokio::time::sleep(span)).await;
+    7
+}
+
+/// An actor with one actor below it, down to one that is stuck.
+#[hatchery::function]
+async fn chain(depth: u32) -> Result<u64, Error> {
+    if depth == 0 {
+        return Ok(stubborn().here().await.unwrap_or(0));
+    }
+    let below = nursery(async |n| {
+        let below = n.start("d").await?;
+        Ok(below.call(chain(depth - 1)).await?)
+    });
+    Ok(below.await?)
+}
+
+/// Makes an actor stick. The call is in the channel when this returns, before any cancel.
+async fn stick(child: &Portal, block: Option<bool>) {
+    let call = match block {
+        Some(block) => child.call(spin(block)),
+        None => child.call(stubborn()),
+    };
+    let late = call.within(Duration::from_millis(1)).await;
+    assert!(matches!(late, Err(CallError::Deadline(_))), "{late:?}");
+}
+
+/// Starts actors that call one function each, cancels as soon as all have been called, and gives
+/// back how long the way down took and what it was.
+async fn cancel_all(runtime: &Runtime, count: usize, block: Option<bool>) -> (Duration, Report) {
+    let mut at = Instant::now();
+    let down: Result<(), _> = runtime
+        .nursery(async |n| {
+            for i in 0..count {
+                let child = n.start(&format!("a{i}")).await?;
+                stick(&child, block).await;
+            }
+            at = Instant::now();
+            n.cancel();
+            std::future::pending().await
+        })
+        .await;
+    let error = down.unwrap_err();
+    assert!(error.is_cancelled(), "{}", error.render());
+    (at.elapsed(), error.report().clone())
+}
+
+/// Scenario 33: whoever cancels an idle nursery, everybody goes without force.
+#[test]
+fn a_cancelled_nursery_goes_without_force() {
+    for_each(here!(), &BACKENDS, async |runtime| {
+        let cancelled: Result<(), _> = runtime
+            .nursery(async |n| {
+                let one = n.start("one").await?;
+                n.start("two").await?;
+                let _busy = n.run("busy", idle());
+                tokio::spawn(async move { one.call(idle()).await });
+                let other = n.clone();
+                tokio::spawn(async move { other.cancel() });
+                std::future::pending().await
+            })
+            .await;
+        let error = cancelled.unwrap_err();
+        assert!(error.is_cancelled(), "{}", error.render());
+        assert!(error.report().forced().is_empty(), "{}", error.report());
+        runtime.close().await;
+    });
+}
+
+/// Scenario 34: one actor alone goes; again is fine; a call after it is a typed error.
+#[test]
+fn a_portal_cancels_one_actor_alone() {
+    for_each(here!(), &BACKENDS, async |runtime| {
+        let done = runtime.nursery(async |n| {
+            let (one, two) = (n.start("one").await?, n.start("two").await?);
+            one.cancel();
+            one.cancel();
+            one.settled().await;
+            one.cancel();
+            let after = one.call(idle()).await;
+            assert!(matches!(after, Err(CallError::Died(_) | CallError::Lost(_))), "{after:?}");
+            let late = two.call(idle()).within(Duration::from_millis(1)).await;
+            assert!(matches!(late, Err(CallError::Deadline(_))), "{late:?}");
+            Ok(())
+        });
+        done.await.unwrap();
+        runtime.close().await;
+    });
+}
+
+/// Scenario 36, H24: a cancel while children boot.
+#[test]
+fn a_cancel_while_children_boot_leaves_nothing() {
+    for_each(here!(), &BACKENDS, async |runtime| {
+        for _ in 0..20 {
+            let cancelled: Result<(), _> = runtime
+                .nursery(async |n| {
+                    for i in 0..8 {
+                        let n = n.clone();
+                        tokio::spawn(async move { n.start(&format!("a{i}")).await.map(drop) });
+                    }
+                    tokio::task::yield_now().await;
+                    n.cancel();
+                    std::future::pending().await
+                })
+                .await;
+            assert!(cancelled.unwrap_err().is_cancelled());
+        }
+        runtime.close().await;
+    });
+}
+
+/// Scenario 38, C2, C16: a shield is ended by SIGTERM, then SIGKILL, and the report says so.
+#[test]
+fn a_shielded_actor_is_ended_by_force_and_reported() {
+    for_each(here!(), &PROCESSES, async |runtime| {
+        let (took, report) = cancel_all(&runtime, 1, None).await;
+        assert!(took < BUDGET + SLACK, "{took:?}");
+        let steps: Vec<Step> = report.actors[0].steps.iter().map(|taken| taken.step).collect();
+        assert!(steps.contains(&Step::Acknowledged), "{steps:?}");
+        assert!(steps.contains(&Step::Terminated), "{steps:?}");
+        assert!(steps.contains(&Step::Killed), "{steps:?}");
+        assert_eq!(report.forced().len(), 1);
+        runtime.close().await;
+    });
+}
+
+/// Scenarios 39 and 40, C2, H14: 25 actors that spin or block cost one budget.
+#[test]
+fn twenty_five_stuck_processes_cost_one_budget() {
+    for_each(here!(), &PROCESSES, async |runtime| {
+        for block in [Some(true), None] {
+            let (took, report) = cancel_all(&runtime, 25, block).await;
+            assert!(took < BUDGET + SLACK, "{took:?}");
+            assert_eq!(report.forced().len(), 25);
+        }
+        let (took, _) = cancel_all(&runtime, 2, Some(false)).await;
+        assert!(took < BUDGET + SLACK, "{took:?}");
+        runtime.close().await;
+    });
+}
+
+/// Scenario 41, C2, H14: a stuck leaf four levels down costs one budget; the middle ones go
+/// gracefully and say what they did.
+#[test]
+fn a_stuck_leaf_four_levels_down_costs_one_budget() {
+    for_each(here!(), &PROCESSES, async |runtime| {
+        let mut at = Instant::now();
+        let down: Result<(), _> = runtime
+            .nursery(async |n| {
+                let top = n.start("top").await?;
+                let late = top.call(chain(3)).within(Duration::from_millis(300)).await;
+                at = Instant::now();
+                late?;
+                Ok(())
+            })
+            .await;
+        let error = down.unwrap_err();
+        let took = at.elapsed();
+        assert!(took < BUDGET + SLACK, "{took:?}");
+        let report = error.report();
+        let forced: Vec<_> = report.forced().iter().map(|one| one.path.to_string()).collect();
+        assert_eq!(forced, ["root/top/d/d/d"], "{report}");
+        runtime.close().await;
+    });
+}
+
+/// Scenario 43: a clean-up inside its budget is allowed to finish.
+#[test]
+fn a_clean_up_inside_its_budget_is_allowed_to_finish() {
+    for_each(here!(), &BACKENDS, async |runtime| {
+        let (span, outcome) = (BUDGET / 5, async |n: hatchery::Nursery| {
+            let child = n.start("child").await?;
+            let late = child.call(slow_to_leave(BUDGET / 5)).within(Duration::from_millis(1)).await;
+            assert!(matches!(late, Err(CallError::Deadline(_))), "{late:?}");
+            Ok(())
+        });
+        let began = Instant::now();
+        runtime.nursery(outcome).await.unwrap();
+        assert!(began.elapsed() < span + BUDGET + SLACK);
+        runtime.close().await;
+    });
+}
+
+/// Scenario 39, C5: a thread that is stuck is abandoned, named in the result and in the ledger,
+/// and nobody waits for it again.
+#[test]
+fn a_stuck_thread_is_abandoned_and_named() {
+    hatchery_testkit::isolate::run_test(here!(), Duration::from_secs(60), || {
+        let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        tokio.block_on(async {
+            let config = hatchery::Config::with_budget(BUDGET);
+            let runtime = Runtime::builder().backend(Backend::Thread).config(config);
+            let runtime = runtime.signals(false).open().unwrap();
+            let began = Instant::now();
+            let down: Result<(), _> = runtime
+                .nursery(async |n| {
+                    for i in 0..25 {
+                        let child = n.start(&format!("a{i}")).await?;
+                        stick(&child, Some(true)).await;
+                    }
+                    Ok(())
+                })
+                .await;
+            assert!(began.elapsed() < BUDGET + SLACK);
+            let error = down.unwrap_err();
+            assert_eq!(error.faults().len(), 25, "{}", error.render());
+            assert!(error.faults().iter().all(|fault| fault.kind == FaultKind::Abandoned));
+            assert_eq!(runtime.abandoned().len(), 25);
+            runtime.close().await;
+        });
+    });
+}
