@@ -132,9 +132,16 @@ fn select(args: &Args) -> Selection {
     selection
 }
 
-fn replace<T: Clone>(default: &mut Vec<T>, told: &[T]) {
-    if !told.is_empty() {
-        *default = told.to_vec();
+/// What was told instead of the default, each value once.
+fn replace<T: Clone + PartialEq>(default: &mut Vec<T>, told: &[T]) {
+    if told.is_empty() {
+        return;
+    }
+    default.clear();
+    for value in told {
+        if !default.contains(value) {
+            default.push(value.clone());
+        }
     }
 }
 

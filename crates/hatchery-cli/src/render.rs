@@ -1,7 +1,7 @@
 //! A matrix's report as a table for people, or as JSON.
 
 use comfy_table::{CellAlignment, Table, presets};
-use hatchery_testkit::matrix::{CaseReport, MatrixReport, Outcome};
+use hatchery_testkit::matrix::{CaseReport, INTERRUPTED, MatrixReport, Outcome};
 
 /// The table, what went wrong, and a verdict in one line.
 pub(crate) fn human(report: &MatrixReport) {
@@ -28,6 +28,7 @@ pub(crate) fn human(report: &MatrixReport) {
         .cases
         .iter()
         .filter(|case| !matches!(case.outcome, Outcome::Passed | Outcome::Skipped))
+        .filter(|case| case.detail != INTERRUPTED)
     {
         println!("\n{} {}:\n{}", case.id, word(case.outcome), case.detail);
     }

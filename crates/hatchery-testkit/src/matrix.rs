@@ -3,13 +3,15 @@
 
 mod axis;
 mod case;
+mod limits;
 mod report;
 mod run;
 mod scenario;
 mod tree;
 
 pub use axis::{Backend, Trigger};
-pub use case::{Case, Impossible, Selection};
+pub use case::{Case, Selection};
+pub use limits::Impossible;
 pub use report::{CaseReport, Leaks, MatrixReport, Outcome, Summary};
-pub use run::{HARD_BOUND, Plan, Stop, run, run_all};
+pub use run::{HARD_BOUND, INTERRUPTED, Plan, Stop, run, run_all};
 pub use scenario::inside;

@@ -1,9 +1,9 @@
 //! One case, and which of them are selected.
 
-use nix::sys::resource::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 
 use super::axis::{Backend, Trigger};
+use super::limits::{self, Impossible};
 
 /// One tree and what ends it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,24 +31,6 @@ pub struct Selection {
     pub triggers: Vec<Trigger>,
     /// Only ids that contain this.
     pub filter: Option<String>,
-}
-
-/// A tree that this machine can't hold. Found before anything is started.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "a tree of depth {depth} and breadth {breadth} has {actors} actors, over the limit of {limit} ({what}); choose a smaller one or raise the limit"
-)]
-pub struct Impossible {
-    /// Levels.
-    pub depth: u32,
-    /// Children of each.
-    pub breadth: u32,
-    /// How many that would be; `u64::MAX` if it can't be counted.
-    pub actors: u64,
-    /// How many there may be.
-    pub limit: u64,
-    /// By what.
-    pub what: &'static str,
 }
 
 impl Case {
@@ -79,17 +61,6 @@ impl Case {
             _ => None,
         }
     }
-
-    fn check(&self) -> Result<(), Impossible> {
-        let actors = self.actors();
-        let (limit, what) = limit(self.backend);
-        let (depth, breadth) = (self.depth, self.breadth);
-        if actors > limit {
-            Err(Impossible { depth, breadth, actors, limit, what })
-        } else {
-            Ok(())
-        }
-    }
 }
 
 impl Selection {
@@ -107,7 +78,7 @@ impl Selection {
                         let wanted =
                             self.filter.as_ref().is_none_or(|part| case.id().contains(part));
                         if wanted {
-                            case.check()?;
+                            limits::check(&case)?;
                             cases.push(case);
                         }
                     }
@@ -130,24 +101,6 @@ impl Default for Selection {
     }
 }
 
-/// The tightest limit on how many actors a tree may have, with a tenth kept for everybody else.
-fn limit(backend: Backend) -> (u64, &'static str) {
-    let read = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    let limit = |what| getrlimit(what).map_or(u64::MAX, |(soft, _)| soft);
-    let tasks = match backend {
-        Backend::Forkserver | Backend::Exec => (read("/proc/sys/kernel/pid_max"), "pid_max"),
-        Backend::Thread => (read("/proc/sys/kernel/threads-max"), "threads-max"),
-    };
-    let all = [
-        (tasks.0.unwrap_or(u64::MAX), tasks.1),
-        (limit(Resource::RLIMIT_NPROC), "RLIMIT_NPROC"),
-        // A spawner holds two fds an actor; a thread's tree has both ends in one process.
-        (limit(Resource::RLIMIT_NOFILE) / 2, "RLIMIT_NOFILE"),
-    ];
-    let (limit, what) = all.into_iter().min().unwrap_or((u64::MAX, "nothing"));
-    (limit / 10 * 9, what)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,7 +109,7 @@ mod tests {
     fn a_tree_that_is_too_large_is_an_error_before_anything_starts() {
         let huge = Selection { depths: vec![60], breadths: vec![9], ..Selection::default() };
         let error = huge.cases().unwrap_err();
-        assert_eq!((error.depth, error.breadth, error.actors), (60, 9, u64::MAX));
+        assert_eq!((error.depth, error.breadth, error.needs), (60, 9, u64::MAX));
     }
 
     #[test]

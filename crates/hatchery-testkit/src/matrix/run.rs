@@ -127,7 +127,7 @@ fn run_one(case: &Case, isolated: Isolated, at: usize, stop: &Stop) -> CaseRepor
                 Err(error) => fail(&mut report, &format!("its watcher was lost: {error}")),
             }
         }
-        Ok(None) => INTERRUPTED.clone_into(&mut report.detail),
+        Ok(None) => fail(&mut report, INTERRUPTED),
         Err(error) => fail(&mut report, &format!("it could not be started: {error}")),
     }
     report
@@ -147,7 +147,7 @@ fn judge(case: &Case, report: &mut CaseReport, verdict: &Verdict) {
             report.detail = verdict.to_string();
             return;
         }
-        End::Stopped => return INTERRUPTED.clone_into(&mut report.detail),
+        End::Stopped => return fail(report, INTERRUPTED),
         End::Code(_) | End::Signal(_) => {}
     }
     let mut wrong = Vec::new();
@@ -194,7 +194,8 @@ fn teardown_bound() -> Duration {
     Config::default().budget + Duration::from_millis(100)
 }
 
-const INTERRUPTED: &str = "interrupted";
+/// The detail of cases that somebody stopped, or that did not start any more.
+pub const INTERRUPTED: &str = "interrupted";
 
 /// What a case may take by default: seconds to grow on a loaded machine, and its teardown.
 pub const HARD_BOUND: Duration = Duration::from_secs(20);

@@ -1,8 +1,10 @@
 //! The inside of a case's process: grows the tree, pulls the trigger, counts.
 
+use std::collections::BTreeSet;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use hatchery::{ExitStatus, FaultKind, Runtime, ScopeError, Stdio, Why};
+use hatchery::{ExitStatus, FaultKind, Runtime, ScopeError, Stdio, Step, Why};
 use hatchery_spawn::Pidfd;
 use serde::{Deserialize, Serialize};
 
@@ -68,10 +70,17 @@ async fn scenario(case: &Case, told: &mut Told) {
         Trigger::LeafError => Leaves::FirstErrs,
         Trigger::AllLeavesError => Leaves::AllErr,
         Trigger::MiddleError => Leaves::MiddleErrs,
-        _ => Leaves::Hold,
+        Trigger::Return
+        | Trigger::RootError
+        | Trigger::Cancel
+        | Trigger::Timeout
+        | Trigger::Drop
+        | Trigger::Sigint
+        | Trigger::SigkillLeaf
+        | Trigger::SigkillMiddle => Leaves::Hold,
     };
     let plan = Plan { breadth: case.breadth, leaves };
-    let pulled = std::sync::OnceLock::new();
+    let (pulled, watched) = (OnceLock::new(), OnceLock::new());
     let (up, all_up) = tokio::sync::oneshot::channel();
     let nursery = runtime.nursery(async |n| {
         let (children, ups) = plant(&n, case.depth, plan).await?;
@@ -81,29 +90,62 @@ async fn scenario(case: &Case, told: &mut Told) {
         let holding = watch(children, case.depth, plan);
         // Nobody waits for it under most triggers.
         let _unwaited = up.send(());
+        watched.get_or_init(|| Watched::open(case, &ups));
         pulled.get_or_init(Instant::now);
         pull(case, &n, &ups, holding).await
     });
-    let result = match case.trigger {
-        Trigger::Timeout | Trigger::Drop => {
-            let ended = async {
-                // The tree is up: from here on the time-out counts.
-                let _all_up = all_up.await;
-                if case.trigger == Trigger::Timeout {
-                    let never = std::future::pending::<()>();
-                    let _elapsed = tokio::time::timeout(Duration::from_millis(1), never).await;
-                }
-            };
-            tokio::select! {
-                result = nursery => Some(result),
-                () = ended => None,
+    let result = if matches!(case.trigger, Trigger::Timeout | Trigger::Drop) {
+        let ended = async {
+            // The tree is up: from here on the time-out counts.
+            let _all_up = all_up.await;
+            if case.trigger == Trigger::Timeout {
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
+        };
+        tokio::select! {
+            result = nursery => Some(result),
+            () = ended => None,
         }
-        _ => Some(nursery.await),
+    } else {
+        Some(nursery.await)
     };
+    if let (Some(Ok(watched)), Some(pulled), Some(_)) = (watched.get(), pulled.get(), &result) {
+        told.wrong.extend(watched.survivors(case, *pulled));
+    }
     runtime.close().await;
     told.teardown_ms = pulled.get().map_or(0.0, |at| millis(at.elapsed()));
     told.wrong.extend(check(case, result));
+    if let Some(Err(error)) = watched.get() {
+        told.wrong.push(format!("an actor had gone before the trigger: {error}"));
+    }
+}
+
+/// The processes of a tree, held so that their end can be seen.
+struct Watched(Vec<(String, Pidfd)>);
+
+impl Watched {
+    fn open(case: &Case, ups: &[Up]) -> std::io::Result<Self> {
+        if case.backend == Backend::Thread {
+            return Ok(Self(Vec::new()));
+        }
+        ups.iter()
+            .map(|(path, pid)| Ok((path.clone(), Pidfd::open(*pid)?)))
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+
+    /// Who lives although the root's nursery has returned (C1). Below a killed actor a second is
+    /// granted, counted from the kill (C3).
+    fn survivors(&self, case: &Case, pulled: Instant) -> Vec<String> {
+        let until = pulled + ORPHANS_GONE;
+        let late = |(path, process): &&(String, Pidfd)| {
+            let is_orphan = case.trigger == Trigger::SigkillMiddle && path.starts_with("root/a0/");
+            let left = until.saturating_duration_since(Instant::now());
+            !process.wait_dead(if is_orphan { left } else { Duration::ZERO })
+        };
+        let late = self.0.iter().filter(late);
+        late.map(|(path, _)| format!("`{path}` outlived the nursery")).collect()
+    }
 }
 
 /// Pulls the trigger, if that is the root's to do.
@@ -144,7 +186,6 @@ fn kill(ups: &[Up], depth: u32) -> hatchery::Result<()> {
 
 /// What is wrong with how the root's nursery came out.
 fn check(case: &Case, result: Option<Result<(), ScopeError>>) -> Vec<String> {
-    let is_leaf = |path: &hatchery::ActorPath| path.depth() == case.depth as usize;
     let result = match (case.trigger, result) {
         (Trigger::Timeout | Trigger::Drop, None) | (Trigger::Return, Some(Ok(()))) => {
             return Vec::new();
@@ -152,32 +193,40 @@ fn check(case: &Case, result: Option<Result<(), ScopeError>>) -> Vec<String> {
         (_, Some(Err(error))) => error,
         (_, other) => return vec![format!("came out as {other:?}")],
     };
+    // A dead channel means that the actor had unwound; a loaded machine may be slow to end it.
+    let had_left = |step: &hatchery::StepTaken| step.step == Step::ChannelDead;
+    let mut forced = result.report().forced();
+    forced.retain(|actor| !actor.steps.iter().any(had_left));
+    if !forced.is_empty() {
+        let told = |actor: &&hatchery::ActorReport| {
+            format!("`{}` had to be forced: {:?}", actor.path, actor.steps)
+        };
+        return forced.iter().map(told).collect();
+    }
     let all = result.fault().leaves();
+    let paths: BTreeSet<_> = all.iter().map(|fault| &fault.path).collect();
+    let failed_at = |depth: u32| {
+        !all.is_empty()
+            && paths.len() == all.len()
+            && all.iter().all(|f| f.kind == FaultKind::Failed && f.path.depth() == depth as usize)
+    };
+    let killed_at = |depth: u32| {
+        let killed = FaultKind::Died(ExitStatus::Signal(nix::libc::SIGKILL));
+        all.len() == 1 && all[0].kind == killed && all[0].path.depth() == depth as usize
+    };
     let right = match case.trigger {
-        Trigger::LeafError => {
-            all.iter().all(|f| f.kind == FaultKind::Failed && is_leaf(&f.path)) && all.len() == 1
-        }
-        Trigger::AllLeavesError => {
-            all.iter().all(|f| f.kind == FaultKind::Failed && is_leaf(&f.path))
-        }
-        Trigger::MiddleError => {
-            all.iter().all(|f| f.kind == FaultKind::Failed && f.path.depth() == 1) && all.len() == 1
-        }
-        Trigger::RootError => {
-            all.iter().all(|f| f.kind == FaultKind::Failed && f.path.depth() == 0)
-        }
+        Trigger::LeafError => failed_at(case.depth) && all.len() == 1,
+        Trigger::AllLeavesError => failed_at(case.depth),
+        Trigger::MiddleError => failed_at(1) && all.len() == 1,
+        Trigger::RootError => failed_at(0) && all.len() == 1,
         Trigger::Cancel => {
             matches!(&result.fault().kind, FaultKind::Cancelled(reason) if reason.why == Why::Requested)
         }
         Trigger::Sigint => {
             result.fault().kind == FaultKind::Interrupted { signal: nix::libc::SIGINT }
         }
-        Trigger::SigkillLeaf | Trigger::SigkillMiddle => {
-            let depth = if case.trigger == Trigger::SigkillLeaf { case.depth } else { 1 };
-            let killed = FaultKind::Died(ExitStatus::Signal(nix::libc::SIGKILL));
-            all.iter().all(|f| f.kind == killed && f.path.depth() == depth as usize)
-                && all.len() == 1
-        }
+        Trigger::SigkillLeaf => killed_at(case.depth),
+        Trigger::SigkillMiddle => killed_at(1),
         Trigger::Return | Trigger::Timeout | Trigger::Drop => false,
     };
     if right { Vec::new() } else { vec![result.render()] }
@@ -186,3 +235,6 @@ fn check(case: &Case, result: Option<Result<(), ScopeError>>) -> Vec<String> {
 pub(super) fn millis(span: Duration) -> f64 {
     span.as_secs_f64() * 1e3
 }
+
+/// C3
+const ORPHANS_GONE: Duration = Duration::from_secs(1);

@@ -44,11 +44,16 @@ pub(super) async fn grow(depth: u32, plan: Plan) -> Result<Vec<Up>, Error> {
     let (tell, told) = oneshot::channel();
     let path = hatchery::path().to_string();
     let (ended, held) = oneshot::channel();
+    let (go, gone) = oneshot::channel();
     tokio::spawn(async move {
         let result = nursery(async |n| {
             let (children, up) = plant(&n, depth, plan).await?;
             // The caller has gone if the tree comes down meanwhile.
             drop(tell.send(up));
+            // Nobody errs before the whole tree is up; a dropped gate means that it comes down.
+            if gone.await.is_err() {
+                std::future::pending::<()>().await;
+            }
             watch(children, depth, plan).await
         })
         .await
@@ -56,7 +61,7 @@ pub(super) async fn grow(depth: u32, plan: Plan) -> Result<Vec<Up>, Error> {
         // Nobody holds it under triggers that come from above.
         drop(ended.send(result));
     });
-    HELD.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone(), held);
+    HELD.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone(), Held { go, held });
     match told.await {
         Ok(up) => Ok(up),
         Err(_) => {
@@ -79,7 +84,11 @@ pub(super) async fn hold(errs: bool) -> Result<(), Error> {
 async fn held_by(path: &str) -> Result<(), Error> {
     let held = HELD.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
     match held {
-        Some(held) => held.await.unwrap_or(Ok(())),
+        Some(Held { go, held }) => {
+            // Its nursery has gone already if it failed.
+            let _gone = go.send(());
+            held.await.unwrap_or(Ok(()))
+        }
         None => std::future::pending().await,
     }
 }
@@ -143,6 +152,13 @@ pub(super) async fn watch(children: Vec<Portal>, depth: u32, plan: Plan) -> hatc
     }
 }
 
+/// What one actor has grown.
+struct Held {
+    /// Lets the levels below do what the plan says.
+    go: oneshot::Sender<()>,
+    /// How its nursery came out.
+    held: oneshot::Receiver<Result<(), Error>>,
+}
+
 /// What the actors of this process have grown; threads share a process, so by path.
-static HELD: Mutex<BTreeMap<String, oneshot::Receiver<Result<(), Error>>>> =
-    Mutex::new(BTreeMap::new());
+static HELD: Mutex<BTreeMap<String, Held>> = Mutex::new(BTreeMap::new());

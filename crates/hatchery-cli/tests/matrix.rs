@@ -1,0 +1,182 @@
+//! The `hatchery matrix` command as its users meet it: real trees, exit statuses, bad input.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+use std::fs;
+use std::io::Read as _;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use hatchery_spawn::Pidfd;
+use serde_json::Value;
+
+fn matrix(args: &[&str]) -> Output {
+    Command::new(PROGRAM).arg("matrix").args(args).output().unwrap()
+}
+
+fn json(args: &[&str]) -> (Value, Option<i32>) {
+    let output = matrix(&[args, &["--format", "json"]].concat());
+    (serde_json::from_slice(&output.stdout).unwrap(), output.status.code())
+}
+
+/// C1, C2, C3, C4, C10
+#[test]
+fn every_backend_comes_down_from_every_trigger_with_nothing_left() {
+    let (report, code) = json(&["--depth", "2", "--breadth", "2"]);
+    let wrong: Vec<&Value> =
+        cases(&report).filter(|case| !is_one_of(case, &["passed", "skipped"])).collect();
+    assert!(wrong.is_empty() && code == Some(0), "{code:?} {wrong:#?}");
+    assert_eq!(report["summary"]["passed"], 31, "{report}");
+    assert_eq!(report["summary"]["skipped"], 2, "{report}");
+}
+
+#[test]
+fn the_json_is_one_object_with_exactly_the_promised_fields() {
+    let (report, _) = json(&["--filter", "thread/d1b1/return"]);
+    assert_eq!(keys(&report), ["cases", "summary"]);
+    assert_eq!(
+        keys(&report["cases"][0]),
+        [
+            "actors",
+            "backend",
+            "bound_ms",
+            "breadth",
+            "depth",
+            "detail",
+            "elapsed_ms",
+            "id",
+            "leaks",
+            "outcome",
+            "teardown_ms",
+            "trigger",
+        ]
+    );
+    assert_eq!(keys(&report["cases"][0]["leaks"]), ["fds", "files", "processes", "threads"]);
+    assert_eq!(
+        keys(&report["summary"]),
+        ["elapsed_ms", "failed", "hung", "leaked", "passed", "skipped"]
+    );
+}
+
+#[test]
+fn combinations_without_sense_are_skipped_with_a_reason() {
+    let (report, code) = json(&["--backend=thread", "--depth=1", "--breadth=1"]);
+    let skipped: Vec<&str> = cases(&report)
+        .filter(|case| is_one_of(case, &["skipped"]))
+        .map(|case| case["detail"].as_str().unwrap())
+        .collect();
+    assert_eq!(code, Some(0), "{report}");
+    assert_eq!(skipped.len(), 3, "{skipped:?}");
+    assert!(skipped.iter().all(|why| !why.is_empty()), "{skipped:?}");
+}
+
+#[test]
+fn lists_may_be_separated_by_commas_or_repeated_and_hold_each_value_once() {
+    let args = ["--trigger=return,drop", "--trigger", "return", "--backend=thread", "--depth=1"];
+    let (report, _) = json(&[&args[..], &["--breadth", "1,1"]].concat());
+    let ids: Vec<&str> = cases(&report).map(|case| case["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["thread/d1b1/return", "thread/d1b1/drop"]);
+}
+
+#[test]
+fn bad_arguments_get_a_usage_line_and_exit_status_2() {
+    let bad: [&[&str]; 11] = [
+        &["--backend", "carrier-pigeon"],
+        &["--depth", "0"],
+        &["--depth", "65"],
+        &["--breadth", "-1"],
+        &["--breadth", "many"],
+        &["--trigger", "return,boredom"],
+        &["--jobs", "0"],
+        &["--format", "xml"],
+        &["--nonsense"],
+        &["--filter", "matches no case at all"],
+        &["--depth"],
+    ];
+    for args in bad {
+        let output = matrix(args);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {told}");
+        assert!(told.contains("Usage: hatchery matrix"), "{args:?}: {told}");
+        assert!(output.stdout.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn an_impossible_tree_is_refused_before_the_first_spawn() {
+    let begun = Instant::now();
+    let output = matrix(&["--depth", "1,20", "--breadth", "9"]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.contains("needs") && told.contains("allows"), "{told}");
+    assert!(output.stdout.is_empty() && begun.elapsed() < Duration::from_secs(1));
+}
+
+/// C3, C6
+#[test]
+fn interrupted_by_a_signal_all_cases_end_and_nothing_is_left() {
+    for (signal, code) in [(2, 130), (15, 143)] {
+        let mark = format!("{}.{signal}", std::process::id());
+        let mut command = Command::new(PROGRAM);
+        command.args(["matrix", "--depth=3", "--breadth=3,4", "--format=json"]).env(MARK, &mark);
+        let mut program = command.stdout(Stdio::piped()).spawn().unwrap();
+        // A state, not a time: trees are up.
+        while marked(&mark) < 10 {
+            std::thread::yield_now();
+        }
+        Pidfd::open(program.id()).unwrap().send_signal(signal).unwrap();
+        let mut stdout = String::new();
+        program.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+        assert_eq!(program.wait().unwrap().code(), Some(code), "{stdout}");
+        let report: Value = serde_json::from_str(&stdout).unwrap();
+        assert!(cases(&report).any(|case| case["detail"] == "interrupted"), "{stdout}");
+        assert_eq!(marked(&mark), 0);
+    }
+}
+
+/// C3
+#[test]
+fn killed_it_takes_all_its_trees_along() {
+    let mark = format!("{}.kill", std::process::id());
+    let mut command = Command::new(PROGRAM);
+    command.args(["matrix", "--depth=3", "--breadth=3,4"]).env(MARK, &mark);
+    let mut program = command.stdout(Stdio::null()).spawn().unwrap();
+    while marked(&mark) < 10 {
+        std::thread::yield_now();
+    }
+    program.kill().unwrap();
+    program.wait().unwrap();
+    let begun = Instant::now();
+    while marked(&mark) > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(1), "{} are left", marked(&mark));
+        std::thread::yield_now();
+    }
+}
+
+/// How many processes carry the mark in their environment.
+fn marked(mark: &str) -> usize {
+    let entry = format!("{MARK}={mark}");
+    let all = fs::read_dir("/proc").unwrap().flatten();
+    all.filter(|process| process.file_name().to_string_lossy().parse::<u32>().is_ok())
+        .filter(|process| {
+            // A process that is gone or a zombie has no environment.
+            let environment = fs::read(process.path().join("environ")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|found| found == entry.as_bytes())
+        })
+        .count()
+}
+
+fn cases(report: &Value) -> impl Iterator<Item = &Value> {
+    report["cases"].as_array().unwrap().iter()
+}
+
+fn is_one_of(case: &Value, outcomes: &[&str]) -> bool {
+    outcomes.iter().any(|outcome| case["outcome"] == *outcome)
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_hatchery");
+const MARK: &str = "HATCHERY_CLI_TEST";
