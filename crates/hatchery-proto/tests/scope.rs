@@ -1,0 +1,293 @@
+//! Long random lives of a nursery: whatever happens in whatever order, it finishes once, when
+//! everybody is over, and tells everything once.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use hatchery_proto::scope::{Action, Event, Outcome, Refusal, Role, Scope};
+use hatchery_proto::teardown::{self, Kind};
+use hatchery_proto::{
+    ActorId, ActorName, ActorPath, Config, Ended, ExitStatus, Fault, FaultKind, Reason, Time, Why,
+};
+use proptest::prelude::*;
+
+/// A nursery with what it has done.
+struct Run {
+    scope: Scope,
+    now: Time,
+    ids: Vec<(ActorId, ActorPath)>,
+    outcome: Option<Outcome>,
+    body_cancelled: bool,
+    body_done: bool,
+    next_fault: u64,
+    asked: BTreeSet<ActorId>,
+    killed: BTreeSet<ActorId>,
+}
+
+impl Run {
+    fn new() -> Self {
+        let scope = Scope::new(ActorPath::root(), Config::default());
+        Self {
+            scope,
+            now: Time::ZERO,
+            ids: Vec::new(),
+            outcome: None,
+            body_cancelled: false,
+            body_done: false,
+            next_fault: 1,
+            asked: BTreeSet::new(),
+            killed: BTreeSet::new(),
+        }
+    }
+
+    fn fault(&mut self, path: ActorPath, kind: FaultKind) -> Box<Fault> {
+        self.next_fault += 1;
+        Box::new(Fault::new(self.next_fault, path, kind, "as told"))
+    }
+
+    fn admit(&mut self, name: &str, role: Role, kind: Kind) -> Result<ActorId, Refusal> {
+        let name = ActorName::new(name).unwrap();
+        let (id, path) = self.scope.admit(&name, role, kind, "test")?;
+        self.ids.push((id, path));
+        Ok(id)
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.scope.handle(event, self.now);
+        self.drain();
+    }
+
+    fn timeout(&mut self) -> bool {
+        let Some(at) = self.scope.poll_timeout() else { return false };
+        self.now = self.now.max(at);
+        self.scope.handle_timeout(self.now);
+        self.drain();
+        true
+    }
+
+    fn drain(&mut self) {
+        while let Some(action) = self.scope.poll_action() {
+            match action {
+                Action::CancelBody(_) => {
+                    assert!(!self.body_cancelled, "the body is dropped once");
+                    self.body_cancelled = true;
+                }
+                Action::Finish(outcome) => {
+                    assert!(self.outcome.is_none(), "it finishes once");
+                    self.outcome = Some(*outcome);
+                }
+                Action::Actor { id, action: teardown::Action::SendCancel { .. } } => {
+                    self.asked.insert(id);
+                }
+                Action::Actor { id, action: teardown::Action::Kill } => {
+                    self.killed.insert(id);
+                }
+                Action::Actor { .. } => {}
+            }
+        }
+    }
+
+    fn body(&mut self, result: Result<(), Box<Fault>>) {
+        if !std::mem::replace(&mut self.body_done, true) {
+            self.tell(Event::BodyDone(result));
+        }
+    }
+
+    fn died(&mut self, id: ActorId, path: &ActorPath, status: ExitStatus) {
+        let fault = self.fault(path.clone(), FaultKind::Died(status));
+        self.tell(Event::Settled { id, status, fault });
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Admit { one_shot: bool, thread: bool },
+    Ready(usize),
+    RunOk(usize),
+    RunErr(usize),
+    Ended(usize),
+    Exit(usize, bool),
+    NotBorn(usize),
+    Acked(usize),
+    ChannelDead(usize),
+    CancelActor(usize),
+    Cancel,
+    BodyOk,
+    BodyErr,
+    Timeout,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let at = 0..6_usize;
+    prop_oneof![
+        4 => (any::<bool>(), any::<bool>()).prop_map(|(one_shot, thread)| Step::Admit { one_shot, thread }),
+        3 => at.clone().prop_map(Step::Ready),
+        2 => at.clone().prop_map(Step::RunOk),
+        1 => at.clone().prop_map(Step::RunErr),
+        2 => at.clone().prop_map(Step::Ended),
+        3 => (at.clone(), any::<bool>()).prop_map(|(at, well)| Step::Exit(at, well)),
+        1 => at.clone().prop_map(Step::NotBorn),
+        1 => at.clone().prop_map(Step::Acked),
+        1 => at.clone().prop_map(Step::ChannelDead),
+        1 => at.prop_map(Step::CancelActor),
+        1 => Just(Step::Cancel),
+        1 => Just(Step::BodyOk),
+        1 => Just(Step::BodyErr),
+        2 => Just(Step::Timeout),
+    ]
+}
+
+fn reason(why: Why) -> Reason {
+    Reason { by: ActorPath::root(), why }
+}
+
+fn perform(run: &mut Run, step: Step) {
+    let pick = |run: &Run, at: usize| run.ids.get(at).cloned();
+    match step {
+        Step::Admit { one_shot, thread } => {
+            let role = if one_shot { Role::OneShot } else { Role::LongLived };
+            let kind = if thread { Kind::Thread } else { Kind::Process };
+            let name = format!("a{}", run.ids.len());
+            let admitted = run.admit(&name, role, kind);
+            if run.body_cancelled || run.outcome.is_some() {
+                assert!(matches!(admitted, Err(Refusal::Closing(_))), "H27: nobody slips in");
+            }
+        }
+        Step::Cancel => {
+            let budget = Config::default().budget;
+            run.tell(Event::Cancel { reason: reason(Why::Requested), budget });
+        }
+        Step::BodyOk => run.body(Ok(())),
+        Step::BodyErr => {
+            let fault = run.fault(ActorPath::root(), FaultKind::Failed);
+            run.body(Err(fault));
+        }
+        Step::Timeout => drop(run.timeout()),
+        Step::Ready(at) => {
+            if let Some((id, _)) = pick(run, at) {
+                run.tell(Event::Ready(id));
+            }
+        }
+        Step::RunOk(at) => {
+            if let Some((id, _)) = pick(run, at) {
+                run.tell(Event::RunFinished { id, result: Ok(()) });
+            }
+        }
+        Step::RunErr(at) => {
+            if let Some((id, path)) = pick(run, at) {
+                let fault = run.fault(path, FaultKind::Failed);
+                run.tell(Event::RunFinished { id, result: Err(fault) });
+            }
+        }
+        Step::Ended(at) => {
+            if let Some((id, _)) = pick(run, at) {
+                run.tell(Event::Ended { id, ended: Ended::default() });
+            }
+        }
+        Step::Exit(at, well) => {
+            if let Some((id, path)) = pick(run, at) {
+                let status = if well { ExitStatus::Code(0) } else { ExitStatus::Signal(9) };
+                run.died(id, &path, status);
+            }
+        }
+        Step::NotBorn(at) => {
+            if let Some((id, _)) = pick(run, at) {
+                run.tell(Event::NotBorn(id));
+            }
+        }
+        Step::Acked(at) => {
+            if let Some((id, _)) = pick(run, at) {
+                run.tell(Event::Acked(id));
+            }
+        }
+        Step::ChannelDead(at) => {
+            if let Some((id, _)) = pick(run, at) {
+                run.tell(Event::ChannelDead(id));
+            }
+        }
+        Step::CancelActor(at) => {
+            if let Some((id, _)) = pick(run, at) {
+                run.tell(Event::CancelActor { id, reason: reason(Why::Requested) });
+            }
+        }
+    }
+}
+
+proptest! {
+    /// C1, C2, C4, H24: after any life, a cancel and silence end it inside the budget, once, with
+    /// every fault told once.
+    #[test]
+    fn any_life_ends_once_inside_the_budget(steps in prop::collection::vec(step(), 0..80)) {
+        let mut run = Run::new();
+        for step in steps {
+            perform(&mut run, step);
+            if run.outcome.is_some() {
+                prop_assert!(run.body_done, "C1: not before the body is done");
+            }
+        }
+        let began = run.now;
+        let budget = Config::default().budget;
+        run.tell(Event::Cancel { reason: reason(Why::Requested), budget });
+        run.body(Ok(()));
+        while run.outcome.is_none() && run.timeout() {}
+        prop_assert!(run.now.since(began) <= budget + Duration::from_millis(100));
+        let outcome = run.outcome.expect("C1: it finishes when everybody is over");
+        let ids: BTreeSet<u64> = outcome.faults.iter().map(|fault| fault.id).collect();
+        prop_assert_eq!(ids.len(), outcome.faults.len(), "C4: nothing is told twice");
+    }
+}
+
+/// C4, H21: the first error cancels the rest, and deaths that this brings about are no errors.
+#[test]
+fn the_first_error_is_the_one_that_is_told() {
+    let mut run = Run::new();
+    let (a, b) = (
+        run.admit("a", Role::OneShot, Kind::Process).unwrap(),
+        run.admit("b", Role::LongLived, Kind::Process).unwrap(),
+    );
+    run.tell(Event::Ready(a));
+    run.tell(Event::Ready(b));
+    let path = run.ids[0].1.clone();
+    let fault = run.fault(path.clone(), FaultKind::Failed);
+    run.tell(Event::RunFinished { id: a, result: Err(fault) });
+    assert!(run.body_cancelled && run.asked.contains(&b));
+    run.body(Ok(()));
+    run.died(a, &path, ExitStatus::Code(0));
+    while !run.killed.contains(&b) {
+        assert!(run.timeout());
+    }
+    let other = run.ids[1].1.clone();
+    run.died(b, &other, ExitStatus::Signal(9));
+    let outcome = run.outcome.unwrap();
+    assert_eq!(outcome.faults.len(), 1, "{:?}", outcome.faults);
+    assert_eq!(outcome.faults[0].path, path);
+}
+
+/// C4, H16: the body's own error stands first, also if an actor's was there before.
+#[test]
+fn the_error_of_the_body_stands_first() {
+    let mut run = Run::new();
+    let a = run.admit("a", Role::LongLived, Kind::Process).unwrap();
+    run.tell(Event::Ready(a));
+    let path = run.ids[0].1.clone();
+    run.died(a, &path, ExitStatus::Signal(11));
+    let fault = run.fault(ActorPath::root(), FaultKind::Failed);
+    run.body(Err(fault));
+    let outcome = run.outcome.unwrap();
+    let paths: Vec<_> = outcome.faults.iter().map(|fault| fault.path.as_str()).collect();
+    assert_eq!(paths, ["root", "root/a"]);
+}
+
+/// C4: a crash while it was asked to go, without force, is still a crash.
+#[test]
+fn a_crash_during_a_graceful_teardown_is_told() {
+    let mut run = Run::new();
+    let a = run.admit("a", Role::LongLived, Kind::Process).unwrap();
+    run.tell(Event::Ready(a));
+    run.body(Ok(()));
+    assert!(run.asked.contains(&a));
+    let path = run.ids[0].1.clone();
+    run.died(a, &path, ExitStatus::Signal(11));
+    let outcome = run.outcome.unwrap();
+    assert_eq!(outcome.faults[0].kind, FaultKind::Died(ExitStatus::Signal(11)));
+}
