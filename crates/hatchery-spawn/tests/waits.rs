@@ -244,11 +244,11 @@ fn a_silent_forkserver_is_a_typed_error_in_time() {
 #[test]
 fn a_long_queue_is_no_silence() {
     isolated("a_long_queue_is_no_silence", || {
-        let request = Duration::from_millis(400);
+        let request = Duration::from_millis(1000);
         let server = Forkserver::start(Bounds { request, ..Bounds::default() }).unwrap();
         // At more than 0.5 ms each, many times the bound.
         let asked: Vec<_> =
-            (0..1000).map(|_| server.exec().spawn(quiet("end").payload(vec![0, 9]))).collect();
+            (0..2000).map(|_| server.exec().spawn(quiet("end").payload(vec![0, 9]))).collect();
         block_on(async {
             for child in asked {
                 assert_eq!(child.await.unwrap().wait().await.unwrap(), Exit::Code(9));
