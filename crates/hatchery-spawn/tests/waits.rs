@@ -248,7 +248,7 @@ fn a_long_queue_is_no_silence() {
         let server = Forkserver::start(Bounds { request, ..Bounds::default() }).unwrap();
         // At more than 0.5 ms each, many times the bound.
         let asked: Vec<_> =
-            (0..2000).map(|_| server.exec().spawn(quiet("end").payload(vec![0, 9]))).collect();
+            (0..1500).map(|_| server.exec().spawn(quiet("end").payload(vec![0, 9]))).collect();
         block_on(async {
             for child in asked {
                 assert_eq!(child.await.unwrap().wait().await.unwrap(), Exit::Code(9));
