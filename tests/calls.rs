@@ -1,6 +1,7 @@
 //! Scenarios 1 to 6 and 17 to 32: births, calls and errors, on every backend.
 //!
 //! Each in a process of its own, which counts threads, fds and children before and after.
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
 //! Scenarios 33 to 43: cancels, and actors that don't go when they are asked. Every bound here is
 //! the budget plus what a loaded machine may add; the benchmarks hold the tight ones.
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
 use std::time::{Duration, Instant};
 

@@ -69,6 +69,18 @@ impl ActorPath {
         Self(format!("{}/{}", self.0, name))
     }
 
+    /// The path that a text names: `root`, or names below it with slashes between.
+    ///
+    /// # Errors
+    /// [`BadName`] with the first part that is no name.
+    pub fn parse(text: &str) -> Result<Self, BadName> {
+        let mut parts = text.split('/');
+        if parts.next() != Some(ROOT) {
+            return Err(BadName(text.to_owned()));
+        }
+        parts.try_fold(Self::root(), |path, name| Ok(path.child(&ActorName::new(name)?)))
+    }
+
     /// The spawner's path; the root has none.
     #[must_use]
     pub fn parent(&self) -> Option<Self> {

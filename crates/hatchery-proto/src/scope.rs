@@ -339,7 +339,8 @@ impl Scope {
     fn run_finished(&mut self, id: ActorId, result: Result<(), Box<Fault>>, now: Time) {
         self.run_over(id);
         let Some(member) = self.members.get(&id) else { return };
-        let asked_for = member.cancelled;
+        // What a cancel brings about; a crash on the way is judged when it has settled.
+        let asked_for = member.cancelled || member.asked;
         if let Err(fault) = result
             && !(asked_for && is_consequence(&fault.kind))
         {

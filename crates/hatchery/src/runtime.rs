@@ -185,6 +185,8 @@ pub(crate) struct Inner {
     /// How thread actors find the runtime they were born into.
     token: u64,
     forkserver: Mutex<Option<Forkserver>>,
+    /// The root's own, for the signal thread: locked only for an instant (H6).
+    killable: Mutex<Option<Forkserver>>,
     supervisor: Mutex<Option<Supervisor>>,
     signals: Mutex<Option<Watch>>,
 }
@@ -213,6 +215,7 @@ impl Inner {
             is_root,
             token: NEXT.fetch_add(1, Ordering::Relaxed),
             forkserver: Mutex::default(),
+            killable: Mutex::default(),
             supervisor: Mutex::default(),
             signals: Mutex::default(),
         });
@@ -251,6 +254,7 @@ impl Inner {
             }
         };
         *slot = Some(server.clone());
+        *lock(&self.killable) = Some(server.clone());
         Ok(server)
     }
 
@@ -273,8 +277,8 @@ impl Inner {
 
     /// Kills every process of the tree, now. Any thread; bounded by the forkserver's own bound.
     pub(crate) fn kill_tree(&self) {
-        // A user thread may be starting the server under this lock, which is bounded.
-        if let Some(server) = &*lock(&self.forkserver) {
+        let server = lock(&self.killable).clone();
+        if let Some(server) = server {
             server.kill_tree();
         }
     }
@@ -284,6 +288,7 @@ impl Inner {
         if let Some(watch) = lock(&self.signals).take() {
             watch.end();
         }
+        lock(&self.killable).take();
         if let Some(server) = lock(&self.forkserver).take() {
             server.close();
         }

@@ -1,0 +1,329 @@
+//! Scenarios 4, 11, 16, 18, 29, 35, 37 and 44: whole trees, and what happens to them at odd moments.
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
+
+use std::time::Duration;
+
+use hatchery::{CallError, Error, FaultKind, Runtime, StartCause, nursery};
+use hatchery_spawn::Pidfd;
+use hatchery_tests::{BACKENDS, PROCESSES, for_each, here};
+
+#[derive(Debug, PartialEq, thiserror::Error, serde::Serialize, serde::Deserialize)]
+#[error("{0} is broken")]
+struct Broken(String);
+
+#[hatchery::function]
+async fn fail() -> Result<u64, Broken> {
+    Err(Broken(hatchery::path().to_string()))
+}
+
+#[hatchery::function]
+async fn idle() -> u64 {
+    std::future::pending().await
+}
+
+#[hatchery::function]
+async fn add(a: u64, b: u64) -> u64 {
+    a + b
+}
+
+/// Every path of the tree below this actor.
+#[hatchery::function]
+async fn paths(depth: u32, breadth: u32) -> Result<Vec<String>, Error> {
+    let mut all = vec![hatchery::path().to_string()];
+    if depth > 0 {
+        let below = nursery(async |n| {
+            let mut runs = Vec::new();
+            for i in 0..breadth {
+                runs.push(n.run(&format!("a{i}"), paths(depth - 1, breadth)));
+            }
+            let mut below = Vec::new();
+            for run in runs {
+                below.extend(run.await?);
+            }
+            Ok(below)
+        });
+        all.extend(below.await?);
+    }
+    Ok(all)
+}
+
+#[hatchery::function]
+async fn give_up() -> u64 {
+    hatchery::cancel_self();
+    std::future::pending().await
+}
+
+#[hatchery::function]
+async fn rebel() -> u64 {
+    assert!(hatchery::cancel_parent());
+    std::future::pending().await
+}
+
+/// Starts one actor below and keeps it until it is gone, then says so.
+#[hatchery::function]
+async fn outlive() -> Result<String, Error> {
+    let said = nursery(async |n| {
+        let below = n.start("below").await?;
+        below.settled().await;
+        Ok("it went alone".to_owned())
+    });
+    Ok(said.await?)
+}
+
+/// A destructor that panics, or blocks for ever.
+struct Nasty {
+    blocks: bool,
+}
+
+impl Drop for Nasty {
+    fn drop(&mut self) {
+        if self.blocks {
+            loop {
+                std::thread::park();
+            }
+        }
+        panic!("a destructor panics");
+    }
+}
+
+#[hatchery::function]
+async fn hold_nasty(blocks: bool) -> u64 {
+    let _nasty = Nasty { blocks };
+    std::future::pending().await
+}
+
+/// Scenario 4: every actor of T(4,3) answers with its path; they are all there, once.
+#[test]
+fn every_actor_of_a_deep_tree_answers_with_its_path() {
+    for_each(here!(), &BACKENDS, async |runtime| {
+        let all = runtime.nursery(async |n| Ok(n.run("top", paths(3, 3)).await?));
+        let mut all = all.await.unwrap();
+        assert_eq!(all.len(), 1 + 3 + 9 + 27);
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), 1 + 3 + 9 + 27);
+        runtime.close().await;
+    });
+}
+
+/// Scenario 11, C3: the death of the forkserver takes the tree down and says why; the next runtime
+/// in this process works.
+#[test]
+fn the_death_of_the_forkserver_takes_the_tree_down_and_the_next_one_works() {
+    for_each(here!(), &PROCESSES, async |runtime| {
+        let down: Result<(), _> = runtime
+            .nursery(async |n| {
+                n.start("one").await?;
+                n.start("two").await?;
+                let server = runtime.forkserver_pid().expect("two processes were started");
+                Pidfd::open(server)?.send_signal(nix::libc::SIGKILL)?;
+                std::future::pending().await
+            })
+            .await;
+        let error = down.unwrap_err();
+        assert!(error.render().contains("forkserver is gone"), "{}", error.render());
+        runtime.close().await;
+        let next = Runtime::builder().signals(false).open().unwrap();
+        let sum = next.nursery(async |n| Ok(n.start("one").await?.call(add(1, 2)).await?)).await;
+        assert_eq!(sum.unwrap(), 3);
+        next.close().await;
+    });
+}
+
+/// Scenario 16, C10: open and close, 100 times; counts stay exact.
+#[test]
+fn a_runtime_is_opened_and_closed_a_hundred_times() {
+    for_each(here!(), &BACKENDS, async |runtime| {
+        runtime.close().await;
+        for _ in 0..100 {
+            let runtime = Runtime::builder().signals(false).open().unwrap();
+            let sum = runtime.nursery(async |n| Ok(n.start("a").await?.call(add(1, 1)).await?));
+            assert_eq!(sum.await.unwrap(), 2);
+            runtime.close().await;
+        }
+    });
+}
+
+/// Scenario 18, C1: a start that is dropped at any of its await points leaves nothing.
+#[test]
+fn a_start_that_is_dropped_anywhere_leaves_nothing() {
+    for_each(here!(), &BACKENDS, async |runtime| {
+        let done = runtime.nursery(async |n| {
+            for polls in 0..12 {
+                let name = format!("a{polls}");
+                let mut start = Box::pin(n.start(&name));
+                let mut left = polls;
+                let dropped = std::future::poll_fn(|cx| {
+                    if left == 0 {
+                        return std::task::Poll::Ready(None);
+                    }
+                    left -= 1;
+                    start.as_mut().poll(cx).map(Some)
+                });
+                drop(dropped.await);
+            }
+            let after = n.start("after").await?;
+            Ok(after.call(add(1, 1)).await?)
+        });
+        assert_eq!(done.await.unwrap(), 2);
+        runtime.close().await;
+    });
+}
+
+/// Scenario 29, C4: many err while many more are still starting: a group, and none is left.
+#[test]
+fn many_err_while_more_are_starting() {
+    for_each(here!(), &BACKENDS, async |runtime| {
+        let down: Result<(), _> = runtime
+            .nursery(async |n| {
+                for i in 0..15 {
+                    drop(n.run(&format!("bad{i}"), fail()));
+                    drop(n.run(&format!("good{i}"), idle()));
+                }
+                Ok(())
+            })
+            .await;
+        let error = down.unwrap_err();
+        let failed = |fault: &hatchery::Fault| fault.kind == FaultKind::Failed;
+        assert!(error.faults().iter().all(failed), "{}", error.render());
+        runtime.close().await;
+    });
+}
+
+/// Scenario 35: a child cancels itself: its call says by whom, its siblings stay.
+#[test]
+fn a_child_that_cancels_itself_goes_alone() {
+    for_each(here!(), &BACKENDS, async |runtime| {
+        let done = runtime.nursery(async |n| {
+            let (one, two) = (n.start("one").await?, n.start("two").await?);
+            let error = one.call(give_up()).await.unwrap_err();
+            let CallError::Cancelled(fault) = error else { panic!("{error:?}") };
+            let FaultKind::Cancelled(reason) = &fault.kind else { panic!("{fault}") };
+            assert_eq!(reason.by.as_str(), "root/one");
+            one.settled().await;
+            Ok(two.call(add(1, 1)).await?)
+        });
+        assert_eq!(done.await.unwrap(), 2);
+        runtime.close().await;
+    });
+}
+
+/// Scenario 35: a child cancels its parent: the root's nursery comes down and says by whom.
+#[test]
+fn a_child_that_cancels_its_parent_is_named() {
+    for_each(here!(), &BACKENDS, async |runtime| {
+        let down: Result<(), _> = runtime
+            .nursery(async |n| {
+                let child = n.start("child").await?;
+                child.call(rebel()).await?;
+                Ok(())
+            })
+            .await;
+        let error = down.unwrap_err();
+        let FaultKind::Cancelled(reason) = &error.fault().kind else {
+            panic!("{}", error.render());
+        };
+        assert_eq!(reason.by.as_str(), "root/child");
+        runtime.close().await;
+    });
+}
+
+/// Scenario 35: a grandparent cancels over the head of the parent, who goes on.
+#[test]
+fn a_grandparent_cancels_over_the_head_of_the_parent() {
+    for_each(here!(), &BACKENDS, async |runtime| {
+        let done = runtime.nursery(async |n| {
+            let parent = n.start("parent").await?;
+            let name = "root/parent/below".to_owned();
+            let waiting = parent.clone();
+            let said = tokio::spawn(async move { waiting.call(outlive()).await });
+            // The grandchild may not be there yet: asked again until it has gone.
+            let below = hatchery::ActorPath::parse(&name)?;
+            let asking = async {
+                loop {
+                    parent.cancel_below(&below);
+                    // A poll of the other side, not a wait for time: its answer ends this loop.
+                    drop(parent.call(add(1, 1)).await);
+                }
+            };
+            tokio::select! {
+                said = said => Ok(said??),
+                () = asking => unreachable!("it only ends by being dropped"),
+            }
+        });
+        assert_eq!(done.await.unwrap(), "it went alone");
+        runtime.close().await;
+    });
+}
+
+/// Scenario 37, H24: a thousand cancels from sixteen tasks are one teardown.
+#[test]
+fn a_thousand_cancels_are_one_teardown() {
+    for_each(here!(), &BACKENDS, async |runtime| {
+        let down: Result<(), _> = runtime
+            .nursery(async |n| {
+                for i in 0..4 {
+                    n.start(&format!("a{i}")).await?;
+                }
+                for _ in 0..16 {
+                    let n = n.clone();
+                    tokio::spawn(async move {
+                        for _ in 0..64 {
+                            n.cancel();
+                            tokio::task::yield_now().await;
+                        }
+                    });
+                }
+                std::future::pending().await
+            })
+            .await;
+        let error = down.unwrap_err();
+        assert!(error.is_cancelled(), "{}", error.render());
+        assert!(error.report().forced().is_empty(), "{}", error.report());
+        runtime.close().await;
+    });
+}
+
+/// Scenario 44: a destructor that panics during teardown harms nobody; one that blocks is ended by
+/// force.
+#[test]
+fn a_nasty_destructor_does_not_hold_up_a_teardown() {
+    for_each(here!(), &PROCESSES, async |runtime| {
+        for blocks in [false, true] {
+            let down: Result<(), _> = runtime
+                .nursery(async |n| {
+                    let child = n.start("child").await?;
+                    let late =
+                        child.call(hold_nasty(blocks)).within(Duration::from_millis(1)).await;
+                    assert!(late.is_err());
+                    n.cancel();
+                    std::future::pending().await
+                })
+                .await;
+            let error = down.unwrap_err();
+            assert!(error.is_cancelled(), "{}", error.render());
+            assert_eq!(error.report().forced().len(), usize::from(blocks), "{}", error.report());
+        }
+        runtime.close().await;
+    });
+}
+
+/// C1: a nursery that goes down takes nobody any more.
+#[test]
+fn a_nursery_that_goes_down_takes_nobody() {
+    for_each(here!(), &BACKENDS, async |runtime| {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let down: Result<(), _> = runtime
+            .nursery(async |n| {
+                n.start("one").await?;
+                n.cancel();
+                drop(tell.send(n.clone()));
+                std::future::pending().await
+            })
+            .await;
+        assert!(down.unwrap_err().is_cancelled());
+        let late = told.await.unwrap().start("late").await.unwrap_err();
+        assert!(matches!(late.cause, StartCause::Closing(_)), "{late}");
+        runtime.close().await;
+    });
+}
