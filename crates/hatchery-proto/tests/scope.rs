@@ -1,5 +1,6 @@
 //! Long random lives of a nursery: whatever happens in whatever order, it finishes once, when
 //! everybody is over, and tells everything once.
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
 use std::collections::BTreeSet;
 use std::time::Duration;

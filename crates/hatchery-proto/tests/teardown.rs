@@ -1,4 +1,5 @@
 //! Every order of events and time-outs on one actor's way down, each state visited once.
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
