@@ -41,7 +41,10 @@ pub fn run_test(name: &str, bound: Duration, scenario: impl FnOnce()) {
             assert!(verdict.is_clean(), "`{filter}` {verdict}");
         }
         Role::Watcher(bound) => watcher::watch(bound),
-        Role::Scenario => scenario(),
+        Role::Scenario => {
+            die_with_watcher();
+            scenario();
+        }
     }
 }
 
@@ -79,7 +82,25 @@ pub fn is_scenario() -> bool {
     match role() {
         Role::Outside => false,
         Role::Watcher(bound) => watcher::watch(bound),
-        Role::Scenario => true,
+        Role::Scenario => {
+            die_with_watcher();
+            true
+        }
+    }
+}
+
+/// Has this process killed when its watcher is: a killed watcher can't sweep any more.
+///
+/// The thread that started it waits for it until the watcher leaves, so that the signal means
+/// the watcher and not a thread of it (H11).
+fn die_with_watcher() {
+    let watcher = std::os::unix::process::parent_id();
+    // No kernel refuses it; without it only this second line of defence is missing.
+    let _refused = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
+    let marked = std::env::var(WATCHER).is_ok_and(|pid| pid.parse() != Ok(watcher));
+    if marked {
+        // It died before the signal was armed.
+        std::process::abort();
     }
 }
 
@@ -288,6 +309,8 @@ fn role() -> Role {
 }
 
 const ROLE: &str = "HATCHERY_ISOLATED";
+/// The watcher's process id, for the scenario to compare.
+const WATCHER: &str = "HATCHERY_ISOLATED_BY";
 const PRIVATE_DIR: &str = "HATCHERY_ISOLATED_DIR";
 
 /// How long a watcher may take, beyond the bound of its scenario, to kill and describe a tree.

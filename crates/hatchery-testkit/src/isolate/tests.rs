@@ -1,6 +1,7 @@
 //! The runner against scenarios that pass, fail, hang and leave things behind.
 
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use hatchery_spawn::Pidfd;
 
@@ -120,6 +121,34 @@ fn a_scenario_that_is_stopped_is_killed_long_before_its_bound() {
         }
         Role::Watcher(bound) => watcher::watch(bound),
         Role::Scenario => park(),
+    }
+}
+
+/// C3, for the harness itself.
+#[test]
+fn a_scenario_dies_with_its_watcher() {
+    if is_scenario() {
+        // A dead watcher removes nothing.
+        std::fs::remove_dir(private_dir().unwrap()).unwrap();
+        drop(crate::fault::sigkill(std::os::unix::process::parent_id()));
+        park();
+    }
+    let name = "isolate::tests::a_scenario_dies_with_its_watcher";
+    let args = [name, "--exact", "--nocapture", "--test-threads=1"];
+    let begun = Instant::now();
+    let lost = Isolated::new(LONG).args(args).run().unwrap_err();
+    assert!(begun.elapsed() < LONG, "{lost}");
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let of_this_test = all.filter(|process| {
+        let read = |file| std::fs::read_to_string(process.path().join(file)).unwrap_or_default();
+        read("environ").contains("HATCHERY_ISOLATED=scenario") && read("cmdline").contains(name)
+    });
+    for process in of_this_test {
+        let pid: u32 = process.file_name().to_str().unwrap().parse().unwrap();
+        assert!(
+            Pidfd::open(pid).is_ok_and(|left| left.wait_dead(LONG)) || is_gone(pid),
+            "{pid} lives"
+        );
     }
 }
 

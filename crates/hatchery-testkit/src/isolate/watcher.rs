@@ -16,7 +16,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
-use super::{End, PRIVATE_DIR, ROLE, Verdict};
+use super::{End, PRIVATE_DIR, ROLE, Verdict, WATCHER};
 use crate::counts;
 use crate::dump::Process;
 
@@ -63,6 +63,7 @@ impl Watcher {
         let scenario = Command::new("/proc/self/exe")
             .args(std::env::args_os().skip(1))
             .env(ROLE, "scenario")
+            .env(WATCHER, std::process::id().to_string())
             .env(PRIVATE_DIR, &dir)
             .env("TMPDIR", &dir)
             .stdin(OwnedFd::from(theirs))
