@@ -1,0 +1,191 @@
+//! Guards of hang classes that no other test stands for; see `ai/conc-anal`.
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
+
+use std::future::IntoFuture as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use hatchery::{Backend, Error, FaultKind, StartCause};
+use hatchery_spawn::Resource;
+use hatchery_tests::{BACKENDS, PROCESSES, for_each, here};
+
+#[hatchery::function]
+async fn echo(bytes: Vec<u8>) -> Vec<u8> {
+    bytes
+}
+
+#[hatchery::function]
+async fn fail() -> Result<(), Error> {
+    Err(Error::msg("the cause"))
+}
+
+/// Leaves a blocking task behind that never ends.
+#[hatchery::function]
+async fn block_for_ever() -> u8 {
+    #[allow(clippy::disallowed_methods, reason = "the trap that users fall into")]
+    let _never = tokio::task::spawn_blocking(|| {
+        loop {
+            std::thread::park();
+        }
+    });
+    1
+}
+
+/// H8: an actor whose blocking pool is busy for ever goes without force.
+#[test]
+fn blocking_work_that_never_ends_keeps_nobody() {
+    for_each(here!(), &PROCESSES, async |runtime| {
+        let (done, report) = runtime
+            .nursery(async |_| {
+                Ok(hatchery::nursery_with_report(async |n| {
+                    let worker = n.start("worker").await?;
+                    Ok(worker.call(block_for_ever()).await?)
+                })
+                .await)
+            })
+            .await
+            .unwrap();
+        assert_eq!(done.unwrap(), 1);
+        assert!(report.forced().is_empty(), "{report}");
+        runtime.close().await;
+    });
+}
+
+/// H12: an actor that ends before its handshake is told at once and by status, not by time-out.
+#[test]
+fn a_death_at_boot_is_told_at_once() {
+    for_each(here!(), &[Backend::Forkserver], async |runtime| {
+        let done = runtime.nursery(async |n| {
+            let since = Instant::now();
+            // Enough for its birth, too few for a runtime.
+            let starved = n.actor("starved").limit(Resource::OpenFiles, 5, 5).start().await;
+            let error = starved.unwrap_err();
+            assert!(matches!(error.cause, StartCause::Died), "{error}");
+            assert!(matches!(error.fault().kind, FaultKind::Died(_)), "{error:?}");
+            assert!(since.elapsed() < Duration::from_secs(3), "{:?}", since.elapsed());
+            // The tree goes on working.
+            let worker = n.start("worker").await?;
+            Ok(worker.call(echo(vec![1])).await?)
+        });
+        assert_eq!(done.await.unwrap(), [1]);
+        runtime.close().await;
+    });
+}
+
+/// H15: nobody spins: an idle actor uses less than 10 ms of processor time in a second.
+#[test]
+fn an_idle_tree_uses_no_cpu() {
+    for_each(here!(), &PROCESSES, async |runtime| {
+        let done = runtime.nursery(async |n| {
+            let mut actors = Vec::new();
+            for name in ["a", "b", "c"] {
+                let actor = n.start(name).await?;
+                actor.call(echo(vec![1])).await?;
+                actors.push(actor);
+            }
+            let used = || actors.iter().map(|actor| ticks(actor.pid().unwrap())).sum::<u64>();
+            let before = used();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            // A tick is 10 ms.
+            let used = used() - before;
+            assert!(used <= 3, "{used} ticks of three idle actors");
+            Ok(())
+        });
+        done.await.unwrap();
+        runtime.close().await;
+    });
+}
+
+/// H16, C4: a cancel that comes right after an error, on its way up, doesn't hide it.
+#[test]
+fn an_error_is_not_hidden_by_a_cancel_that_follows_it() {
+    for_each(here!(), &BACKENDS, async |runtime| {
+        for _ in 0..20 {
+            let failed: Result<(), _> = runtime
+                .nursery(async |n| {
+                    let worker = n.start("worker").await?;
+                    let error = worker.call(fail()).await.unwrap_err();
+                    n.cancel();
+                    Err(error.into())
+                })
+                .await;
+            let error = failed.unwrap_err();
+            assert!(error.render().contains("the cause"), "{}", error.render());
+        }
+        runtime.close().await;
+    });
+}
+
+/// H17: starts never hang, whatever locks other threads hold.
+#[test]
+fn starts_work_while_threads_allocate_and_write() {
+    for_each(here!(), &PROCESSES, async |runtime| {
+        let stop = Arc::new(AtomicBool::new(false));
+        let busy: Vec<_> = (0..16)
+            .map(|i| {
+                let stop = stop.clone();
+                std::thread::spawn(move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        // Allocates under the allocator's locks, writes under the output's.
+                        let text = "x".repeat(1 << (i % 12));
+                        print!("{}", &text[..0]);
+                    }
+                })
+            })
+            .collect();
+        let done = runtime.nursery(async |n| {
+            for i in 0..30 {
+                let worker = n.start(&format!("a{i}")).await?;
+                worker.call(echo(vec![1])).await?;
+            }
+            Ok(())
+        });
+        let done = done.await;
+        stop.store(true, Ordering::Relaxed);
+        for thread in busy {
+            thread.join().unwrap();
+        }
+        done.unwrap();
+        runtime.close().await;
+    });
+}
+
+/// H23: calls that are dropped at any moment tear no frame: what comes after them is understood.
+#[test]
+fn dropped_calls_tear_no_frame() {
+    for_each(here!(), &BACKENDS, async |runtime| {
+        let done = runtime.nursery(async |n| {
+            let worker = n.start("worker").await?;
+            for i in 0..2_000_u64 {
+                let size = usize::try_from(i % 50).unwrap() * 1_000;
+                let mut call = worker.call(echo(vec![7; size])).into_future();
+                for _ in 0..i % 3 {
+                    // Some are dropped before they are sent, some on the way, some answered.
+                    tokio::select! {
+                        biased;
+                        reply = &mut call => {
+                            assert_eq!(reply?.len(), size);
+                            break;
+                        }
+                        () = tokio::task::yield_now() => {}
+                    }
+                    if i % 3 == 1 {
+                        break;
+                    }
+                }
+            }
+            Ok(worker.call(echo(vec![9; 10])).await?)
+        });
+        assert_eq!(done.await.unwrap(), [9; 10]);
+        runtime.close().await;
+    });
+}
+
+/// Processor time of a process, in ticks.
+fn ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, rest) = stat.rsplit_once(") ").unwrap();
+    let field = |i: usize| rest.split(' ').nth(i).unwrap().parse::<u64>().unwrap();
+    field(11) + field(12)
+}
