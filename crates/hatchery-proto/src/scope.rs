@@ -355,6 +355,7 @@ impl Scope {
         let Some(member) = self.members.get_mut(&id) else { return };
         let faults = ended.faults.clone();
         member.ended = Some(ended);
+        self.tell(id, teardown::Event::Leaving, now);
         for fault in faults {
             self.fail(fault, Why::SiblingFailed, now);
         }

@@ -34,6 +34,8 @@ pub enum Event {
     },
     /// It acknowledged the cancel.
     Acked,
+    /// It said its last words, and closes the channel by itself.
+    Leaving,
     /// Its channel broke.
     ChannelDead,
     /// It is reaped or joined.
@@ -89,6 +91,8 @@ pub struct Teardown {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Channel {
     Alive,
+    /// It will be closed by the actor, as its last act.
+    Closing,
     Dead,
 }
 
@@ -115,6 +119,11 @@ impl Teardown {
         match event {
             Event::Cancel { reason, budget } => self.cancel(reason, budget, now),
             Event::Acked => self.acked(now),
+            Event::Leaving => {
+                if self.channel == Channel::Alive {
+                    self.channel = Channel::Closing;
+                }
+            }
             Event::ChannelDead => self.channel_dead(now),
             Event::Settled(status) => self.settled(status, now),
         }
@@ -199,7 +208,7 @@ impl Teardown {
             return self.kill(now);
         }
         match (self.channel, self.kind) {
-            (Channel::Alive, _) => {
+            (Channel::Alive | Channel::Closing, _) => {
                 self.note(Step::Asked, now);
                 let budget = self.rungs.handed_down;
                 self.actions.push_back(Action::SendCancel { reason, budget });
@@ -259,12 +268,14 @@ impl Teardown {
         if self.channel == Channel::Dead || self.is_over() {
             return;
         }
+        let was_closing = self.channel == Channel::Closing;
         self.channel = Channel::Dead;
         self.unacknowledged = None;
         match (&self.state, self.kind) {
+            // Its last act: it settles in a moment, and keeps the time it was given for that.
+            (State::Asked { .. }, Kind::Process) if was_closing => {}
             (State::Asked { .. }, Kind::Process) => {
-                // It closes the channel as its last act too: then it settles in a moment, so it
-                // gets one rung of terminate before SIGTERM would even matter.
+                // Its last words may have been lost with the channel: a moment, then SIGTERM.
                 self.note(Step::ChannelDead, now);
                 let soon = now + self.rungs.terminate.min(LAST_ACT);
                 if let State::Asked { until } = &mut self.state {

@@ -21,16 +21,18 @@ struct Run {
 enum Move {
     Cancel(Duration),
     Acked,
+    Leaving,
     ChannelDead,
     Settled,
     NextTimeout,
 }
 
-const MOVES: [Move; 7] = [
+const MOVES: [Move; 8] = [
     Move::Cancel(Duration::from_secs(3)),
     Move::Cancel(Duration::from_millis(200)),
     Move::Cancel(Duration::ZERO),
     Move::Acked,
+    Move::Leaving,
     Move::ChannelDead,
     Move::Settled,
     Move::NextTimeout,
@@ -51,6 +53,7 @@ impl Run {
                 next.cancelled.get_or_insert(next.now);
             }
             Move::Acked => next.machine.handle(Event::Acked, next.now),
+            Move::Leaving => next.machine.handle(Event::Leaving, next.now),
             Move::ChannelDead => {
                 next.machine.handle(Event::ChannelDead, next.now);
                 next.cancelled.get_or_insert(next.now);

@@ -203,7 +203,15 @@ mod tests {
             let before = Counts::now();
             let (gate, closed) = std::sync::mpsc::channel::<()>();
             let builder = std::thread::Builder::new().name("lingering".to_owned());
-            let thread = builder.spawn(move || closed.recv().is_err()).unwrap();
+            let (up, is_up) = std::sync::mpsc::channel();
+            let thread = builder
+                .spawn(move || {
+                    // It has its name by now; before this it has that of its starter.
+                    up.send(()).unwrap();
+                    closed.recv().is_err()
+                })
+                .unwrap();
+            is_up.recv().unwrap();
             let file = fs::File::open("/dev/zero").unwrap();
             let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
             let stdin = child.stdin.take();
