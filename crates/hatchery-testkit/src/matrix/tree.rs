@@ -118,6 +118,8 @@ pub(super) async fn plant(
         children.push(child);
         all.extend(up);
     }
+    // In the order of their paths, so that "the first" is the same one to everybody.
+    all.sort();
     children.sort_by(|a, b| a.path().cmp(b.path()));
     Ok((children, all))
 }
