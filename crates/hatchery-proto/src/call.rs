@@ -52,6 +52,12 @@ impl<W> Calls<W> {
         std::mem::take(&mut self.open).into_values().collect()
     }
 
+    /// Who waits for that call.
+    #[must_use]
+    pub fn waiting(&self, call: CallId) -> Option<&W> {
+        self.open.get(&call)
+    }
+
     /// How many are open.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -38,6 +38,9 @@ pub struct Config {
     pub max_frame_bytes: usize,
     /// How much may be queued on one channel before calls wait. Default 1 MiB.
     pub outbox_bytes: usize,
+    /// The credit of a stream, in bytes, in each direction, unless its opener says otherwise.
+    /// Default 256 KiB, at least 1 KiB: what a stalled stream may hold.
+    pub stream_credit: u64,
     /// How many of an actor's last stderr lines an error quotes. Default 20.
     pub stderr_tail_lines: usize,
     /// The deepest tree, in levels below the root. Default 64.
@@ -81,6 +84,7 @@ impl Default for Config {
             exit_status_wait: Duration::from_millis(250),
             max_frame_bytes: 16 << 20,
             outbox_bytes: 1 << 20,
+            stream_credit: 256 << 10,
             stderr_tail_lines: 20,
             max_depth: 64,
             max_actors: 100_000,
@@ -121,6 +125,9 @@ impl Config {
         }
         if self.outbox_bytes == 0 {
             return Err(ConfigError::Zero("outbox_bytes"));
+        }
+        if self.stream_credit == 0 {
+            return Err(ConfigError::Zero("stream_credit"));
         }
         Ok(())
     }

@@ -1,8 +1,13 @@
 //! Bytes to frames and back: a length of four bytes, big endian, then MessagePack.
+//!
+//! A message of a stream has a shorter form: a byte that no MessagePack value begins with, the
+//! number of its context, and the value; so it is encoded once, straight into the outgoing buffer.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use crate::id::CallId;
 
 /// Why bytes are no frame, or a message can't become one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -85,6 +90,85 @@ pub fn encode(
     let start = buffer.len();
     buffer.put_u32(0);
     let encoded = rmp_serde::encode::write(&mut (&mut *buffer).writer(), message);
+    seal(start, encoded, limit, buffer).map(drop)
+}
+
+/// What a frame holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Frame {
+    /// A message between the runtimes of two actors; see [`decode`].
+    Message(Bytes),
+    /// One message of a stream.
+    Item {
+        /// Of which context.
+        call: CallId,
+        /// The encoded value.
+        value: Bytes,
+    },
+}
+
+impl Frame {
+    /// Tells the two kinds apart.
+    ///
+    /// # Errors
+    /// [`FrameError::Decode`]: a stream's message without its context.
+    pub fn new(mut frame: Bytes) -> Result<Self, FrameError> {
+        if frame.first() != Some(&ITEM) {
+            return Ok(Self::Message(frame));
+        }
+        if frame.len() < ITEM_HEAD {
+            return Err(FrameError::Decode("a stream's message without its context".to_owned()));
+        }
+        frame.advance(1);
+        let call = CallId::new(frame.get_u64());
+        Ok(Self::Item { call, value: frame })
+    }
+}
+
+/// Appends the frame of a stream's message; says how many bytes its value has. On an error the
+/// buffer is as it was.
+///
+/// # Errors
+/// [`FrameError::Encode`] or [`FrameError::TooLarge`].
+pub fn encode_item(
+    call: CallId,
+    value: &impl Serialize,
+    limit: usize,
+    buffer: &mut BytesMut,
+) -> Result<usize, FrameError> {
+    let start = buffer.len();
+    buffer.put_u32(0);
+    buffer.put_u8(ITEM);
+    buffer.put_u64(call.number());
+    let encoded = rmp_serde::encode::write(&mut (&mut *buffer).writer(), value);
+    seal(start, encoded, limit, buffer).map(|length| length - ITEM_HEAD)
+}
+
+/// Appends the frame of a stream's message whose value is encoded already.
+///
+/// # Errors
+/// [`FrameError::TooLarge`].
+pub fn put_item(
+    call: CallId,
+    value: &[u8],
+    limit: usize,
+    buffer: &mut BytesMut,
+) -> Result<(), FrameError> {
+    let start = buffer.len();
+    buffer.put_u32(0);
+    buffer.put_u8(ITEM);
+    buffer.put_u64(call.number());
+    buffer.extend_from_slice(value);
+    seal(start, Ok(()), limit, buffer).map(drop)
+}
+
+/// Puts the length before what was appended since `start`, or takes it off again.
+fn seal(
+    start: usize,
+    encoded: Result<(), rmp_serde::encode::Error>,
+    limit: usize,
+    buffer: &mut BytesMut,
+) -> Result<usize, FrameError> {
     let length = buffer.len() - start - HEAD;
     let error = match encoded {
         Err(error) => Some(FrameError::Encode(error.to_string())),
@@ -97,7 +181,7 @@ pub fn encode(
     }
     let head = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
     buffer[start..start + HEAD].copy_from_slice(&head);
-    Ok(())
+    Ok(length)
 }
 
 /// Decodes one value; nesting is bounded.
@@ -111,6 +195,10 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FrameError> {
 }
 
 const HEAD: usize = 4;
+/// The byte that MessagePack never uses.
+const ITEM: u8 = 0xC1;
+/// That byte and the number of the context.
+const ITEM_HEAD: usize = 9;
 const READ_CHUNK: usize = 8 * 1024;
 /// Deep enough for a fault of the deepest tree, shallow enough for any stack.
 const MAX_NESTING: usize = 256;

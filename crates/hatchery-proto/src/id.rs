@@ -129,6 +129,12 @@ impl CallId {
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
+
+    /// The number.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0
+    }
 }
 
 impl fmt::Display for CallId {

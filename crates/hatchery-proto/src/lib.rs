@@ -7,6 +7,9 @@
 //! | --- | --- | --- |
 //! | [`handshake::Handshake`] | whether a new actor is one of ours, and how long to wait | `hatchery`'s `drive/scope.rs` |
 //! | [`call::Calls`] | who gets which answer, exactly once | `drive/link.rs` |
+//! | [`serve::Served`] | whether a call that came is run, and which one a cancel is for | `serve.rs` |
+//! | [`context::Context`] | one side of two linked tasks: started, cancelled, over | `drive/pipe.rs` |
+//! | [`stream::Outgoing`], [`stream::Incoming`] | credit and the ends of a stream's halves | [`context::Context`] |
 //! | [`teardown::Teardown`] | one actor's way down: asked, terminated, killed, settled | [`scope::Scope`] |
 //! | [`scope::Scope`] | a nursery: who is admitted, the first error, when all have settled | `drive/scope.rs` |
 //!
@@ -17,6 +20,7 @@
 pub mod budget;
 pub mod call;
 mod config;
+pub mod context;
 mod error;
 pub mod frame;
 pub mod handshake;
@@ -24,6 +28,8 @@ mod id;
 mod message;
 mod report;
 pub mod scope;
+pub mod serve;
+pub mod stream;
 pub mod teardown;
 mod time;
 

@@ -11,9 +11,10 @@ use crate::error::Fault;
 use crate::handshake::HandshakeError;
 use crate::id::{ActorPath, CallId};
 use crate::report::ActorReport;
+use crate::stream::Terms;
 
 /// Raised whenever a message changes its form.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// From the spawner to the actor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,7 +32,30 @@ pub enum ToChild {
         /// The caller's patience, for information; the caller cancels by itself.
         deadline: Option<Duration>,
     },
-    /// Nobody waits for this call any more.
+    /// Open a context: a call that converses. Its last word is a `Reply`.
+    Open {
+        /// Answered under this number; numbers are shared with calls and only grow.
+        call: CallId,
+        /// The registered name.
+        function: String,
+        /// Its arguments, a MessagePack tuple.
+        args: Bytes,
+        /// What holds for its stream.
+        terms: Terms,
+    },
+    /// There is room again for messages of a context.
+    Grant {
+        /// Which context.
+        call: CallId,
+        /// How much of the credit is given back.
+        bytes: u64,
+    },
+    /// No more messages of a context from this side.
+    CloseStream {
+        /// Which context.
+        call: CallId,
+    },
+    /// Nobody waits for this call or context any more.
     CancelCall {
         /// Which one.
         call: CallId,
@@ -61,7 +85,26 @@ pub enum ToParent {
     Ready(Ready),
     /// The handshake's answer: we don't understand each other.
     Refused(HandshakeError),
-    /// The one answer to a call.
+    /// A context has started: its first value.
+    Started {
+        /// Which context.
+        call: CallId,
+        /// The encoded value.
+        value: Bytes,
+    },
+    /// There is room again for messages of a context.
+    Grant {
+        /// Which context.
+        call: CallId,
+        /// How much of the credit is given back.
+        bytes: u64,
+    },
+    /// No more messages of a context from this side.
+    CloseStream {
+        /// Which context.
+        call: CallId,
+    },
+    /// The one answer to a call, the last word of a context.
     Reply {
         /// Which call.
         call: CallId,
@@ -145,6 +188,8 @@ pub enum Why {
     ParentGone,
     /// SIGTERM came in place of a message.
     Terminated,
+    /// The connection to the peer that asked for it is gone.
+    PeerGone,
 }
 
 impl fmt::Display for Why {
@@ -159,6 +204,7 @@ impl fmt::Display for Why {
             Self::Signal(signal) => write!(f, "by {}", crate::signal_name(*signal)),
             Self::ParentGone => f.write_str("because its spawner is gone"),
             Self::Terminated => f.write_str("by SIGTERM"),
+            Self::PeerGone => f.write_str("because the peer that asked for it is gone"),
         }
     }
 }
