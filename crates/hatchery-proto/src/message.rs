@@ -20,7 +20,7 @@ pub const PROTOCOL_VERSION: u32 = 2;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ToChild {
     /// Always first: who you are and which bounds hold.
-    Hello(Hello),
+    Hello(Box<Hello>),
     /// Run a function.
     Call {
         /// Answered under this number.

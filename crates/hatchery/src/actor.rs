@@ -75,7 +75,7 @@ async fn live(birth: Birth, channel: std::os::unix::net::UnixStream) -> i32 {
         return FAILED;
     }
     let inbox = inbox.with_limit(config.max_frame_bytes);
-    let actor = adopt(&birth, hello, outbox.clone());
+    let actor = adopt(&birth, *hello, outbox.clone());
     let writer = tokio::spawn(outbox.clone().write_out());
     let ready = Ready { version: PROTOCOL_VERSION, pid: std::process::id() };
     if outbox.push(Lane::Control, &ToParent::Ready(ready)).is_err() {
@@ -127,6 +127,7 @@ async fn read(mut inbox: Inbox, actor: Arc<Actor>) {
                 actor.cancel(reason, budget);
             }
             Ok(ToChild::CancelBelow { path, reason }) => actor.cancel_below(&path, &reason),
+            Ok(ToChild::Open { .. } | ToChild::Grant { .. } | ToChild::CloseStream { .. }) => {}
             Ok(ToChild::Hello(_)) | Err(Ended::Malformed(_)) => {
                 // A spawner that breaks the protocol is as good as gone.
                 return actor.cancel(gone(&actor), actor.runtime.config.orphan_grace);

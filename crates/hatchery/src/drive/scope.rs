@@ -302,7 +302,7 @@ impl Core {
             stdio,
         };
         // The socket is new and empty; if it were closed, the handshake's bound would tell.
-        drop(outbox.push(Lane::Control, &ToChild::Hello(hello)));
+        drop(outbox.push(Lane::Control, &ToChild::Hello(Box::new(hello))));
     }
 
     fn resolve(&self, backend: &Backend) -> Result<Arc<dyn hatchery_spawn::Backend>, SpawnError> {
@@ -744,6 +744,11 @@ impl Reading {
                 }
                 Ok(ToParent::CancelAck) => self.core.apply(Event::Acked(self.id)),
                 Ok(ToParent::CancelParent { reason }) => self.cancel_owner(reason),
+                Ok(
+                    ToParent::Started { .. }
+                    | ToParent::Grant { .. }
+                    | ToParent::CloseStream { .. },
+                ) => {}
                 Ok(ToParent::Ended(ended)) => {
                     self.core.apply(Event::Ended { id: self.id, ended });
                 }
