@@ -44,6 +44,9 @@ pub struct Bounds {
     pub orphan_grace: Duration,
     /// How long its own end may take before it is killed. Default 1 s.
     pub close: Duration,
+    /// How many living children one actor may have; the root may have any number. Default 10,000:
+    /// more than any tree that was measured, fewer than the machine has numbers for.
+    pub children: usize,
 }
 
 impl Default for Bounds {
@@ -52,6 +55,7 @@ impl Default for Bounds {
             request: Duration::from_secs(5),
             orphan_grace: Duration::from_millis(500),
             close: Duration::from_secs(1),
+            children: 10_000,
         }
     }
 }
@@ -96,13 +100,13 @@ impl Forkserver {
         }
         let (ours, theirs) = control_pair().map_err(failed(name, "socketpair"))?;
         let null = open_null().map_err(failed(name, "open(/dev/null)"))?;
-        let grace = bounds.orphan_grace.as_nanos().to_string();
+        let told = format!("{},{}", bounds.orphan_grace.as_nanos(), bounds.children);
         let tree = strays::new_tree();
         let child = Command::new("/proc/self/exe")
             // Long, because its children write their names over it.
             .arg0(format!("{:<96}", "hatchery:forkserver"))
             .env(image::SERVER_MARKER, format!("{}.{tree}", std::process::id()))
-            .env(server::GRACE, grace)
+            .env(server::BOUNDS, told)
             .stdin(StdStdio::from(theirs))
             .stdout(StdStdio::null())
             .spawn()

@@ -23,6 +23,8 @@ mod command;
 mod error;
 mod exit;
 mod forkserver;
+#[doc(hidden)]
+pub mod fuzz;
 mod image;
 mod ledger;
 mod own_thread;

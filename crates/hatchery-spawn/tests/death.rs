@@ -301,10 +301,16 @@ fn the_tree_outlives_the_thread_that_started_it() {
     });
 }
 
+#[allow(unconditional_recursion, reason = "that is the point")]
+fn overflow(depth: u64) -> u64 {
+    let page = std::hint::black_box([depth; 512]);
+    overflow(depth + 1) + page[3]
+}
+
 /// C3: however the root leaves, nothing stays.
 #[test]
 fn a_root_that_leaves_without_a_word_leaves_nothing() {
-    for way in ["exit", "abort", "panic"] {
+    for way in ["exit", "abort", "panic", "overflow"] {
         rooted(
             "a_root_that_leaves_without_a_word_leaves_nothing",
             || {
@@ -318,6 +324,9 @@ fn a_root_that_leaves_without_a_word_leaves_nothing() {
                 match way.trim() {
                     "exit" => std::process::exit(0),
                     "abort" => std::process::abort(),
+                    "overflow" => {
+                        overflow(1);
+                    }
                     _ => panic!("as asked"),
                 }
             },

@@ -28,18 +28,49 @@ struct Entry {
     /// Names the actor in the environment of what it starts.
     mark: u64,
     kill_at: Option<u64>,
+    /// It has closed its control socket, and speaks for nobody any more.
+    left: bool,
+    /// How many living children it has.
+    children: usize,
 }
 
 impl Book {
     /// A child was born.
     pub(crate) fn born(&mut self, pid: i32, owner: Owner, mark: u64) {
-        self.living.insert(pid, Entry { owner, mark, kill_at: None });
+        self.living.insert(pid, Entry { owner, mark, kill_at: None, left: false, children: 0 });
         self.children.insert((owner, pid));
+        if let Some(above) = self.above(owner) {
+            above.children += 1;
+        }
     }
 
     /// Whether this is a living child that somebody asked for.
     pub(crate) fn knows(&self, pid: i32) -> bool {
         self.living.contains_key(&pid)
+    }
+
+    /// Whether this is a living child that may still become a client.
+    pub(crate) fn may_ask(&self, pid: i32) -> bool {
+        self.living.get(&pid).is_some_and(|entry| !entry.left)
+    }
+
+    /// A client has closed its socket: what is below it is orphaned, and it gets no other one.
+    pub(crate) fn left(&mut self, pid: i32, now: u64, grace: u64) {
+        if let Some(entry) = self.living.get_mut(&pid) {
+            entry.left = true;
+        }
+        self.orphan(pid, now, grace);
+    }
+
+    /// How many living children an actor has; of the root's nobody keeps count.
+    pub(crate) fn count_children(&self, owner: Owner) -> usize {
+        let Owner::Actor(pid) = owner else { return 0 };
+        self.living.get(&pid).map_or(0, |entry| entry.children)
+    }
+
+    fn above(&mut self, owner: Owner) -> Option<&mut Entry> {
+        let Owner::Actor(pid) = owner else { return None };
+        self.living.get_mut(&pid)
     }
 
     /// Whether this is a living child of that owner.
@@ -57,6 +88,9 @@ impl Book {
     pub(crate) fn died(&mut self, pid: i32, now: u64, grace: u64) -> Option<Owner> {
         let entry = self.living.remove(&pid)?;
         self.children.remove(&(entry.owner, pid));
+        if let Some(above) = self.above(entry.owner) {
+            above.children -= 1;
+        }
         if let Some(at) = entry.kill_at {
             self.deadlines.remove(&(at, pid));
         }
@@ -143,6 +177,20 @@ mod tests {
         assert_eq!(book.due(600), [3, 4, 5]);
         assert!(book.due(10_000).is_empty(), "named once");
         assert!(book.knows(2));
+    }
+
+    /// C15: an actor's children are counted while they live; who has left asks for no more.
+    #[test]
+    fn children_are_counted_and_who_has_left_may_not_ask() {
+        let mut book = tree();
+        assert_eq!(book.count_children(Owner::Actor(1)), 2);
+        book.died(4, 0, GRACE);
+        assert_eq!(book.count_children(Owner::Actor(1)), 1);
+        assert!(book.may_ask(1));
+        book.left(1, 100, GRACE);
+        assert!(!book.may_ask(1) && book.knows(1));
+        assert_eq!(book.due(600), [3, 5]);
+        assert_eq!(book.count_children(Owner::Actor(77)), 0);
     }
 
     /// C3: the death of an orphan does not lengthen the grace of those below it.

@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
@@ -65,6 +67,8 @@ struct Server {
     tree: String,
     next_mark: u64,
     grace: u64,
+    /// How many living children one actor may have.
+    quota: usize,
     /// Who has ended, by its signal. Signals of the same number merge, so this isn't all.
     ended: Vec<i32>,
     /// When to ask the kernel for those whose signal was merged into another's.
@@ -79,8 +83,17 @@ struct Server {
 struct Client {
     owner: Owner,
     socket: OwnedFd,
-    /// What its socket did not take: at most one answer for each request and each child.
+    /// What its socket did not take. Bounded: who has [`MAX_BACKLOG`] of these is not read from
+    /// until it reads, so that only the ends of its children are added.
     backlog: VecDeque<(Vec<u8>, Option<Pidfd>)>,
+    /// The number of its last request; the next one's is higher.
+    last: Option<u64>,
+}
+
+impl Client {
+    fn is_clogged(&self) -> bool {
+        self.backlog.len() >= MAX_BACKLOG
+    }
 }
 
 type CallFailed = (&'static str, Errno);
@@ -121,18 +134,9 @@ impl Server {
             .map_err(call("prctl(PR_SET_CHILD_SUBREAPER)"))?;
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
             .map_err(call("sigprocmask"))?;
-        let null = nix::fcntl::open(
-            "/dev/null",
-            nix::fcntl::OFlag::O_RDWR | nix::fcntl::OFlag::O_CLOEXEC,
-            nix::sys::stat::Mode::empty(),
-        )
-        .map_err(call("open(/dev/null)"))?;
-        let image = nix::fcntl::open(
-            "/proc/self/exe",
-            nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC,
-            nix::sys::stat::Mode::empty(),
-        )
-        .map_err(call("open(/proc/self/exe)"))?;
+        let (grace, quota) = bounds();
+        let null = open("/dev/null", OFlag::O_RDWR).map_err(call("open(/dev/null)"))?;
+        let image = open("/proc/self/exe", OFlag::O_PATH).map_err(call("open(/proc/self/exe)"))?;
         preload()?;
         // Inherited or made by a preload: children get none of it.
         sigaction::reset_all();
@@ -180,7 +184,8 @@ impl Server {
             pid: nix::unistd::getpid().as_raw(),
             tree: tree.to_owned(),
             next_mark: 1,
-            grace: grace(),
+            grace,
+            quota,
             ended: Vec::new(),
             scan_at: None,
             scan_not_before: 0,
@@ -240,7 +245,11 @@ impl Server {
             if flags.contains(EpollFlags::EPOLLOUT) {
                 self.flush(fd);
             }
-            if flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
+            let gone = flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR);
+            if gone && self.clients.get(&fd).is_some_and(Client::is_clogged) {
+                // Nobody is there to read, so what it had asked for is nobody's.
+                self.leave(fd, Leaving::Closed);
+            } else if gone || flags.contains(EpollFlags::EPOLLIN) {
                 self.read(fd);
             }
         }
@@ -250,7 +259,8 @@ impl Server {
     /// the kernel, not by the sender.
     fn adopt(&mut self) {
         while let Ok(received) = scm_rights::receive(self.shared.as_fd(), &mut self.buffer) {
-            let known = received.sender.filter(|&pid| self.book.knows(pid));
+            let known = received.sender.filter(|&pid| self.book.may_ask(pid));
+            scm_rights::never_linger(&received.fds);
             let mut sent = received.fds.into_iter();
             // Anything but one fd from a living actor is closed by being dropped here (C15).
             if let (Some(pid), Some(socket), None, false) =
@@ -266,19 +276,27 @@ impl Server {
         let fd = socket.as_raw_fd();
         let event = EpollEvent::new(EpollFlags::EPOLLIN, fd.cast_unsigned().into());
         if self.epoll.add(&socket, event).is_ok() {
-            self.clients.insert(fd, Client { owner, socket, backlog: VecDeque::new() });
+            self.clients.insert(fd, Client { owner, socket, backlog: VecDeque::new(), last: None });
         }
     }
 
+    /// Serves one client for one turn: epoll names it again if it has more, after the others (C15).
     fn read(&mut self, fd: RawFd) {
-        loop {
-            let Some(client) = self.clients.get(&fd) else { return };
+        for _ in 0..TURN {
+            let Some(client) = self.clients.get(&fd).filter(|client| !client.is_clogged()) else {
+                return;
+            };
             let received = match scm_rights::receive(client.socket.as_fd(), &mut self.buffer) {
                 Ok(received) if received.length > 0 => received,
                 Err(Errno::EAGAIN | Errno::EINTR) => return,
+                // An empty message looks like the end, but nobody of ours sends one.
+                Ok(_) if !is_at_end(&client.socket) => return self.leave(fd, Leaving::Broken),
                 Ok(_) | Err(_) => return self.leave(fd, Leaving::Closed),
             };
             let owner = client.owner;
+            if owner != Owner::Root {
+                scm_rights::never_linger(&received.fds);
+            }
             if received.length > MAX_BYTES {
                 return self.leave(fd, Leaving::Broken);
             }
@@ -292,6 +310,9 @@ impl Server {
             let Ok(request) = Request::decode(&self.buffer[..received.length]) else {
                 return self.leave(fd, Leaving::Broken);
             };
+            if !self.is_next(fd, request.number) {
+                return self.leave(fd, Leaving::Broken);
+            }
             if received.truncated {
                 // Whole, but for the fds that found no room in our table.
                 let (number, call) = (request.number, "recvmsg(SCM_RIGHTS)".to_owned());
@@ -306,6 +327,14 @@ impl Server {
         }
     }
 
+    /// Whether that number was not there before: nothing is asked for twice.
+    fn is_next(&mut self, fd: RawFd, number: u64) -> bool {
+        let Some(client) = self.clients.get_mut(&fd) else { return false };
+        let higher = client.last.is_none_or(|last| number > last);
+        client.last = Some(number);
+        higher
+    }
+
     /// A client has closed or broke the protocol: it spawns no more, and what it spawned is
     /// orphaned as if it had died, which it does if it broke the protocol (C15).
     fn leave(&mut self, fd: RawFd, leaving: Leaving) {
@@ -316,7 +345,7 @@ impl Server {
             // Closing removes it as well, but a copy may live in a child for an instant.
             let _removed = self.epoll.delete(&client.socket);
             if let Owner::Actor(pid) = client.owner {
-                self.book.orphan(pid, now(), self.grace);
+                self.book.left(pid, now(), self.grace);
                 if leaving == Leaving::Broken {
                     process::kill_own_child(pid, false, libc::SIGKILL);
                 }
@@ -333,6 +362,9 @@ impl Server {
         };
         if request.deadline < now() {
             return self.answer(fd, &failed(("deadline", Errno::ETIMEDOUT)), None);
+        }
+        if self.book.count_children(owner) >= self.quota {
+            return self.answer(fd, &failed(("the quota of children", Errno::EAGAIN)), None);
         }
         let mark = self.next_mark;
         self.next_mark += 1;
@@ -381,7 +413,8 @@ impl Server {
                 }
             }
         }
-        let mut flags = EpollFlags::EPOLLIN;
+        let mut flags = EpollFlags::empty();
+        flags.set(EpollFlags::EPOLLIN, !client.is_clogged());
         flags.set(EpollFlags::EPOLLOUT, !client.backlog.is_empty());
         let mut event = EpollEvent::new(flags, fd.cast_unsigned().into());
         let _same = self.epoll.modify(&client.socket, &mut event);
@@ -489,6 +522,10 @@ impl Server {
     }
 }
 
+fn open(path: &str, flags: OFlag) -> Result<OwnedFd, Errno> {
+    nix::fcntl::open(path, flags | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
+}
+
 /// All children of this process, strays included.
 fn children() -> Vec<i32> {
     let text = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
@@ -514,10 +551,21 @@ fn preload() -> Result<(), CallFailed> {
     }
 }
 
-fn grace() -> u64 {
-    let text = std::env::var(GRACE).ok();
-    env::remove(GRACE.as_ref());
-    text.and_then(|text| text.parse().ok()).unwrap_or(500_000_000)
+/// Whether the other side of a socket has closed it, or its sending half.
+fn is_at_end(socket: &OwnedFd) -> bool {
+    let hangup = PollFlags::from_bits_retain(libc::POLLRDHUP);
+    let mut fds = [PollFd::new(socket.as_fd(), hangup)];
+    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
+}
+
+/// The orphan grace and the quota of children that the root has told.
+fn bounds() -> (u64, usize) {
+    let text = std::env::var(BOUNDS).unwrap_or_default();
+    env::remove(BOUNDS.as_ref());
+    let told = text
+        .split_once(',')
+        .and_then(|(grace, quota)| Some((grace.parse().ok()?, quota.parse().ok()?)));
+    told.unwrap_or((500_000_000, 10_000))
 }
 
 fn now() -> u64 {
@@ -530,9 +578,13 @@ pub(crate) fn monotonic() -> u64 {
     time.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
 }
 
-/// The variable that carries the orphan grace, in nanoseconds.
-pub(crate) const GRACE: &str = "HATCHERY_ORPHAN_GRACE";
+/// The variable that carries the orphan grace in nanoseconds and the quota of children.
+pub(crate) const BOUNDS: &str = "HATCHERY_BOUNDS";
 
+/// How many messages of one client are served before the others have their turn.
+const TURN: usize = 8;
+/// How many answers may wait for a client that doesn't read.
+const MAX_BACKLOG: usize = 64;
 /// Deaths come in bursts; strays are looked for once after each.
 const SWEEP_DELAY: u64 = 20_000_000;
 /// How much longer than a look at all children the time until the next one is.

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg, setsockopt, sockopt};
 
 /// One received message.
 #[derive(Debug)]
@@ -60,6 +60,16 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Recei
         part = unsafe { libc::CMSG_NXTHDR(&raw const header, part) };
     }
     Ok(received)
+}
+
+/// Makes sure that closing these never waits: a socket may have been told to linger over what it
+/// has not sent, by whoever gave it to us.
+pub(crate) fn never_linger(fds: &[OwnedFd]) {
+    let off = libc::linger { l_onoff: 0, l_linger: 0 };
+    for fd in fds {
+        // Anything but a socket refuses this, and has nothing to linger over.
+        let _no_socket = setsockopt(fd, sockopt::Linger, &off);
+    }
 }
 
 impl Received {

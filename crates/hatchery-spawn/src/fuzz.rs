@@ -1,0 +1,92 @@
+//! The forkserver's language for those who speak it wrongly on purpose: fuzz targets and tests.
+//!
+//! Not for people: no promise holds for it from one version to the next.
+
+use crate::forkserver::server::monotonic;
+use crate::forkserver::wire::{self, Answer, Request, Run};
+
+/// Decodes bytes as whatever a client may send. What is understood is understood alike when it is
+/// written and read once more.
+///
+/// # Panics
+/// If that is not so.
+pub fn request(bytes: &[u8]) {
+    if let Some(pid) = wire::decode_kill(bytes) {
+        assert_eq!(wire::encode_kill(pid), bytes, "a kill has one form");
+    }
+    if let Ok(request) = Request::decode(bytes) {
+        assert_eq!(Request::decode(&request.encode()), Ok(request));
+    }
+}
+
+/// Decodes bytes as whatever the forkserver may say; see [`request`].
+///
+/// # Panics
+/// See [`request`].
+pub fn answer(bytes: &[u8]) {
+    if let Ok(answer) = Answer::decode(bytes) {
+        assert_eq!(Answer::decode(&answer.encode()), Ok(answer));
+    }
+}
+
+/// A good request for one of our own mains, to be spoiled. Its fds come beside it: a birth pipe and
+/// stdio.
+#[must_use]
+pub fn good_request(number: u64, main: &str) -> Vec<u8> {
+    const PATIENCE: u64 = 60_000_000_000;
+    let request = Request {
+        number,
+        deadline: monotonic().saturating_add(PATIENCE),
+        run: Run::Main(main.to_owned()),
+        name: main.to_owned(),
+        ..Request::default()
+    };
+    request.encode()
+}
+
+/// A good request of every kind, to be spoiled.
+#[must_use]
+pub fn good_requests() -> Vec<Vec<u8>> {
+    let program = Request {
+        number: 7,
+        deadline: 1 << 40,
+        run: Run::Program,
+        name: "worker".to_owned(),
+        payload: vec![1, 2, 3],
+        argv: vec![b"ls".to_vec(), b"-l".to_vec()],
+        env: vec![(b"A".to_vec(), Some(b"b".to_vec())), (b"C".to_vec(), None)],
+        env_clear: true,
+        current_dir: Some(b"/".to_vec()),
+        has_channel: true,
+        limits: vec![(7, 10, 20)],
+    };
+    let image = Request { run: Run::Image("actor".to_owned()), ..program.clone() };
+    let kill = wire::encode_kill(77).to_vec();
+    vec![program.encode(), image.encode(), Request::default().encode(), kill]
+}
+
+/// A good answer of every kind, to be spoiled.
+#[must_use]
+pub fn good_answers() -> Vec<Vec<u8>> {
+    let call = || "fork".to_owned();
+    let all = [
+        Answer::Ready,
+        Answer::Unfit { call: call(), errno: 1 },
+        Answer::Failed { number: 3, call: call(), errno: 11 },
+        Answer::Spawned { number: 3, pid: 99 },
+        Answer::Exited { pid: 99, code: 0, signal: 9, core_dumped: true },
+    ];
+    all.iter().map(Answer::encode).collect()
+}
+
+/// A request to kill a child.
+#[must_use]
+pub fn kill(pid: i32) -> Vec<u8> {
+    wire::encode_kill(pid).to_vec()
+}
+
+/// What an answer says.
+#[must_use]
+pub fn said(bytes: &[u8]) -> String {
+    Answer::decode(bytes).map_or_else(|malformed| malformed.to_string(), |said| format!("{said:?}"))
+}
