@@ -3,7 +3,10 @@
 use proc_macro2::TokenStream;
 use quote::quote;
 use syn::spanned::Spanned as _;
-use syn::{Error, FnArg, Ident, ItemFn, Pat, Result, ReturnType, Type};
+use syn::{
+    Error, FnArg, GenericArgument, Ident, ItemFn, Pat, PathArguments, Result, ReturnType, Type,
+    TypeParamBound,
+};
 
 pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream> {
     if !args.is_empty() {
@@ -18,8 +21,10 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream
         ReturnType::Default => syn::parse_quote!(()),
         ReturnType::Type(_, output) => (**output).clone(),
     };
-    let private = quote!(::hatchery::__private);
-    let path = quote!(::core::concat!(::core::module_path!(), "::", ::core::stringify!(#name)));
+    if let Some(item) = stream_item(&output) {
+        return stream(&function, &names, &types, &item);
+    }
+    let (private, path) = (private(), path(name));
     let (call, make, serve) = if is_result(&output) {
         let part = |part: &str| {
             let part = Ident::new(part, output.span());
@@ -55,8 +60,68 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream
     })
 }
 
+/// A function that returns a stream: served as a context in which only the callee speaks.
+fn stream(
+    function: &ItemFn,
+    names: &[&Ident],
+    types: &[&Type],
+    item: &Type,
+) -> Result<TokenStream> {
+    let ItemFn { attrs, vis, sig, block } = function;
+    let (name, output) = (&sig.ident, &sig.output);
+    if let Some(asyncness) = &sig.asyncness {
+        let what = "a function that returns a stream isn't async itself: wait inside of the stream";
+        return Err(Error::new(asyncness.span(), what));
+    }
+    let (private, path) = (private(), path(name));
+    Ok(quote! {
+        #(#attrs)*
+        #vis fn #name(#(#names: #types),*) -> ::hatchery::StreamCall<#item> {
+            fn __body(#(#names: #types),*) #output #block
+            #private::submit! {
+                #private::ContextFunction::new(#path, |__args: &[u8], __raw| {
+                    #private::serve_stream::<(#(#types,)*), _, _>(
+                        __args,
+                        __raw,
+                        |(#(#names,)*): (#(#types,)*)| __body(#(#names),*),
+                    )
+                })
+            }
+            #private::stream_call::<(#(#types,)*), #item>(#path, (#(#names,)*))
+        }
+    })
+}
+
+/// The item of `impl Stream<Item = …>`.
+#[allow(clippy::wildcard_enum_match_arm, reason = "every other type, also of later Rust")]
+fn stream_item(output: &Type) -> Option<Type> {
+    let Type::ImplTrait(bounds) = output else { return None };
+    let stream = bounds.bounds.iter().find_map(|bound| match bound {
+        TypeParamBound::Trait(bound) => {
+            bound.path.segments.last().filter(|last| last.ident == "Stream")
+        }
+        _ => None,
+    })?;
+    let PathArguments::AngleBracketed(arguments) = &stream.arguments else { return None };
+    arguments.args.iter().find_map(|argument| match argument {
+        GenericArgument::AssocType(assigned) if assigned.ident == "Item" => {
+            Some(assigned.ty.clone())
+        }
+        _ => None,
+    })
+}
+
+pub(crate) fn private() -> TokenStream {
+    quote!(::hatchery::__private)
+}
+
+/// The name under which every process finds the function.
+pub(crate) fn path(name: &Ident) -> TokenStream {
+    quote!(::core::concat!(::core::module_path!(), "::", ::core::stringify!(#name)))
+}
+
 /// What an actor can't be asked to run.
-fn check(function: &ItemFn) -> Result<()> {
+pub(crate) fn check(function: &ItemFn) -> Result<()> {
     let sig = &function.sig;
     if !sig.generics.params.is_empty() {
         let what = "an actor finds a function by name, so it can't be generic";
@@ -75,7 +140,7 @@ fn check(function: &ItemFn) -> Result<()> {
 }
 
 #[allow(clippy::wildcard_enum_match_arm, reason = "every other type, also of later Rust")]
-fn arguments(function: &ItemFn) -> Result<(Vec<&Ident>, Vec<&Type>)> {
+pub(crate) fn arguments(function: &ItemFn) -> Result<(Vec<&Ident>, Vec<&Type>)> {
     let mut names = Vec::new();
     let mut types = Vec::new();
     for input in &function.sig.inputs {
@@ -111,7 +176,7 @@ fn arguments(function: &ItemFn) -> Result<(Vec<&Ident>, Vec<&Type>)> {
 }
 
 /// Whether the last part of a type's path says `Result`; aliases are looked through by a trait.
-fn is_result(output: &Type) -> bool {
+pub(crate) fn is_result(output: &Type) -> bool {
     let Type::Path(path) = output else { return false };
     path.path.segments.last().is_some_and(|last| last.ident == "Result")
 }

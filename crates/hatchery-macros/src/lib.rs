@@ -1,6 +1,7 @@
 //! Attributes of hatchery.
 #![forbid(unsafe_code)]
 
+mod context;
 mod function;
 
 /// Makes an async function one that actors can be asked to run.
@@ -10,6 +11,9 @@ mod function;
 /// type is a `Result` gives `Call<T, E>`; `E` must be `hatchery::Error`, or a serde type that
 /// implements `std::error::Error`.
 ///
+/// A plain function that returns `impl Stream<Item = T> + Send` gives a `StreamCall<T>` for
+/// `Portal::stream`.
+///
 /// Arguments are owned serde types bound to plain names. The function is registered under its
 /// module path; nobody keeps a list.
 #[proc_macro_attribute]
@@ -18,6 +22,22 @@ pub fn function(
     item: proc_macro::TokenStream,
 ) -> proc_macro::TokenStream {
     function::expand(args.into(), item.into())
+        .unwrap_or_else(|error| error.to_compile_error())
+        .into()
+}
+
+/// Turns an async function whose first argument is a `hatchery::Callee` into one side of a context.
+///
+/// The function under the attribute takes the other arguments and returns a `ContextCall` for
+/// `Portal::open_context`. It says `callee.started(value)` first, then works and talks over the
+/// stream that this gives, then returns. It is dropped at its next await when the opener cancels
+/// or leaves.
+#[proc_macro_attribute]
+pub fn context(
+    args: proc_macro::TokenStream,
+    item: proc_macro::TokenStream,
+) -> proc_macro::TokenStream {
+    context::expand(args.into(), item.into())
         .unwrap_or_else(|error| error.to_compile_error())
         .into()
 }

@@ -25,12 +25,20 @@ impl<W> Calls<W> {
     /// # Errors
     /// The fault that closed the connection; the waiter is dropped.
     pub fn open(&mut self, waiter: W) -> Result<CallId, Box<Fault>> {
+        self.open_with(|_| waiter)
+    }
+
+    /// The same for a waiter that knows its number.
+    ///
+    /// # Errors
+    /// As [`Calls::open`].
+    pub fn open_with(&mut self, waiter: impl FnOnce(CallId) -> W) -> Result<CallId, Box<Fault>> {
         if let Some(fault) = &self.closed {
             return Err(fault.clone());
         }
         let call = CallId::new(self.next);
         self.next += 1;
-        self.open.insert(call, waiter);
+        self.open.insert(call, waiter(call));
         Ok(call)
     }
 

@@ -37,13 +37,14 @@ pub enum FrameError {
 pub struct Decoder {
     buffer: BytesMut,
     limit: usize,
+    chunk: usize,
 }
 
 impl Decoder {
     /// A decoder that takes frames of up to `limit` bytes.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { buffer: BytesMut::new(), limit }
+        Self { buffer: BytesMut::new(), limit, chunk: READ_CHUNK }
     }
 
     /// Changes the limit for the frames to come.
@@ -51,10 +52,24 @@ impl Decoder {
         self.limit = limit;
     }
 
-    /// Where to append what was read. Has room for at least 8 KiB.
+    /// Where to append what was read. Has room for at least 8 KiB, and for more of a large frame
+    /// that has begun or on a connection that is busy.
     pub fn buffer_mut(&mut self) -> &mut BytesMut {
-        self.buffer.reserve(READ_CHUNK);
+        let missing = self.buffer.first_chunk::<HEAD>().map_or(0, |head| {
+            let length = (u32::from_be_bytes(*head) as usize).min(self.limit);
+            (HEAD + length).saturating_sub(self.buffer.len())
+        });
+        self.buffer.reserve(missing.clamp(self.chunk, MAX_RESERVE));
         &mut self.buffer
+    }
+
+    /// That many bytes were appended. A connection that fills its buffer gets a larger one.
+    pub fn read(&mut self, bytes: usize) {
+        if bytes >= self.chunk {
+            self.chunk = (self.chunk * 2).min(MAX_CHUNK);
+        } else if bytes * 4 < self.chunk {
+            self.chunk = (self.chunk / 2).max(READ_CHUNK);
+        }
     }
 
     /// The next whole frame, without its length; `None` until more bytes have come.
@@ -200,5 +215,8 @@ const ITEM: u8 = 0xC1;
 /// That byte and the number of the context.
 const ITEM_HEAD: usize = 9;
 const READ_CHUNK: usize = 8 * 1024;
+const MAX_CHUNK: usize = 64 * 1024;
+/// How much is taken at once for a frame that has only been announced (C15).
+const MAX_RESERVE: usize = 1 << 20;
 /// Deep enough for a fault of the deepest tree, shallow enough for any stack.
 const MAX_NESTING: usize = 256;

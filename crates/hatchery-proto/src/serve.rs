@@ -65,7 +65,7 @@ impl<T> Served<T> {
     ///
     /// # Errors
     /// [`OutOfOrder`]: too many cancels for calls that have not come.
-    pub fn cancel(&mut self, call: CallId, reason: Reason) -> Result<Option<&T>, OutOfOrder> {
+    pub fn cancel(&mut self, call: CallId, reason: Reason) -> Result<Option<&mut T>, OutOfOrder> {
         if self.last.is_none_or(|last| call > last) {
             if self.early.len() >= MAX_EARLY {
                 return Err(OutOfOrder);
@@ -73,12 +73,24 @@ impl<T> Served<T> {
             self.early.insert(call, reason);
             return Ok(None);
         }
-        Ok(self.running.get(&call))
+        Ok(self.running.get_mut(&call))
     }
 
     /// A call was answered.
     pub fn finished(&mut self, call: CallId) -> Option<T> {
         self.running.remove(&call)
+    }
+
+    /// How many run.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Whether none runs.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.running.is_empty()
     }
 
     /// The connection is gone: everything that ran for it.

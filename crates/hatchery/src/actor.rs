@@ -5,25 +5,21 @@
 //! on serving late requests while the actor unwinds, and is broken explicitly as the last step
 //! (C12). It never waits for the spawner to close.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hatchery_proto::{
-    CallId, Config, Ended as EndedMessage, Fault, FaultKind, Hello, PROTOCOL_VERSION, Ready,
-    Reason, ToChild, ToParent, Why,
+    ActorPath, Config, Ended as EndedMessage, Hello, PROTOCOL_VERSION, Ready, Reason, ToChild,
+    ToParent, Why,
 };
 use hatchery_spawn::{Birth, BirthKind};
 use tokio::net::UnixStream;
-use tokio::sync::oneshot;
 
-use crate::current::{self, Actor, Busy};
-use crate::drive::reader::{Ended, Inbox};
-use crate::drive::writer::{Lane, Outbox, PushError};
-use crate::function;
-use crate::lock::lock;
-use crate::panics::caught;
+use crate::current::{self, Actor};
+use crate::drive::reader::{Ended, Inbox, Received};
+use crate::drive::writer::{Lane, Outbox};
 use crate::runtime::Inner;
+use crate::serve::Service;
 
 inventory::submit! {
     hatchery_spawn::Main { name: MAIN, run: main }
@@ -64,7 +60,7 @@ async fn live(birth: Birth, channel: std::os::unix::net::UnixStream) -> i32 {
     let Ok(stream) = UnixStream::from_std(channel).map(Arc::new) else { return FAILED };
     let mut inbox = Inbox::new(stream.clone(), FIRST_FRAME);
     // Anything else before the handshake is no spawner of ours.
-    let Ok(ToChild::Hello(hello)) = inbox.next::<ToChild>().await else { return FAILED };
+    let Ok(ToChild::Hello(hello)) = inbox.first::<ToChild>().await else { return FAILED };
     let config = hello.config.clone();
     let outbox = Arc::new(Outbox::new(stream.clone(), config.max_frame_bytes, config.outbox_bytes));
     if hello.version != PROTOCOL_VERSION {
@@ -81,7 +77,7 @@ async fn live(birth: Birth, channel: std::os::unix::net::UnixStream) -> i32 {
     if outbox.push(Lane::Control, &ToParent::Ready(ready)).is_err() {
         actor.cancel(gone(&actor), config.orphan_grace);
     }
-    let reading = tokio::spawn(read(inbox, actor.clone()));
+    let reading = tokio::spawn(read(inbox, actor.clone(), outbox.clone()));
     let cancelling = actor.cancelled().await;
     actor.quiet().await;
     leave(&actor, cancelling.reason, &config).await;
@@ -111,128 +107,58 @@ fn adopt(birth: &Birth, hello: Hello, outbox: Arc<Outbox>) -> Arc<Actor> {
 
 /// The shielded loop over the parent channel. Ends by its closing, or is aborted as the last
 /// step of the actor's life.
-async fn read(mut inbox: Inbox, actor: Arc<Actor>) {
-    let calls = Arc::new(Served::default());
+async fn read(mut inbox: Inbox, actor: Arc<Actor>, outbox: Arc<Outbox>) {
+    let parent = actor.path.parent().unwrap_or_else(ActorPath::root);
+    let service = Service::new(actor.clone(), outbox, parent);
     loop {
-        let message = inbox.next::<ToChild>().await;
+        let received = inbox.next::<ToChild>().await;
         tokio::task::consume_budget().await;
-        match message {
-            Ok(ToChild::Call { call, function, args, deadline: _ }) => {
-                serve(&actor, &calls, call, &function, &args);
-            }
-            Ok(ToChild::CancelCall { call, reason }) => calls.cancel(call, reason),
-            Ok(ToChild::Cancel { reason, budget }) => {
-                // Acknowledged before it is carried out (C11).
-                tell(&actor, &ToParent::CancelAck);
-                actor.cancel(reason, budget);
-            }
-            Ok(ToChild::CancelBelow { path, reason }) => actor.cancel_below(&path, &reason),
-            Ok(ToChild::Open { .. } | ToChild::Grant { .. } | ToChild::CloseStream { .. }) => {}
-            Ok(ToChild::Hello(_)) | Err(Ended::Malformed(_)) => {
-                // A spawner that breaks the protocol is as good as gone.
-                return actor.cancel(gone(&actor), actor.runtime.config.orphan_grace);
-            }
-            Err(Ended::Closed) => {
-                let config = &actor.runtime.config;
-                return if hatchery_spawn::signals::terminated() {
-                    // SIGTERM is a cancel that came by another road.
-                    let reason = Reason { by: actor.path.clone(), why: Why::Terminated };
-                    actor.cancel(reason, config.terminate);
-                } else {
-                    actor.cancel(gone(&actor), config.orphan_grace);
-                };
-            }
-        }
-    }
-}
-
-/// The calls that are being served, so that each can be cancelled; removed when answered.
-#[derive(Debug, Default)]
-struct Served {
-    open: Mutex<HashMap<CallId, oneshot::Sender<Reason>>>,
-}
-
-impl Served {
-    fn cancel(&self, call: CallId, reason: Reason) {
-        let serving = lock(&self.open).remove(&call);
-        if let Some(serving) = serving {
-            // It is being answered at this very moment: then the answer stands.
-            let _answered = serving.send(reason);
-        }
-    }
-}
-
-/// Starts a function; its one reply goes out from its own task.
-fn serve(actor: &Arc<Actor>, calls: &Arc<Served>, call: CallId, name: &str, args: &[u8]) {
-    if let Some(cancelling) = actor.cancelling() {
-        let message = format!("`{name}` was called while the actor goes down");
-        let kind = FaultKind::Cancelled(cancelling.reason);
-        let result = Err(Box::new(current::fault(kind, message)));
-        return tell(actor, &ToParent::Reply { call, result });
-    }
-    let running = match function::dispatch(name, args) {
-        Ok(running) => running,
-        Err(fault) => return tell(actor, &ToParent::Reply { call, result: Err(fault) }),
-    };
-    let (cancel, cancelled) = oneshot::channel();
-    lock(&calls.open).insert(call, cancel);
-    let task = Serving { actor: actor.clone(), calls: calls.clone(), call, _busy: actor.busy() };
-    tokio::spawn(task.run(running, cancelled));
-}
-
-/// One call in progress.
-struct Serving {
-    actor: Arc<Actor>,
-    calls: Arc<Served>,
-    call: CallId,
-    /// The actor doesn't leave before this is dropped.
-    _busy: Busy,
-}
-
-impl Serving {
-    async fn run(self, running: function::Served, cancelled: oneshot::Receiver<Reason>) {
-        let mut running = caught(running);
-        let result = tokio::select! {
-            biased;
-            result = &mut running => result.and_then(|reply| reply),
-            Ok(reason) = cancelled => Err(self.cancelled(&mut running, reason)),
-            cancelling = self.actor.cancelled() => {
-                Err(self.cancelled(&mut running, cancelling.reason))
-            }
+        let handled = match received {
+            Ok(Received::Message(message)) => service.handle(message),
+            Ok(Received::Item(call, value)) => service.item(call, value).map(|()| None),
+            Err(end) => Err(end),
         };
-        lock(&self.calls.open).remove(&self.call);
-        if let Some(parent) = &self.actor.parent {
-            parent.room().await;
-        }
-        self.reply(result);
-    }
-
-    /// Drops the function; a destructor that panics is told in place of the cancellation.
-    fn cancelled(
-        &self,
-        running: &mut crate::panics::Caught<function::Served>,
-        reason: Reason,
-    ) -> Box<Fault> {
-        match running.discard() {
-            Err(fault) => fault,
-            Ok(()) => {
-                let message = format!("cancelled by `{}`", reason.by);
-                Box::new(current::fault(FaultKind::Cancelled(reason), message))
+        match handled {
+            Ok(None) => {}
+            Ok(Some(ToChild::Hello(_))) => {
+                return channel_ended(&actor, &Ended::violation("a second greeting"));
             }
+            Ok(Some(message)) => about_itself(&actor, message),
+            Err(end) => return channel_ended(&actor, &end),
         }
     }
+}
 
-    fn reply(&self, result: Result<bytes::Bytes, Box<Fault>>) {
-        let Some(parent) = &self.actor.parent else { return };
-        let call = self.call;
-        if let Err(PushError::Frame(cause)) =
-            parent.push(Lane::Data, &ToParent::Reply { call, result })
-        {
-            let message = format!("the reply can't be sent: {cause}");
-            let fault = current::fault(FaultKind::TooLarge, message);
-            tell(&self.actor, &ToParent::Reply { call, result: Err(Box::new(fault)) });
+/// What the spawner says that belongs to no call.
+fn about_itself(actor: &Actor, message: ToChild) {
+    match message {
+        ToChild::Cancel { reason, budget } => {
+            // Acknowledged before it is carried out (C11).
+            tell(actor, &ToParent::CancelAck);
+            actor.cancel(reason, budget);
         }
+        ToChild::CancelBelow { path, reason } => actor.cancel_below(&path, &reason),
+        // Handled before.
+        ToChild::Hello(_)
+        | ToChild::Call { .. }
+        | ToChild::Open { .. }
+        | ToChild::CancelCall { .. }
+        | ToChild::Grant { .. }
+        | ToChild::CloseStream { .. } => {}
     }
+}
+
+/// A spawner that breaks the protocol is as good as gone.
+fn channel_ended(actor: &Actor, end: &Ended) {
+    let config = &actor.runtime.config;
+    if let Ended::Malformed(error) = end {
+        tracing::error!(%error, "malformed message from the spawner");
+    } else if hatchery_spawn::signals::terminated() {
+        // SIGTERM is a cancel that came by another road.
+        let reason = Reason { by: actor.path.clone(), why: Why::Terminated };
+        return actor.cancel(reason, config.terminate);
+    }
+    actor.cancel(gone(actor), config.orphan_grace);
 }
 
 /// The last words: what nobody has been told yet, then the channel is broken from this side.

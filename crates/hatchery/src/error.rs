@@ -10,6 +10,10 @@ use hatchery_spawn::SpawnError;
 use crate::current;
 use crate::function::{NoError, RemoteError};
 
+mod context;
+
+pub use context::{ContextError, StreamError};
+
 /// Any error, on its way up the tree. What nursery bodies return, so that `?` works on everything.
 ///
 /// Like `anyhow::Error` it takes every standard error and does not implement that trait itself;
@@ -337,8 +341,22 @@ fn own_fault<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Fault> {
     if let Some(error) = error.downcast_ref::<StartError>() {
         return Some(&error.fault);
     }
-    // `CallError` is generic, so it can't be named here; nothing but it has a fault as its source
-    // and says this.
+    if let Some(error) = error.downcast_ref::<StreamError>() {
+        return match error {
+            StreamError::Ended(fault) => Some(fault),
+            StreamError::BadMessage(_)
+            | StreamError::Unreadable(_)
+            | StreamError::Closed
+            | StreamError::Full
+            | StreamError::Lagged(_) => None,
+        };
+    }
+    // `CallError` and `ContextError` are generic, so they can't be named here; nothing but them has
+    // a fault as its source and says this.
     let fault = error.source()?.downcast_ref::<Fault>()?;
-    (error.to_string() == format!("calling actor `{}`", fault.path)).then_some(fault)
+    let text = error.to_string();
+    let ours = ["calling", "in a context with"]
+        .iter()
+        .any(|doing| text == format!("{doing} actor `{}`", fault.path));
+    ours.then_some(fault)
 }

@@ -14,7 +14,10 @@ use hatchery_proto::{Fault, FaultKind, Payload};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::context::RawCallee;
 use crate::current;
+
+pub(crate) mod context;
 
 /// A call that has not been made yet: a function and its arguments.
 ///
@@ -184,6 +187,50 @@ pub(crate) fn dispatch(name: &str, args: &[u8]) -> Result<Served, Box<Fault>> {
     }
 }
 
+/// One function that converses. Made by `#[hatchery::context]`.
+pub struct ContextFunction {
+    name: &'static str,
+    serve: fn(&[u8], RawCallee) -> Served,
+}
+
+impl fmt::Debug for ContextFunction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ContextFunction").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl ContextFunction {
+    /// A table entry.
+    #[must_use]
+    pub const fn new(name: &'static str, serve: fn(&[u8], RawCallee) -> Served) -> Self {
+        Self { name, serve }
+    }
+}
+
+inventory::collect!(ContextFunction);
+
+/// Finds a function that converses by name and starts it on encoded arguments.
+pub(crate) fn dispatch_context(
+    name: &str,
+    args: &[u8],
+    callee: RawCallee,
+) -> Result<Served, Box<Fault>> {
+    static TABLE: OnceLock<Vec<&'static ContextFunction>> = OnceLock::new();
+    let table = TABLE.get_or_init(|| {
+        let mut all: Vec<_> = inventory::iter::<ContextFunction>.into_iter().collect();
+        all.sort_unstable_by_key(|function| function.name);
+        all
+    });
+    match table.binary_search_by_key(&name, |function| function.name) {
+        Ok(at) => Ok((table[at].serve)(args, callee)),
+        Err(_) => {
+            let message =
+                format!("no context function `{name}` among the {} of this image", table.len());
+            Err(Box::new(current::fault(FaultKind::UnknownFunction, message)))
+        }
+    }
+}
+
 /// Serves a function that can't fail. For the attribute's expansion.
 pub fn serve_plain<A, R, F, Fut>(args: &[u8], body: F) -> Served
 where
@@ -255,14 +302,14 @@ where
     Call { name, body: Box::new(Packed { args, run }) }
 }
 
-fn decode<A: DeserializeOwned>(args: &[u8]) -> Result<A, Box<Fault>> {
+pub(crate) fn decode<A: DeserializeOwned>(args: &[u8]) -> Result<A, Box<Fault>> {
     hatchery_proto::frame::decode(args).map_err(|cause| {
         let message = format!("decoding the arguments as `{}`", std::any::type_name::<A>());
         Box::new(current::fault(FaultKind::BadArgument, message).because(cause.to_string()))
     })
 }
 
-fn encode_reply<R: Serialize>(value: &R) -> Result<Bytes, Box<Fault>> {
+pub(crate) fn encode_reply<R: Serialize>(value: &R) -> Result<Bytes, Box<Fault>> {
     rmp_serde::to_vec(value).map(Bytes::from).map_err(|cause| {
         let message = format!("encoding the reply as `{}`", std::any::type_name::<R>());
         Box::new(current::fault(FaultKind::BadReply, message).because(cause.to_string()))

@@ -26,38 +26,57 @@
 #![forbid(unsafe_code)]
 
 mod actor;
+mod broadcast;
 mod clock;
+mod context;
 mod current;
 mod drive;
 mod error;
 mod function;
+mod items;
 mod lock;
 mod nursery;
 mod panics;
 mod portal;
 mod runtime;
+mod serve;
 mod signal;
 mod start;
+mod stream;
 
+pub use broadcast::{Broadcast, Subscriber};
+pub use context::{Callee, Context, ContextCall, Nothing, Opening, Watch};
 pub use current::{cancel_parent, cancel_self, cancelled, path, shield};
-pub use error::{CallError, Error, OpenError, Result, ScopeError, StartCause, StartError};
+pub use drive::pipe::StreamStats;
+pub use error::{
+    CallError, ContextError, Error, OpenError, Result, ScopeError, StartCause, StartError,
+    StreamError,
+};
 pub use function::{Call, NoError, RemoteError};
-pub use hatchery_macros::function;
+pub use hatchery_macros::{context, function};
+pub use hatchery_proto::stream::Policy;
 pub use hatchery_proto::{
     ActorPath, ActorReport, Config, ConfigError, ExitStatus, Fault, FaultKind, Forced, Reason,
     Report, Step, StepTaken, Why, signal_name,
 };
 pub use hatchery_spawn::{Abandoned, Resource};
+pub use items::{Items, StreamCall};
 pub use nursery::{ActorBuilder, Nursery, OneShot, OneShotFuture, nursery, nursery_with_report};
 pub use portal::{Calling, Portal};
 pub use runtime::{Builder, Runtime};
 pub use start::{Backend, Stdio};
+pub use stream::{Duplex, Receiver, Sender};
 
 /// What the expansion of `#[hatchery::function]` needs. Not for people.
 #[doc(hidden)]
 pub mod __private {
+    pub use crate::context::{IsCallee, RawCallee};
+    pub use crate::function::context::{
+        context_plain, context_result, serve_context_plain, serve_context_result, serve_stream,
+        stream_call,
+    };
     pub use crate::function::{
-        Function, IsResult, call_plain, call_result, serve_plain, serve_result,
+        ContextFunction, Function, IsResult, call_plain, call_result, serve_plain, serve_result,
     };
     pub use inventory::submit;
 }

@@ -6,14 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hatchery_proto::{ActorId, ActorPath, FaultKind, Reason, ToChild, Why};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::context::{Context, ContextCall, Opening};
 use crate::current;
 use crate::drive::link::Link;
 use crate::drive::scope::Core;
 use crate::drive::writer::Lane;
-use crate::error::CallError;
+use crate::error::{CallError, ContextError};
 use crate::function::{Call, RemoteError};
+use crate::items::{Items, StreamCall};
 
 /// A handle to a running actor. Clones lead to the same actor; none of them keeps it alive: its
 /// nursery does.
@@ -40,7 +43,74 @@ impl Portal {
     /// Calls a function in the actor. Await the result, or bound it first with
     /// [`Calling::within`].
     pub fn call<T, E>(&self, call: Call<T, E>) -> Calling<'_, T, E> {
-        Calling { portal: self, call, within: None }
+        Calling { link: &self.link, call, within: None }
+    }
+
+    /// A context with a function of the actor, to be opened with options of its own.
+    pub fn context<In, Out, S, T, E>(
+        &self,
+        call: ContextCall<In, Out, S, T, E>,
+    ) -> Opening<In, Out, S, T, E> {
+        Opening::new(self.link.clone(), call, self.core.config())
+    }
+
+    /// Opens a context with the defaults and runs `body` on this side; see [`Opening::run`].
+    ///
+    /// ```no_run
+    /// # use hatchery::{Callee, Portal, StreamError};
+    /// #[hatchery::context]
+    /// async fn double(callee: Callee<u64, u64>) -> Result<(), hatchery::Error> {
+    ///     let mut stream = callee.started(())?;
+    ///     while let Some(number) = stream.recv().await? {
+    ///         stream.send(number * 2).await?;
+    ///     }
+    ///     Ok(())
+    /// }
+    ///
+    /// # async fn example(portal: Portal) -> Result<(), hatchery::Error> {
+    /// let eight = portal.open_context(double(), async |mut cx| {
+    ///     cx.send(4).await?;
+    ///     Ok(cx.recv().await?)
+    /// })
+    /// .await?;
+    /// assert_eq!(eight, Some(8));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// See [`Opening::run`].
+    ///
+    /// # Cancel safety
+    /// See [`Opening::run`].
+    pub async fn open_context<In, Out, S, T, E, B, F>(
+        &self,
+        call: ContextCall<In, Out, S, T, E>,
+        body: F,
+    ) -> Result<B, ContextError<E>>
+    where
+        In: Serialize,
+        Out: DeserializeOwned,
+        S: DeserializeOwned,
+        T: DeserializeOwned,
+        E: RemoteError,
+        F: AsyncFnOnce(Context<Out, In, S, T, E>) -> crate::Result<B>,
+    {
+        self.context(call).run(body).await
+    }
+
+    /// Calls a function that returns a stream; its items come as they are made. Dropping the
+    /// stream cancels the function.
+    ///
+    /// # Errors
+    /// [`ContextError`]: the function could not be started.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the function.
+    pub async fn stream<I>(&self, call: StreamCall<I>) -> Result<Items<I>, ContextError>
+    where
+        I: DeserializeOwned,
+    {
+        Items::open(self.context(call.context)).await
     }
 
     /// Takes this one actor down, with its subtree; its siblings stay. Returns at once; a second
@@ -74,7 +144,7 @@ impl Portal {
 #[derive(Debug)]
 #[must_use = "a call does nothing until it is awaited"]
 pub struct Calling<'a, T, E> {
-    portal: &'a Portal,
+    link: &'a Link,
     call: Call<T, E>,
     within: Option<Duration>,
 }
@@ -90,7 +160,7 @@ impl<T, E> Calling<'_, T, E> {
 
 impl<T: DeserializeOwned, E: RemoteError> Calling<'_, T, E> {
     async fn answer(self) -> Result<T, CallError<E>> {
-        let link = &self.portal.link;
+        let link = self.link;
         let function = self.call.name();
         let args = self.call.encode().map_err(CallError::Refused)?;
         match link.call(function, args, self.within).await {

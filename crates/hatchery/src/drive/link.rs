@@ -1,16 +1,24 @@
-//! The spawner's end of a parent channel: calls go out, replies come back to their callers.
+//! The asking end of a connection: calls and contexts go out, replies come back to their callers.
 //!
 //! The table of open calls decides who gets what: exactly one outcome for each (C4). It is
 //! touched by callers on any thread and by the one reader task.
+//!
+//! Lock order: the table before an outbox's own lock. A call's number is drawn and its frame is
+//! pushed as one step, so that numbers only grow on the wire.
 
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hatchery_proto::call::Calls;
-use hatchery_proto::{ActorPath, CallId, Fault, FaultKind, FrameError, Reason, ToChild, Why};
+use hatchery_proto::stream::{Terms, Violation};
+use hatchery_proto::{
+    ActorPath, CallId, Fault, FaultKind, FrameError, Reason, ToChild, ToParent, Why,
+};
 use tokio::sync::{oneshot, watch};
 
+use super::pipe::{Pipe, Side};
+use super::reader::Ended;
 use super::writer::{Lane, Outbox, PushError};
 use crate::current;
 use crate::lock::lock;
@@ -18,13 +26,20 @@ use crate::lock::lock;
 /// What one call comes to.
 pub(crate) type Answer = Result<Bytes, Box<Fault>>;
 
-/// A live connection to a child.
+/// Who waits for an answer.
+#[derive(Debug)]
+enum Waiter {
+    Call(oneshot::Sender<Answer>),
+    Context(Arc<Pipe>),
+}
+
+/// A live connection to a child or a peer.
 #[derive(Debug)]
 pub(crate) struct Link {
     /// The child's path.
     pub(crate) path: ActorPath,
     pub(crate) outbox: Arc<Outbox>,
-    calls: Mutex<Calls<oneshot::Sender<Answer>>>,
+    calls: Mutex<Calls<Waiter>>,
     /// How the child ended; set by the scope's driver when it knows.
     end: watch::Sender<Option<Box<Fault>>>,
     /// Set by the reader when nothing more will come.
@@ -52,10 +67,14 @@ impl Link {
     ) -> Answer {
         self.outbox.room().await;
         let (answer, answered) = oneshot::channel();
-        let call = lock(&self.calls).open(answer)?;
+        let (call, pushed) = {
+            let mut calls = lock(&self.calls);
+            let call = calls.open(Waiter::Call(answer))?;
+            let message = ToChild::Call { call, function: function.into(), args, deadline: within };
+            (call, self.outbox.push(Lane::Data, &message))
+        };
         let mut guard = OpenCall { link: self, call, why: Some(Why::Dropped) };
-        let message = ToChild::Call { call, function: function.into(), args, deadline: within };
-        if let Err(error) = self.outbox.push(Lane::Data, &message) {
+        if let Err(error) = pushed {
             guard.why = None;
             drop(guard);
             return Err(self.not_sent(function, error).await);
@@ -78,13 +97,85 @@ impl Link {
         }
     }
 
-    /// Hands a reply to its caller; one that nobody waits for any more is dropped.
-    pub(crate) fn answered(&self, call: CallId, answer: Answer) {
-        let caller = lock(&self.calls).answered(call);
-        if let Some(caller) = caller {
-            // The caller may have gone at this very moment; then nobody is owed an answer.
-            let _gone = caller.send(answer);
+    /// Asks for a context; what it comes to is told by the pipe. Ended by room in the queue.
+    ///
+    /// Dropping the future asks for nothing.
+    pub(crate) async fn open(
+        self: &Arc<Self>,
+        function: &'static str,
+        args: Bytes,
+        terms: Terms,
+    ) -> Result<Held, Box<Fault>> {
+        self.outbox.room().await;
+        let (mut pipe, path) = (None, self.path.clone());
+        let (call, pushed) = {
+            let mut calls = lock(&self.calls);
+            let call = calls.open_with(|call| {
+                let outbox = self.outbox.clone();
+                let new = Pipe::new(Side::Opener, call, path, outbox, terms);
+                pipe = Some(new.clone());
+                Waiter::Context(new)
+            })?;
+            let message = ToChild::Open { call, function: function.into(), args, terms };
+            (call, self.outbox.push(Lane::Data, &message))
+        };
+        match (pushed, pipe) {
+            (Ok(()), Some(pipe)) => Ok(Held { link: self.clone(), pipe }),
+            (Ok(()), None) => Err(self.lost()),
+            (Err(error), _) => {
+                lock(&self.calls).withdrawn(call);
+                Err(self.not_sent(function, error).await)
+            }
         }
+    }
+
+    /// Handles what the other side says about calls and contexts; whatever it says about itself
+    /// is the reader's own business and comes back.
+    pub(crate) fn handle(&self, message: ToParent) -> Result<Option<ToParent>, Ended> {
+        match message {
+            ToParent::Reply { call, result } => self.answered(call, result)?,
+            ToParent::Started { call, value } => self.with(call, |pipe| pipe.started(value))?,
+            ToParent::Grant { call, bytes } => self.with(call, |pipe| pipe.granted(bytes))?,
+            ToParent::CloseStream { call } => self.with(call, Pipe::closed)?,
+            ToParent::Ready(_)
+            | ToParent::Refused(_)
+            | ToParent::CancelAck
+            | ToParent::CancelParent { .. }
+            | ToParent::Ended(_) => return Ok(Some(message)),
+        }
+        Ok(None)
+    }
+
+    /// Hands a message of a stream to its context.
+    pub(crate) fn item(&self, call: CallId, value: Bytes) -> Result<(), Ended> {
+        self.with(call, |pipe| pipe.arrived(value))
+    }
+
+    /// Does something to an open context. One that nobody waits for any more is left alone: what
+    /// comes for it was under way when it ended here.
+    fn with(
+        &self,
+        call: CallId,
+        act: impl FnOnce(&Pipe) -> Result<(), Violation>,
+    ) -> Result<(), Ended> {
+        let pipe = match lock(&self.calls).waiting(call) {
+            Some(Waiter::Context(pipe)) => pipe.clone(),
+            Some(Waiter::Call(_)) => return Err(Ended::violation("a stream in a plain call")),
+            None => return Ok(()),
+        };
+        act(&pipe).map_err(Ended::violation)
+    }
+
+    /// Hands a reply to its caller; one that nobody waits for any more is dropped.
+    fn answered(&self, call: CallId, answer: Answer) -> Result<(), Ended> {
+        let waiter = lock(&self.calls).answered(call);
+        match waiter {
+            // The caller may have gone at this very moment; then nobody is owed an answer.
+            Some(Waiter::Call(caller)) => drop(caller.send(answer)),
+            Some(Waiter::Context(pipe)) => pipe.replied(answer).map_err(Ended::violation)?,
+            None => {}
+        }
+        Ok(())
     }
 
     /// The child has ended so; calls that are cut off from now on are told this.
@@ -136,10 +227,13 @@ impl Link {
 
     /// Tells every open and future call this fault, if none was told before.
     fn close_now(&self, fault: &Fault) {
-        let callers = lock(&self.calls).close(fault);
-        for caller in callers {
-            // As above: a caller that has gone is owed nothing.
-            let _gone = caller.send(Err(Box::new(fault.clone())));
+        let waiters = lock(&self.calls).close(fault);
+        for waiter in waiters {
+            match waiter {
+                // As above: a caller that has gone is owed nothing.
+                Waiter::Call(caller) => drop(caller.send(Err(Box::new(fault.clone())))),
+                Waiter::Context(pipe) => pipe.lost(fault),
+            }
         }
     }
 
@@ -199,6 +293,42 @@ impl Drop for OpenCall<'_> {
             // A closed channel has cancelled the call already.
             let _closed = self.link.outbox.push(Lane::Control, &message);
         }
+    }
+}
+
+/// A context that this side holds open; dropped, it is cancelled, unless it is over.
+#[derive(Debug)]
+pub(crate) struct Held {
+    link: Arc<Link>,
+    pub(crate) pipe: Arc<Pipe>,
+}
+
+impl Held {
+    /// The actor on the other side.
+    pub(crate) fn path(&self) -> &ActorPath {
+        &self.link.path
+    }
+}
+
+impl Held {
+    /// Cancels what is not over and waits for nothing more.
+    pub(crate) fn release(&self) {
+        let why = match current::actor().and_then(|actor| actor.cancelling()) {
+            Some(cancelling) => cancelling.reason,
+            None => Reason { by: current::path(), why: Why::Dropped },
+        };
+        self.pipe.cancel(why.clone());
+        self.pipe.give_up(|| {
+            let message = "nobody holds the context any more".to_owned();
+            self.link.fault(FaultKind::Cancelled(why), message)
+        });
+        lock(&self.link.calls).withdrawn(self.pipe.call);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.release();
     }
 }
 

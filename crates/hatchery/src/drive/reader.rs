@@ -3,7 +3,9 @@
 use std::io;
 use std::sync::Arc;
 
-use hatchery_proto::{Decoder, FrameError};
+use bytes::Bytes;
+use hatchery_proto::frame::Frame;
+use hatchery_proto::{CallId, Decoder, FrameError};
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
@@ -14,13 +16,29 @@ pub(crate) struct Inbox {
     decoder: Decoder,
 }
 
+/// What has come.
+#[derive(Debug)]
+pub(crate) enum Received<M> {
+    /// From runtime to runtime.
+    Message(M),
+    /// For a stream.
+    Item(CallId, Bytes),
+}
+
 /// Why nothing more will come.
 #[derive(Debug)]
 pub(crate) enum Ended {
     /// The other side closed, died, or the channel was broken here: all one event.
     Closed,
-    /// What came is no message; the connection must end (C15).
+    /// What came is no message, or not now; the connection must end (C15).
     Malformed(FrameError),
+}
+
+impl Ended {
+    /// A well-formed message that breaks the rules.
+    pub(crate) fn violation(error: impl std::fmt::Display) -> Self {
+        Self::Malformed(FrameError::Decode(error.to_string()))
+    }
 }
 
 impl Inbox {
@@ -38,14 +56,19 @@ impl Inbox {
     /// or by `Outbox::break_channel`.
     ///
     /// Cancel safe: bytes that were read stay in the decoder.
-    pub(crate) async fn next<M: DeserializeOwned>(&mut self) -> Result<M, Ended> {
+    pub(crate) async fn next<M: DeserializeOwned>(&mut self) -> Result<Received<M>, Ended> {
         loop {
             if let Some(frame) = self.decoder.next_frame().map_err(Ended::Malformed)? {
-                return hatchery_proto::frame::decode(&frame).map_err(Ended::Malformed);
+                return match Frame::new(frame).map_err(Ended::Malformed)? {
+                    Frame::Item { call, value } => Ok(Received::Item(call, value)),
+                    Frame::Message(message) => hatchery_proto::frame::decode(&message)
+                        .map(Received::Message)
+                        .map_err(Ended::Malformed),
+                };
             }
             match self.stream.try_read_buf(self.decoder.buffer_mut()) {
                 Ok(0) => return Err(Ended::Closed),
-                Ok(_) => {}
+                Ok(read) => self.decoder.read(read),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if self.stream.readable().await.is_err() {
                         return Err(Ended::Closed);
@@ -54,6 +77,14 @@ impl Inbox {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return Err(Ended::Closed),
             }
+        }
+    }
+
+    /// The next message where no stream can be open yet.
+    pub(crate) async fn first<M: DeserializeOwned>(&mut self) -> Result<M, Ended> {
+        match self.next().await? {
+            Received::Message(message) => Ok(message),
+            Received::Item(call, _) => Err(Ended::violation(format!("a message of {call}"))),
         }
     }
 }

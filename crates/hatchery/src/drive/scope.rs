@@ -24,7 +24,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::link::Link;
-use super::reader::{Ended, Inbox};
+use super::reader::{Ended, Inbox, Received};
 use super::writer::{Lane, Outbox};
 use crate::clock;
 use crate::current::{self, Actor};
@@ -97,6 +97,11 @@ impl Core {
         });
         actor.open_scope(&core)?;
         Ok(core)
+    }
+
+    /// The bounds of the tree.
+    pub(crate) fn config(&self) -> &hatchery_proto::Config {
+        &self.actor.runtime.config
     }
 
     /// All the time a teardown of this scope has.
@@ -730,33 +735,42 @@ struct Reading {
 impl Reading {
     async fn read(self, mut inbox: Inbox) {
         loop {
-            let message = inbox.next::<ToParent>().await;
-            match message {
-                Ok(ToParent::Reply { call, result }) => self.link.answered(call, result),
-                Ok(ToParent::Ready(ready)) => {
-                    if self.is_process {
-                        self.link.set_pid(ready.pid);
-                    }
-                    self.core.answered(self.id, handshake::Event::Ready(ready));
-                }
-                Ok(ToParent::Refused(error)) => {
-                    self.core.answered(self.id, handshake::Event::Refused(error));
-                }
-                Ok(ToParent::CancelAck) => self.core.apply(Event::Acked(self.id)),
-                Ok(ToParent::CancelParent { reason }) => self.cancel_owner(reason),
-                Ok(
-                    ToParent::Started { .. }
-                    | ToParent::Grant { .. }
-                    | ToParent::CloseStream { .. },
-                ) => {}
-                Ok(ToParent::Ended(ended)) => {
-                    self.core.apply(Event::Ended { id: self.id, ended });
-                }
+            let handled = match inbox.next::<ToParent>().await {
+                Ok(Received::Message(message)) => self.link.handle(message),
+                Ok(Received::Item(call, value)) => self.link.item(call, value).map(|()| None),
+                Err(end) => Err(end),
+            };
+            match handled {
+                Ok(Some(message)) => self.about_itself(message),
+                Ok(None) => {}
                 Err(end) => break self.end(&end),
             }
             tokio::task::consume_budget().await;
         }
         self.link.close(self.core.actor.runtime.config.exit_status_wait).await;
+    }
+
+    /// What the child says that belongs to no call.
+    fn about_itself(&self, message: ToParent) {
+        match message {
+            ToParent::Ready(ready) => {
+                if self.is_process {
+                    self.link.set_pid(ready.pid);
+                }
+                self.core.answered(self.id, handshake::Event::Ready(ready));
+            }
+            ToParent::Refused(error) => {
+                self.core.answered(self.id, handshake::Event::Refused(error));
+            }
+            ToParent::CancelAck => self.core.apply(Event::Acked(self.id)),
+            ToParent::CancelParent { reason } => self.cancel_owner(reason),
+            ToParent::Ended(ended) => self.core.apply(Event::Ended { id: self.id, ended }),
+            // The link has handled them.
+            ToParent::Reply { .. }
+            | ToParent::Started { .. }
+            | ToParent::Grant { .. }
+            | ToParent::CloseStream { .. } => {}
+        }
     }
 
     /// The child asks us to go: the whole actor, or in the root the nursery it belongs to.

@@ -3,30 +3,35 @@
 //! A frame is written at once when nothing is queued, by whoever pushes it and without waiting;
 //! what the socket doesn't take is left to the writer task. So a user's future never holds half a
 //! frame: a push is not an await point and can't be dropped in the middle (H23). Control frames
-//! overtake queued data at the next frame border (H22).
+//! overtake queued data at the next frame border (H22). Messages of streams are gathered and
+//! written together.
 //!
 //! Lock order: `state` is the innermost lock of this crate; nothing is called while it is held.
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
-use hatchery_proto::FrameError;
+use hatchery_proto::stream::Denied;
+use hatchery_proto::{CallId, FrameError, frame};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
 use serde::Serialize;
-use std::os::fd::AsRawFd;
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
+
+use crate::lock::lock;
 
 /// Which queue a frame joins when it can't be written at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lane {
     /// Cancels, acknowledgements, endings: before any queued data.
     Control,
-    /// Calls and replies.
+    /// Calls, replies, and all that must keep its place among a stream's messages.
     Data,
 }
 
@@ -39,6 +44,15 @@ pub(crate) enum PushError {
     Closed,
 }
 
+/// Why a stream's message was not taken.
+#[derive(Debug)]
+pub(crate) enum ItemError {
+    /// As for any frame.
+    Push(PushError),
+    /// The stream has no room for it; here it is, encoded.
+    Denied(Denied, Bytes),
+}
+
 /// The sending half of one connection.
 #[derive(Debug)]
 pub(crate) struct Outbox {
@@ -46,82 +60,158 @@ pub(crate) struct Outbox {
     state: Mutex<Queue>,
     /// Rung when something is queued; the writer task waits on it.
     work: Notify,
-    /// Rung when the queue shrinks below `limit`; senders of data wait on it.
-    room: Notify,
     max_frame: usize,
     limit: usize,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    /// The frame whose first bytes may be out already.
+    /// Whole frames, the first of which may be out in part.
     current: Bytes,
-    control: VecDeque<Bytes>,
+    control: BytesMut,
     data: VecDeque<Bytes>,
+    /// The end of `data`, still growing.
+    tail: BytesMut,
     queued: usize,
-    scratch: BytesMut,
     closed: bool,
+    /// Senders that wait for the queue to shrink.
+    waiting: Vec<Waker>,
+    /// When something was written last.
+    written: Option<Instant>,
 }
 
 impl Outbox {
     pub(crate) fn new(stream: Arc<UnixStream>, max_frame: usize, limit: usize) -> Self {
         let state = Mutex::new(Queue::default());
-        Self { stream, state, work: Notify::new(), room: Notify::new(), max_frame, limit }
+        Self { stream, state, work: Notify::new(), max_frame, limit }
     }
 
     /// Takes one frame, whole or not at all. Never waits; any thread.
     pub(crate) fn push(&self, lane: Lane, message: &impl Serialize) -> Result<(), PushError> {
-        let mut queue = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = lock(&self.state);
         if queue.closed {
             return Err(PushError::Closed);
         }
-        let Queue { scratch, .. } = &mut *queue;
-        hatchery_proto::frame::encode(message, self.max_frame, scratch)
-            .map_err(PushError::Frame)?;
-        if queue.queued == 0 {
-            let sent = match self.send(&queue.scratch) {
-                Ok(sent) => sent,
-                Err(Errno::EAGAIN | Errno::EINTR) => 0,
-                Err(_) => {
-                    queue.close();
-                    return Err(PushError::Closed);
-                }
-            };
-            queue.scratch.advance(sent);
-            if queue.scratch.is_empty() {
-                queue.scratch.clear();
-                return Ok(());
-            }
-            queue.current = queue.scratch.split().freeze();
-            queue.queued = queue.current.len();
+        let idle = queue.queued == 0;
+        let buffer = match lane {
+            Lane::Control => &mut queue.control,
+            Lane::Data => &mut queue.tail,
+        };
+        let before = buffer.len();
+        frame::encode(message, self.max_frame, buffer).map_err(PushError::Frame)?;
+        queue.queued += match lane {
+            Lane::Control => queue.control.len() - before,
+            Lane::Data => queue.tail.len() - before,
+        };
+        let written = if idle { self.write_once(&mut queue) } else { Ok(()) };
+        self.after(queue, written)
+    }
+
+    /// Takes one message of a stream if `admit` agrees to its length. It may stay queued until
+    /// [`Outbox::flush_soon`], or until there is enough to be worth a system call.
+    pub(crate) fn push_item(
+        &self,
+        call: CallId,
+        value: &impl Serialize,
+        admit: impl FnOnce(usize) -> Result<(), Denied>,
+    ) -> Result<(), ItemError> {
+        let mut queue = lock(&self.state);
+        if queue.closed {
+            return Err(ItemError::Push(PushError::Closed));
+        }
+        let start = queue.tail.len();
+        let length = frame::encode_item(call, value, self.max_frame, &mut queue.tail)
+            .map_err(|error| ItemError::Push(PushError::Frame(error)))?;
+        if let Err(denied) = admit(length) {
+            let begins = queue.tail.len() - length;
+            let value = Bytes::copy_from_slice(&queue.tail[begins..]);
+            queue.tail.truncate(start);
+            return Err(ItemError::Denied(denied, value));
+        }
+        self.taken(queue, start).map_err(ItemError::Push)
+    }
+
+    /// The same for a message that is encoded already.
+    pub(crate) fn push_encoded(&self, call: CallId, value: &[u8]) -> Result<(), PushError> {
+        let mut queue = lock(&self.state);
+        if queue.closed {
+            return Err(PushError::Closed);
+        }
+        let start = queue.tail.len();
+        frame::put_item(call, value, self.max_frame, &mut queue.tail).map_err(PushError::Frame)?;
+        self.taken(queue, start)
+    }
+
+    fn taken(
+        &self,
+        mut queue: std::sync::MutexGuard<'_, Queue>,
+        start: usize,
+    ) -> Result<(), PushError> {
+        queue.queued += queue.tail.len() - start;
+        if queue.tail.len() < BATCH {
+            return Ok(());
+        }
+        let written = if queue.queued == queue.tail.len() {
+            self.write_once(&mut queue)
         } else {
-            let frame = queue.scratch.split().freeze();
-            queue.queued += frame.len();
-            match lane {
-                Lane::Control => queue.control.push_back(frame),
-                Lane::Data => queue.data.push_back(frame),
-            }
+            let sealed = queue.tail.split().freeze();
+            queue.data.push_back(sealed);
+            Ok(())
+        };
+        self.after(queue, written)
+    }
+
+    /// Sees to it that what is queued goes out: now, unless something was written a moment ago;
+    /// then the writer task takes it together with what the caller adds before it next waits.
+    pub(crate) fn flush_soon(&self) {
+        let mut queue = lock(&self.state);
+        if queue.queued == 0 {
+            return;
+        }
+        let busy = queue.written.is_some_and(|written| written.elapsed() < BURST);
+        let written = if busy { Ok(()) } else { self.write_once(&mut queue) };
+        // A closed connection is told to everybody by its reader.
+        let _closed = self.after(queue, written);
+    }
+
+    /// Wakes the writer task if something is left.
+    fn after(
+        &self,
+        mut queue: std::sync::MutexGuard<'_, Queue>,
+        written: Result<(), Errno>,
+    ) -> Result<(), PushError> {
+        let left = queue.queued > 0;
+        let waiting = if queue.closed || queue.queued < self.limit {
+            std::mem::take(&mut queue.waiting)
+        } else {
+            Vec::new()
+        };
+        drop(queue);
+        waiting.into_iter().for_each(Waker::wake);
+        if left {
+            self.work.notify_one();
+        }
+        written.map_err(|_| PushError::Closed)
+    }
+
+    /// Ready when data may be pushed without growing the queue over its limit, or the connection
+    /// is closed. Ended by the writer task, or by the closing of the connection.
+    pub(crate) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut queue = lock(&self.state);
+        if queue.closed || queue.queued < self.limit {
+            return Poll::Ready(());
+        }
+        if !queue.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            queue.waiting.push(cx.waker().clone());
         }
         drop(queue);
         self.work.notify_one();
-        Ok(())
+        Poll::Pending
     }
 
-    /// Waits until data may be pushed without growing the queue over its limit. Ended by the
-    /// writer task, or by the closing of the connection. Cancel safe: nothing is queued here.
+    /// Waits for that. Cancel safe: nothing is queued here.
     pub(crate) async fn room(&self) {
-        loop {
-            let rung = self.room.notified();
-            tokio::pin!(rung);
-            rung.as_mut().enable();
-            {
-                let queue = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-                if queue.closed || queue.queued < self.limit {
-                    return;
-                }
-            }
-            rung.await;
-        }
+        std::future::poll_fn(|cx| self.poll_room(cx)).await;
     }
 
     /// Waits until everything is written, at most `bound`; says whether it was.
@@ -141,10 +231,11 @@ impl Outbox {
 
     /// Ends the connection in both directions; what was received can still be read (C12).
     pub(crate) fn break_channel(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).close();
+        let mut queue = lock(&self.state);
+        queue.close();
         // Already gone is as good as broken.
         let _gone = shutdown(self.stream.as_raw_fd(), Shutdown::Both);
-        self.room.notify_waiters();
+        let _told = self.after(queue, Ok(()));
         self.work.notify_one();
     }
 
@@ -172,68 +263,75 @@ impl Outbox {
 
     /// Writes once; `Ok(true)` when nothing is left.
     fn write_some(&self) -> io::Result<bool> {
-        let mut queue = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = lock(&self.state);
         if queue.closed {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        if queue.current.is_empty() && !queue.advance() {
+        if queue.queued == 0 {
             return Ok(true);
         }
-        match self.send(&queue.current) {
-            Ok(sent) => {
-                queue.current.advance(sent);
-                queue.queued -= sent;
-                let roomy = queue.queued < self.limit;
-                let done = queue.queued == 0;
-                drop(queue);
-                if roomy {
-                    self.room.notify_waiters();
-                }
-                Ok(done)
-            }
-            Err(Errno::EINTR) => Ok(false),
-            Err(Errno::EAGAIN) => Err(io::ErrorKind::WouldBlock.into()),
-            Err(errno) => {
-                queue.close();
-                drop(queue);
-                self.room.notify_waiters();
-                Err(errno.into())
-            }
-        }
+        let before = queue.queued;
+        let written = self.write_once(&mut queue);
+        let (stuck, done) = (queue.queued == before, queue.queued == 0);
+        let waiting = if queue.closed || queue.queued < self.limit {
+            std::mem::take(&mut queue.waiting)
+        } else {
+            Vec::new()
+        };
+        drop(queue);
+        waiting.into_iter().for_each(Waker::wake);
+        written.map_err(io::Error::from)?;
+        if stuck { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(done) }
     }
 
-    fn send(&self, bytes: &[u8]) -> Result<usize, Errno> {
+    /// One system call's worth: what has begun, else control, else data. A full socket is no
+    /// error; a broken one closes the queue.
+    fn write_once(&self, queue: &mut Queue) -> Result<(), Errno> {
+        if queue.current.is_empty() {
+            queue.advance();
+        }
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        send(self.stream.as_raw_fd(), bytes, flags)
+        let sent = loop {
+            match send(self.stream.as_raw_fd(), &queue.current, flags) {
+                Ok(sent) => break sent,
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Ok(()),
+                Err(errno) => {
+                    queue.close();
+                    return Err(errno);
+                }
+            }
+        };
+        queue.current.advance(sent);
+        queue.queued -= sent;
+        if queue.current.is_empty() {
+            // Lets the buffer behind it be used again.
+            queue.current = Bytes::new();
+        }
+        queue.written = Some(Instant::now());
+        Ok(())
     }
 }
 
 impl Queue {
-    /// Puts the next frames into `current`, control first, small ones together; says whether
-    /// there was one.
-    fn advance(&mut self) -> bool {
-        let Some(first) = self.control.pop_front().or_else(|| self.data.pop_front()) else {
-            return false;
+    /// Puts the next whole frames into `current`.
+    fn advance(&mut self) {
+        self.current = if !self.control.is_empty() {
+            self.control.split().freeze()
+        } else if let Some(sealed) = self.data.pop_front() {
+            sealed
+        } else {
+            self.tail.split().freeze()
         };
-        if first.len() >= BATCH {
-            self.current = first;
-            return true;
-        }
-        let mut batch = BytesMut::from(&first[..]);
-        while batch.len() < BATCH {
-            let Some(next) = self.control.pop_front().or_else(|| self.data.pop_front()) else {
-                break;
-            };
-            batch.extend_from_slice(&next);
-        }
-        self.current = batch.freeze();
-        true
     }
 
     fn close(&mut self) {
-        *self = Self { closed: true, ..Self::default() };
+        let waiting = std::mem::take(&mut self.waiting);
+        *self = Self { closed: true, waiting, ..Self::default() };
     }
 }
 
-/// Small frames are written together up to about this many bytes.
+/// Messages of streams are written together from about this many bytes on.
 const BATCH: usize = 32 * 1024;
+/// Who sends again within this time is in a burst: gathering costs it nothing.
+const BURST: Duration = Duration::from_micros(30);

@@ -1,0 +1,493 @@
+//! One side of one context: its machine, the messages it has not read yet, and who waits.
+//!
+//! Touched by user tasks of any thread and by the connection's one reader. The reader never waits
+//! here: what it brings is bounded by the credit that this side gave (H22).
+//!
+//! Lock order: `state` before an outbox's own lock.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::task::{Context as Task, Poll, Waker};
+
+use bytes::Bytes;
+use hatchery_proto::context::{Context, NotStarted, Phase, Word};
+use hatchery_proto::stream::{Denied, Policy, Terms, Violation};
+use hatchery_proto::{ActorPath, CallId, Fault, FaultKind, Reason, ToChild, ToParent};
+use serde::Serialize;
+use tokio::sync::watch;
+
+use super::link::Answer;
+use super::writer::{ItemError, Lane, Outbox, PushError};
+use crate::current;
+use crate::lock::lock;
+
+/// One side of a context.
+pub(crate) struct Pipe {
+    pub(crate) call: CallId,
+    /// The actor on the other side.
+    pub(crate) peer: ActorPath,
+    pub(crate) side: Side,
+    policy: Policy,
+    outbox: Arc<Outbox>,
+    state: Mutex<State>,
+    /// Counts every change of the machine's phase and the first cancel.
+    changed: watch::Sender<u64>,
+}
+
+/// Who one is in a context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Opener,
+    Callee,
+}
+
+/// What a stream's halves have done so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct StreamStats {
+    /// Messages handed to the connection.
+    pub sent: u64,
+    /// How often a sender had to wait for the reader or the connection.
+    pub waited: u64,
+    /// Messages that were refused because the stream was full, with [`Policy::Fail`].
+    pub refused: u64,
+    /// Messages that came.
+    pub received: u64,
+    /// Messages that were dropped unread, with [`Policy::DropOldest`].
+    pub dropped: u64,
+    /// Bytes of messages that wait to be read, as the credit counts them.
+    pub held: u64,
+}
+
+struct State {
+    context: Context,
+    unread: VecDeque<Bytes>,
+    /// The opener's: the first value, then the last word.
+    started: Option<Bytes>,
+    answer: Option<Answer>,
+    /// Why the context ended, if not well.
+    fault: Option<Box<Fault>>,
+    /// Nobody reads any more: what comes is dropped.
+    deaf: bool,
+    reader: Option<Waker>,
+    sender: Option<Waker>,
+    stats: StreamStats,
+}
+
+/// What became of a message that was to be sent.
+#[derive(Debug)]
+pub(crate) enum Sent {
+    /// It is on its way.
+    Yes,
+    /// No room; here it is, encoded.
+    Full(Bytes),
+    /// This half, or the context, is closed; a fault says why if it did not end well.
+    Closed(Option<Box<Fault>>),
+    /// It is no message.
+    Refused(Box<Fault>),
+}
+
+/// What a reader gets.
+#[derive(Debug)]
+pub(crate) enum Next {
+    Item(Bytes),
+    /// The other side has closed its half, or ended well.
+    End,
+    Broken(Box<Fault>),
+}
+
+impl fmt::Debug for Pipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pipe").field("call", &self.call).field("peer", &self.peer).finish()
+    }
+}
+
+impl Pipe {
+    pub(crate) fn new(
+        side: Side,
+        call: CallId,
+        peer: ActorPath,
+        outbox: Arc<Outbox>,
+        terms: Terms,
+    ) -> Arc<Self> {
+        let state = State {
+            context: Context::new(terms),
+            unread: VecDeque::new(),
+            started: None,
+            answer: None,
+            fault: None,
+            deaf: false,
+            reader: None,
+            sender: None,
+            stats: StreamStats::default(),
+        };
+        let (changed, _) = watch::channel(0);
+        let (policy, state) = (terms.policy, Mutex::new(state));
+        Arc::new(Self { call, peer, side, policy, outbox, state, changed })
+    }
+
+    // What the connection's reader brings.
+
+    /// The callee has started.
+    pub(crate) fn started(&self, value: Bytes) -> Result<(), Violation> {
+        let mut state = lock(&self.state);
+        state.context.started()?;
+        state.started = Some(value);
+        drop(state);
+        self.change();
+        Ok(())
+    }
+
+    /// A message has come.
+    pub(crate) fn arrived(&self, value: Bytes) -> Result<(), Violation> {
+        let mut state = lock(&self.state);
+        if !state.context.arrived(value.len())? {
+            return Ok(());
+        }
+        state.stats.received += 1;
+        if state.deaf {
+            state.context.incoming.taken(value.len());
+        } else {
+            // A small slice would keep the whole buffer that it came in.
+            let small = value.len() < OWN_BUFFER;
+            state.unread.push_back(if small { Bytes::copy_from_slice(&value) } else { value });
+            while state.context.incoming.is_over()
+                && let Some(oldest) = state.unread.pop_front()
+            {
+                state.context.incoming.taken(oldest.len());
+                state.stats.dropped += 1;
+            }
+        }
+        self.grant(&mut state);
+        wake(state.reader.take());
+        Ok(())
+    }
+
+    /// The other side has closed its half.
+    pub(crate) fn closed(&self) -> Result<(), Violation> {
+        let mut state = lock(&self.state);
+        state.context.closed()?;
+        wake(state.reader.take());
+        Ok(())
+    }
+
+    /// The other side has made room.
+    pub(crate) fn granted(&self, bytes: u64) -> Result<(), Violation> {
+        let mut state = lock(&self.state);
+        state.context.granted(bytes)?;
+        wake(state.sender.take());
+        Ok(())
+    }
+
+    /// The callee's last word.
+    pub(crate) fn replied(&self, answer: Answer) -> Result<(), Violation> {
+        let mut state = lock(&self.state);
+        if state.context.replied(answer.is_ok())? {
+            state.fault = answer.as_ref().err().cloned();
+            state.answer = Some(answer);
+            self.over(state);
+        }
+        Ok(())
+    }
+
+    /// The channel broke; the fault says how the other side ended.
+    pub(crate) fn lost(&self, fault: &Fault) {
+        let mut state = lock(&self.state);
+        if state.context.lost() {
+            state.fault = Some(Box::new(fault.clone()));
+            state.answer = Some(Err(Box::new(fault.clone())));
+            self.over(state);
+        }
+    }
+
+    /// The callee is told to stop, by the opener or by itself.
+    pub(crate) fn stop(&self, reason: Reason) {
+        let news = lock(&self.state).context.told_to_stop(reason);
+        if news {
+            self.change();
+        }
+    }
+
+    // The callee.
+
+    /// Says `started`.
+    pub(crate) fn start(&self, value: Bytes) -> Result<(), NotStarted> {
+        let mut state = lock(&self.state);
+        state.context.start()?;
+        // In order with the messages that follow; a closed channel is told by its reader.
+        let _closed = self.outbox.push(Lane::Data, &ToParent::Started { call: self.call, value });
+        drop(state);
+        self.change();
+        Ok(())
+    }
+
+    /// The function has ended; gives back what the opener is to be told.
+    pub(crate) fn finish(&self, result: Answer) -> Option<Answer> {
+        let mut state = lock(&self.state);
+        let result = match state.context.finish(result.is_ok()) {
+            Word::AsItIs => result,
+            Word::NeverStarted => {
+                let message = "it returned without having said `started`".to_owned();
+                Err(Box::new(current::fault(FaultKind::Protocol, message)))
+            }
+            Word::Nothing => return None,
+        };
+        state.fault = result.as_ref().err().cloned();
+        self.over(state);
+        Some(result)
+    }
+
+    // The opener.
+
+    /// Cancels, unless that was done or the context is over.
+    pub(crate) fn cancel(&self, reason: Reason) {
+        let news = lock(&self.state).context.cancel(reason.clone());
+        if news {
+            let message = ToChild::CancelCall { call: self.call, reason };
+            // A closed channel has cancelled it already.
+            let _closed = self.outbox.push(Lane::Control, &message);
+            self.change();
+        }
+    }
+
+    /// Waits no longer: whoever still holds a half of the stream is told this.
+    pub(crate) fn give_up(&self, fault: impl FnOnce() -> Box<Fault>) {
+        let mut state = lock(&self.state);
+        if !state.context.is_over() {
+            state.context.give_up();
+            state.fault = Some(fault());
+            self.over(state);
+        }
+    }
+
+    // Who waits.
+
+    /// Waits until `look` finds something. Ended by what it looks for, and by the context's end,
+    /// which every connection brings when it closes: `look` must find that.
+    async fn wait<T>(&self, mut look: impl FnMut(&mut State) -> Option<T>) -> T {
+        let mut changed = self.changed.subscribe();
+        loop {
+            changed.borrow_and_update();
+            if let Some(found) = look(&mut lock(&self.state)) {
+                return found;
+            }
+            // The sender lives in `self`.
+            let _changed = changed.changed().await;
+        }
+    }
+
+    /// The opener's first value, or why there is none.
+    pub(crate) async fn first(&self) -> Answer {
+        self.wait(|state| match state.started.take() {
+            Some(value) => Some(Ok(value)),
+            None => state.answer.clone().or_else(|| state.fault.clone().map(Err)),
+        })
+        .await
+    }
+
+    /// The callee's last word, as the opener has it.
+    pub(crate) async fn last_word(&self) -> Answer {
+        self.wait(|state| state.answer.clone().or_else(|| state.fault.clone().map(Err))).await
+    }
+
+    /// That the context went wrong, other than by a cancel from this side; while it does not,
+    /// nobody waits for this alone.
+    #[allow(clippy::wildcard_enum_match_arm, reason = "every other kind is no cancel")]
+    pub(crate) async fn failed(&self) {
+        self.wait(|state| {
+            let fault = state.fault.as_ref()?;
+            let own = match &fault.kind {
+                FaultKind::Cancelled(reason) => state.context.cancelled() == Some(reason),
+                _ => false,
+            };
+            (!own).then_some(())
+        })
+        .await;
+    }
+
+    /// That the callee was told to stop, and by whom.
+    pub(crate) async fn stopped(&self) -> Reason {
+        self.wait(|state| state.context.cancelled().cloned()).await
+    }
+
+    /// That all is said.
+    pub(crate) async fn ended(&self) {
+        self.wait(|state| state.context.is_over().then_some(())).await;
+    }
+
+    /// The first cancel, and whether the context is over.
+    pub(crate) fn cancelled(&self) -> Option<Reason> {
+        lock(&self.state).context.cancelled().cloned()
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        lock(&self.state).context.is_over()
+    }
+
+    pub(crate) fn stats(&self) -> StreamStats {
+        let state = lock(&self.state);
+        StreamStats { held: state.context.incoming.held(), ..state.stats }
+    }
+
+    // The stream's halves.
+
+    /// Sends a message if there is room for it.
+    pub(crate) fn try_send(&self, value: &impl Serialize) -> Sent {
+        let mut state = lock(&self.state);
+        if let Some(closed) = state.closed_for_sending() {
+            return closed;
+        }
+        let outgoing = &mut state.context.outgoing;
+        match self.outbox.push_item(self.call, value, |length| outgoing.send(length)) {
+            Ok(()) => {
+                state.stats.sent += 1;
+                Sent::Yes
+            }
+            Err(ItemError::Denied(Denied::Full, value)) => {
+                if self.policy == Policy::Fail {
+                    state.stats.refused += 1;
+                } else {
+                    state.stats.waited += 1;
+                }
+                Sent::Full(value)
+            }
+            Err(ItemError::Denied(Denied::Closed, _)) => Sent::Closed(None),
+            Err(ItemError::Push(PushError::Closed)) => Sent::Full(Bytes::new()),
+            Err(ItemError::Push(PushError::Frame(cause))) => {
+                let message =
+                    format!("sending a message of `{}`", std::any::type_name_of_val(value));
+                let fault = current::fault(FaultKind::BadArgument, message);
+                Sent::Refused(Box::new(fault.because(cause.to_string())))
+            }
+        }
+    }
+
+    /// Sends a message that had to wait, when there is room.
+    pub(crate) fn poll_send(&self, value: &Bytes, cx: &Task<'_>) -> Poll<Sent> {
+        // The other side must see what it is to make room for.
+        self.outbox.flush_soon();
+        if self.outbox.poll_room(cx).is_pending() && !self.is_over() {
+            return Poll::Pending;
+        }
+        let mut state = lock(&self.state);
+        if let Some(closed) = state.closed_for_sending() {
+            return Poll::Ready(closed);
+        }
+        match state.context.outgoing.send(value.len()) {
+            Ok(()) => {}
+            Err(Denied::Closed) => return Poll::Ready(Sent::Closed(None)),
+            Err(Denied::Full) => {
+                state.sender = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+        }
+        match self.outbox.push_encoded(self.call, value) {
+            Ok(()) => {
+                state.stats.sent += 1;
+                Poll::Ready(Sent::Yes)
+            }
+            // The reader finds out why and tells.
+            Err(PushError::Closed | PushError::Frame(_)) => {
+                state.sender = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    pub(crate) fn fails_when_full(&self) -> bool {
+        self.policy == Policy::Fail
+    }
+
+    /// Ready when the connection has room for more data.
+    pub(crate) fn poll_room(&self, cx: &Task<'_>) -> Poll<()> {
+        self.outbox.poll_room(cx)
+    }
+
+    pub(crate) fn flush(&self) {
+        self.outbox.flush_soon();
+    }
+
+    /// No more messages from this side.
+    pub(crate) fn close(&self) {
+        let mut state = lock(&self.state);
+        if *state.context.phase() != Phase::Started || !state.context.outgoing.close() {
+            return;
+        }
+        let call = self.call;
+        // After the messages that were sent; a closed channel has ended it already.
+        let _closed = match self.side {
+            Side::Opener => self.outbox.push(Lane::Data, &ToChild::CloseStream { call }),
+            Side::Callee => self.outbox.push(Lane::Data, &ToParent::CloseStream { call }),
+        };
+    }
+
+    /// The next message.
+    pub(crate) fn poll_next(&self, cx: &Task<'_>) -> Poll<Next> {
+        let mut state = lock(&self.state);
+        if let Some(value) = state.unread.pop_front() {
+            state.context.incoming.taken(value.len());
+            self.grant(&mut state);
+            return Poll::Ready(Next::Item(value));
+        }
+        if let Some(fault) = &state.fault {
+            return Poll::Ready(Next::Broken(fault.clone()));
+        }
+        if state.context.is_over() || !state.context.incoming.is_open() {
+            return Poll::Ready(Next::End);
+        }
+        state.reader = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Nobody reads any more; the sender must not wait for that.
+    pub(crate) fn deafen(&self) {
+        let mut state = lock(&self.state);
+        state.deaf = true;
+        while let Some(value) = state.unread.pop_front() {
+            state.context.incoming.taken(value.len());
+        }
+        self.grant(&mut state);
+    }
+
+    fn grant(&self, state: &mut State) {
+        if state.context.is_over() {
+            return;
+        }
+        let Some(bytes) = state.context.incoming.grant() else { return };
+        let call = self.call;
+        // On a closed channel nobody sends.
+        let _closed = match self.side {
+            Side::Opener => self.outbox.push(Lane::Control, &ToChild::Grant { call, bytes }),
+            Side::Callee => self.outbox.push(Lane::Control, &ToParent::Grant { call, bytes }),
+        };
+    }
+
+    /// Tells everybody who waits that it is over.
+    fn over(&self, mut state: std::sync::MutexGuard<'_, State>) {
+        let wakers = [state.reader.take(), state.sender.take()];
+        drop(state);
+        wakers.into_iter().for_each(wake);
+        self.change();
+    }
+
+    fn change(&self) {
+        self.changed.send_modify(|changes| *changes += 1);
+    }
+}
+
+impl State {
+    fn closed_for_sending(&self) -> Option<Sent> {
+        let closed = self.context.is_over() || !self.context.outgoing.is_open();
+        closed.then(|| Sent::Closed(self.fault.clone()))
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+/// From this size on a message keeps the buffer it came in, rather than being copied.
+const OWN_BUFFER: usize = 16 * 1024;

@@ -1,0 +1,218 @@
+//! The answering end of a connection: runs the functions that the other side asks for.
+//!
+//! The same for an actor's parent channel and for its peers. Each call has a task of its own and
+//! exactly one answer; a cancel finds it wherever it is, also if it overtakes it.
+
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use hatchery_proto::serve::{Admission, Served};
+use hatchery_proto::stream::{Terms, Violation};
+use hatchery_proto::{ActorPath, CallId, Fault, FaultKind, Reason, ToChild, ToParent};
+use tokio::sync::oneshot;
+
+use crate::context::RawCallee;
+use crate::current::{self, Actor, Busy};
+use crate::drive::link::Answer;
+use crate::drive::pipe::{Pipe, Side};
+use crate::drive::reader::Ended;
+use crate::drive::writer::{Lane, Outbox, PushError};
+use crate::function;
+use crate::lock::lock;
+use crate::panics::{Caught, caught};
+
+/// What one connection asks of this actor.
+#[derive(Debug)]
+pub(crate) struct Service {
+    actor: Arc<Actor>,
+    outbox: Arc<Outbox>,
+    /// Who asks.
+    from: ActorPath,
+    open: Mutex<Served<Running>>,
+}
+
+/// How a running call is reached.
+#[derive(Debug)]
+enum Running {
+    Call(Option<oneshot::Sender<Reason>>),
+    Context(Arc<Pipe>),
+}
+
+impl Service {
+    pub(crate) fn new(actor: Arc<Actor>, outbox: Arc<Outbox>, from: ActorPath) -> Arc<Self> {
+        Arc::new(Self { actor, outbox, from, open: Mutex::default() })
+    }
+
+    /// Handles what belongs to calls and contexts; the rest comes back.
+    pub(crate) fn handle(self: &Arc<Self>, message: ToChild) -> Result<Option<ToChild>, Ended> {
+        match message {
+            ToChild::Call { call, function, args, deadline: _ } => {
+                if self.admit(call, &function)? {
+                    self.call(call, &function, &args);
+                }
+            }
+            ToChild::Open { call, function, args, terms } => {
+                if self.admit(call, &function)? {
+                    self.context(call, &function, &args, terms);
+                }
+            }
+            ToChild::CancelCall { call, reason } => self.cancel(call, reason)?,
+            ToChild::Grant { call, bytes } => self.with(call, |pipe| pipe.granted(bytes))?,
+            ToChild::CloseStream { call } => self.with(call, Pipe::closed)?,
+            ToChild::Hello(_) | ToChild::Cancel { .. } | ToChild::CancelBelow { .. } => {
+                return Ok(Some(message));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Hands a message of a stream to its context.
+    pub(crate) fn item(&self, call: CallId, value: Bytes) -> Result<(), Ended> {
+        self.with(call, |pipe| pipe.arrived(value))
+    }
+
+    /// Whether to run a call; if not, it is answered here.
+    fn admit(&self, call: CallId, name: &str) -> Result<bool, Ended> {
+        let admission = lock(&self.open).admit(call).map_err(Ended::violation)?;
+        let reason = match (admission, self.actor.cancelling()) {
+            (Admission::Run, None) => return Ok(true),
+            (Admission::Cancelled(reason), _) => reason,
+            (Admission::Run, Some(cancelling)) => cancelling.reason,
+        };
+        let message = format!("`{name}` was called while the actor goes down, or cancelled before");
+        let fault = current::fault(FaultKind::Cancelled(reason), message);
+        self.answer(call, Err(Box::new(fault)));
+        Ok(false)
+    }
+
+    fn call(self: &Arc<Self>, call: CallId, name: &str, args: &[u8]) {
+        match function::dispatch(name, args) {
+            Ok(running) => {
+                let (cancel, cancelled) = oneshot::channel();
+                lock(&self.open).insert(call, Running::Call(Some(cancel)));
+                let cancelled = async move {
+                    match cancelled.await {
+                        Ok(reason) => reason,
+                        Err(_) => std::future::pending().await,
+                    }
+                };
+                tokio::spawn(self.task(call).run(running, cancelled, Ok));
+            }
+            Err(fault) => self.answer(call, Err(fault)),
+        }
+    }
+
+    fn context(self: &Arc<Self>, call: CallId, name: &str, args: &[u8], terms: Terms) {
+        let (from, outbox) = (self.from.clone(), self.outbox.clone());
+        let pipe = Pipe::new(Side::Callee, call, from, outbox, terms);
+        match function::dispatch_context(name, args, RawCallee::new(pipe.clone())) {
+            Ok(running) => {
+                lock(&self.open).insert(call, Running::Context(pipe.clone()));
+                let stopping = pipe.clone();
+                let stopped = async move { stopping.stopped().await };
+                let last_word = move |result| pipe.finish(result).ok_or(());
+                tokio::spawn(self.task(call).run(running, stopped, last_word));
+            }
+            Err(fault) => self.answer(call, Err(fault)),
+        }
+    }
+
+    fn task(self: &Arc<Self>, call: CallId) -> Serving {
+        Serving { service: self.clone(), call, _busy: self.actor.busy() }
+    }
+
+    fn cancel(&self, call: CallId, reason: Reason) -> Result<(), Ended> {
+        let mut open = lock(&self.open);
+        if let Some(running) = open.cancel(call, reason.clone()).map_err(Ended::violation)? {
+            running.stop(reason);
+        }
+        Ok(())
+    }
+
+    /// Does something to an open context. One that has ended is left alone: what comes for it was
+    /// under way when it did.
+    fn with(
+        &self,
+        call: CallId,
+        act: impl FnOnce(&Pipe) -> Result<(), Violation>,
+    ) -> Result<(), Ended> {
+        let pipe = match lock(&self.open).get(call) {
+            Some(Running::Context(pipe)) => pipe.clone(),
+            Some(Running::Call(_)) => return Err(Ended::violation("a stream in a plain call")),
+            None => return Ok(()),
+        };
+        act(&pipe).map_err(Ended::violation)
+    }
+
+    fn answer(&self, call: CallId, result: Answer) {
+        if let Err(PushError::Frame(cause)) =
+            self.outbox.push(Lane::Data, &ToParent::Reply { call, result })
+        {
+            let message = format!("the reply can't be sent: {cause}");
+            let fault = current::fault(FaultKind::TooLarge, message);
+            let result = Err(Box::new(fault));
+            // If the channel is closed the reader sees it too and takes care.
+            let _closed = self.outbox.push(Lane::Data, &ToParent::Reply { call, result });
+        }
+    }
+}
+
+impl Running {
+    fn stop(&mut self, reason: Reason) {
+        match self {
+            Self::Call(cancel) => {
+                if let Some(cancel) = cancel.take() {
+                    // It is being answered at this very moment: then the answer stands.
+                    let _answered = cancel.send(reason);
+                }
+            }
+            Self::Context(pipe) => pipe.stop(reason),
+        }
+    }
+}
+
+/// One call or context in progress.
+struct Serving {
+    service: Arc<Service>,
+    call: CallId,
+    /// The actor doesn't leave before this is dropped.
+    _busy: Busy,
+}
+
+impl Serving {
+    /// Runs a function to its end, or drops it when it is cancelled; `conclude` has the last say
+    /// about what is answered, if anything.
+    async fn run(
+        self,
+        running: function::Served,
+        cancelled: impl Future<Output = Reason>,
+        conclude: impl FnOnce(Answer) -> Result<Answer, ()>,
+    ) {
+        let mut running = caught(running);
+        let result = tokio::select! {
+            biased;
+            result = &mut running => result.and_then(|reply| reply),
+            reason = cancelled => Err(cancelled_fault(&mut running, reason)),
+            cancelling = self.service.actor.cancelled() => {
+                Err(cancelled_fault(&mut running, cancelling.reason))
+            }
+        };
+        // Before the answer: who hears it may find the number free.
+        lock(&self.service.open).finished(self.call);
+        if let Ok(result) = conclude(result) {
+            self.service.outbox.room().await;
+            self.service.answer(self.call, result);
+        }
+    }
+}
+
+/// Drops the function; a destructor that panics is told in place of the cancellation.
+fn cancelled_fault(running: &mut Caught<function::Served>, reason: Reason) -> Box<Fault> {
+    match running.discard() {
+        Err(fault) => fault,
+        Ok(()) => {
+            let message = format!("cancelled by `{}`", reason.by);
+            Box::new(current::fault(FaultKind::Cancelled(reason), message))
+        }
+    }
+}
