@@ -59,7 +59,9 @@ impl Decoder {
             let length = (u32::from_be_bytes(*head) as usize).min(self.limit);
             (HEAD + length).saturating_sub(self.buffer.len())
         });
-        self.buffer.reserve(missing.clamp(self.chunk, MAX_RESERVE));
+        // No more than as much again as has come: an announced length alone buys nothing (C15).
+        let earned = self.buffer.len().clamp(self.chunk, MAX_RESERVE.max(self.chunk));
+        self.buffer.reserve(missing.clamp(self.chunk, earned));
         &mut self.buffer
     }
 
@@ -216,7 +218,7 @@ const ITEM: u8 = 0xC1;
 const ITEM_HEAD: usize = 9;
 const READ_CHUNK: usize = 8 * 1024;
 const MAX_CHUNK: usize = 64 * 1024;
-/// How much is taken at once for a frame that has only been announced (C15).
+/// How much is taken at once for a frame of which a part has come.
 const MAX_RESERVE: usize = 1 << 20;
 /// Deep enough for a fault of the deepest tree, shallow enough for any stack.
 const MAX_NESTING: usize = 256;
