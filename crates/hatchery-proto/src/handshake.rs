@@ -20,6 +20,12 @@ pub enum HandshakeError {
         /// The actor's.
         actor: u32,
     },
+    /// The guest does not know the token: the introduction is not of this actor's life.
+    #[error("the introduction is not this actor's")]
+    Stranger,
+    /// The actor goes down and lets nobody in any more.
+    #[error("the actor goes down")]
+    Leaving,
 }
 
 /// A start's wait for its actor, from the request to the first of: ready, refused, dead, too late.

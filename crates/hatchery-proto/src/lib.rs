@@ -10,6 +10,7 @@
 //! | [`serve::Served`] | whether a call that came is run, and which one a cancel is for | `serve.rs` |
 //! | [`context::Context`] | one side of two linked tasks: started, cancelled, over | `drive/pipe.rs` |
 //! | [`stream::Outgoing`], [`stream::Incoming`] | credit and the ends of a stream's halves | [`context::Context`] |
+//! | [`peer::Door`] | which peers may come in, and how long a leaving actor waits for them | `drive/door.rs` |
 //! | [`teardown::Teardown`] | one actor's way down: asked, terminated, killed, settled | [`scope::Scope`] |
 //! | [`scope::Scope`] | a nursery: who is admitted, the first error, when all have settled | `drive/scope.rs` |
 //!
@@ -26,6 +27,7 @@ pub mod frame;
 pub mod handshake;
 mod id;
 mod message;
+pub mod peer;
 mod report;
 pub mod scope;
 pub mod serve;

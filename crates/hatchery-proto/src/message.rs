@@ -10,6 +10,7 @@ use crate::Config;
 use crate::error::Fault;
 use crate::handshake::HandshakeError;
 use crate::id::{ActorPath, CallId};
+use crate::peer::Meet;
 use crate::report::ActorReport;
 use crate::stream::Terms;
 
@@ -21,6 +22,8 @@ pub const PROTOCOL_VERSION: u32 = 2;
 pub enum ToChild {
     /// Always first: who you are and which bounds hold.
     Hello(Box<Hello>),
+    /// Always first on a connection between peers: who I am and who introduced us.
+    Meet(Box<Meet>),
     /// Run a function.
     Call {
         /// Answered under this number.
@@ -153,6 +156,8 @@ pub struct Ended {
     pub faults: Vec<Fault>,
     /// How those below came down (C16).
     pub report: Vec<ActorReport>,
+    /// Peers that did not leave in time and were closed on (C13).
+    pub undrained: Vec<ActorPath>,
     /// Why it goes.
     pub why: Option<Reason>,
 }

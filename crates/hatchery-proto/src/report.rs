@@ -30,6 +30,8 @@ pub struct ActorReport {
     pub forced: Option<Forced>,
     /// How it ended; `None` if it was given up on.
     pub end: Option<ExitStatus>,
+    /// Peers of it that did not leave within `peer_drain` and were closed on (C13).
+    pub undrained: Vec<ActorPath>,
     /// What it told about the actors below it.
     pub below: Vec<Self>,
 }
@@ -111,9 +113,13 @@ impl fmt::Display for Report {
                 write!(f, " {:?} +{:?}", taken.step, taken.after)?;
             }
             match &actor.end {
-                Some(end) => writeln!(f, ", {end}")?,
-                None => writeln!(f, ", given up on")?,
+                Some(end) => write!(f, ", {end}")?,
+                None => write!(f, ", given up on")?,
             }
+            for peer in &actor.undrained {
+                write!(f, ", closed on its peer {peer}")?;
+            }
+            writeln!(f)?;
         }
         Ok(())
     }

@@ -513,9 +513,9 @@ impl Scope {
         let born = std::mem::take(&mut self.members).into_values().filter(|member| member.born);
         born.map(|member| {
             let (steps, forced, end) = member.teardown.report();
-            let below = member.ended.map(|ended| ended.report).unwrap_or_default();
+            let Ended { report: below, undrained, .. } = member.ended.unwrap_or_default();
             let backend = member.backend.to_owned();
-            ActorReport { path: member.path, backend, steps, forced, end, below }
+            ActorReport { path: member.path, backend, steps, forced, end, undrained, below }
         })
         .collect()
     }

@@ -80,7 +80,8 @@ async fn live(birth: Birth, channel: std::os::unix::net::UnixStream) -> i32 {
     let reading = tokio::spawn(read(inbox, actor.clone(), outbox.clone()));
     let cancelling = actor.cancelled().await;
     actor.quiet().await;
-    leave(&actor, cancelling.reason, &config).await;
+    let undrained = actor.door.drain(&cancelling, config.peer_drain).await;
+    leave(&actor, cancelling.reason, undrained, &config).await;
     reading.abort();
     writer.abort();
     if !matches!(birth.how, BirthKind::Thread) {
@@ -120,7 +121,7 @@ async fn read(mut inbox: Inbox, actor: Arc<Actor>, outbox: Arc<Outbox>) {
         };
         match handled {
             Ok(None) => {}
-            Ok(Some(ToChild::Hello(_))) => {
+            Ok(Some(ToChild::Hello(_) | ToChild::Meet(_))) => {
                 return channel_ended(&actor, &Ended::violation("a second greeting"));
             }
             Ok(Some(message)) => about_itself(&actor, message),
@@ -140,6 +141,7 @@ fn about_itself(actor: &Actor, message: ToChild) {
         ToChild::CancelBelow { path, reason } => actor.cancel_below(&path, &reason),
         // Handled before.
         ToChild::Hello(_)
+        | ToChild::Meet(_)
         | ToChild::Call { .. }
         | ToChild::Open { .. }
         | ToChild::CancelCall { .. }
@@ -162,9 +164,9 @@ fn channel_ended(actor: &Actor, end: &Ended) {
 }
 
 /// The last words: what nobody has been told yet, then the channel is broken from this side.
-async fn leave(actor: &Arc<Actor>, why: Reason, config: &Config) {
+async fn leave(actor: &Arc<Actor>, why: Reason, undrained: Vec<ActorPath>, config: &Config) {
     let (faults, report) = actor.take_left();
-    tell(actor, &ToParent::Ended(EndedMessage { faults, report, why: Some(why) }));
+    tell(actor, &ToParent::Ended(EndedMessage { faults, report, undrained, why: Some(why) }));
     if let Some(parent) = &actor.parent {
         // A spawner that doesn't read has its own bound for us.
         let _written = parent.flush(config.peer_drain).await;

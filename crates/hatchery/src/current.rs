@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use hatchery_proto::{ActorPath, ActorReport, Fault, FaultKind, Reason, ToParent, Why};
 use tokio::sync::watch;
 
+use crate::drive::door::Reception;
 use crate::drive::scope::Core;
 use crate::drive::writer::{Lane, Outbox};
 use crate::lock::lock;
@@ -31,6 +32,8 @@ pub(crate) struct Actor {
     /// Tasks and scopes the actor waits for before it leaves.
     busy: watch::Sender<usize>,
     inside: Mutex<Inside>,
+    /// Where peers come in.
+    pub(crate) door: Arc<Reception>,
 }
 
 /// That an actor goes down: why, and when it must be gone.
@@ -58,7 +61,8 @@ impl Actor {
     pub(crate) fn new(path: ActorPath, runtime: Arc<Inner>, parent: Option<Arc<Outbox>>) -> Self {
         let (cancel, _) = watch::channel(None);
         let (busy, _) = watch::channel(0);
-        Self { path, runtime, parent, cancel, busy, inside: Mutex::default() }
+        let door = Arc::default();
+        Self { path, runtime, parent, cancel, busy, inside: Mutex::default(), door }
     }
 
     /// Begins to go down, or hurries if it does already: every open scope is cancelled, every

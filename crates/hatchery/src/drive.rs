@@ -1,7 +1,9 @@
 //! Carries out what `hatchery-proto` decides: the only place where its actions become deeds.
 
+pub(crate) mod door;
 pub(crate) mod link;
 pub(crate) mod pipe;
 pub(crate) mod reader;
 pub(crate) mod scope;
+pub(crate) mod visit;
 pub(crate) mod writer;

@@ -11,8 +11,10 @@ use crate::current;
 use crate::function::{NoError, RemoteError};
 
 mod context;
+mod peer;
 
 pub use context::{ContextError, StreamError};
+pub use peer::PeerError;
 
 /// Any error, on its way up the tree. What nursery bodies return, so that `?` works on everything.
 ///

@@ -37,6 +37,7 @@ mod items;
 mod lock;
 mod nursery;
 mod panics;
+mod peer;
 mod portal;
 mod runtime;
 mod serve;
@@ -49,19 +50,20 @@ pub use context::{Callee, Context, ContextCall, Nothing, Opening, Watch};
 pub use current::{cancel_parent, cancel_self, cancelled, path, shield};
 pub use drive::pipe::StreamStats;
 pub use error::{
-    CallError, ContextError, Error, OpenError, Result, ScopeError, StartCause, StartError,
-    StreamError,
+    CallError, ContextError, Error, OpenError, PeerError, Result, ScopeError, StartCause,
+    StartError, StreamError,
 };
 pub use function::{Call, NoError, RemoteError};
 pub use hatchery_macros::{context, function};
 pub use hatchery_proto::stream::Policy;
 pub use hatchery_proto::{
-    ActorPath, ActorReport, Config, ConfigError, ExitStatus, Fault, FaultKind, Forced, Reason,
-    Report, Step, StepTaken, Why, signal_name,
+    ActorPath, ActorReport, Config, ConfigError, ExitStatus, Fault, FaultKind, Forced,
+    HandshakeError, Reason, Report, Step, StepTaken, Why, signal_name,
 };
 pub use hatchery_spawn::{Abandoned, Resource};
 pub use items::{Items, StreamCall};
 pub use nursery::{ActorBuilder, Nursery, OneShot, OneShotFuture, nursery, nursery_with_report};
+pub use peer::{Peer, PeerPortal, here};
 pub use portal::{Calling, Portal};
 pub use runtime::{Builder, Runtime};
 pub use start::{Backend, Stdio};

@@ -17,6 +17,7 @@ use crate::drive::writer::Lane;
 use crate::error::{CallError, ContextError};
 use crate::function::{Call, RemoteError};
 use crate::items::{Items, StreamCall};
+use crate::peer::Peer;
 
 /// A handle to a running actor. Clones lead to the same actor; none of them keeps it alive: its
 /// nursery does.
@@ -43,7 +44,7 @@ impl Portal {
     /// Calls a function in the actor. Await the result, or bound it first with
     /// [`Calling::within`].
     pub fn call<T, E>(&self, call: Call<T, E>) -> Calling<'_, T, E> {
-        Calling { link: &self.link, call, within: None }
+        Calling::new(&self.link, call)
     }
 
     /// A context with a function of the actor, to be opened with options of its own.
@@ -113,6 +114,17 @@ impl Portal {
         Items::open(self.context(call.context)).await
     }
 
+    /// Asks the actor for an introduction to itself, to hand to others: they reach it directly.
+    ///
+    /// # Errors
+    /// [`CallError`]: the actor goes down, or could not open its listener.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing but the answer.
+    pub async fn peer(&self) -> Result<Peer, CallError<crate::Error>> {
+        self.call(crate::peer::introduce()).await
+    }
+
     /// Takes this one actor down, with its subtree; its siblings stay. Returns at once; a second
     /// cancel is no error. Calls in flight end as cancelled, later ones with a typed error.
     pub fn cancel(&self) {
@@ -149,7 +161,11 @@ pub struct Calling<'a, T, E> {
     within: Option<Duration>,
 }
 
-impl<T, E> Calling<'_, T, E> {
+impl<'a, T, E> Calling<'a, T, E> {
+    pub(crate) fn new(link: &'a Link, call: Call<T, E>) -> Self {
+        Self { link, call, within: None }
+    }
+
     /// Bounds the call: after `within` the function is cancelled on the other side and the
     /// caller gets [`CallError::Deadline`].
     pub fn within(mut self, within: Duration) -> Self {

@@ -10,13 +10,13 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Once, Weak};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hatchery_proto::{ActorPath, Config, Hello, Reason, Why};
 use hatchery_spawn::{Abandoned, Birth, Bounds, Forkserver, SpawnError, Threads};
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::current::{self, Actor};
+use crate::current::{self, Actor, Cancelling};
 use crate::error::OpenError;
 use crate::lock::lock;
 use crate::nursery;
@@ -86,6 +86,10 @@ impl Runtime {
         let bound = self.root.runtime.config.budget + CLOSE_SLACK;
         // Scopes have their own bounds; this one only guards against a bug in them.
         let _bounded = tokio::time::timeout(bound, self.root.scopes_closed()).await;
+        let reason = Reason { by: self.root.path.clone(), why: Why::Finished };
+        let config = &self.root.runtime.config;
+        let going = Cancelling { reason, until: Instant::now() + config.peer_drain * 2 };
+        self.root.door.close_all(&going, config.peer_drain).await;
         self.closed = true;
         self.root.runtime.close();
         current::leave_process(&self.root);
@@ -344,6 +348,7 @@ fn close_blocking(root: &Arc<Actor>) {
         // Scopes have their own bounds; this one only guards against a bug in them.
         let _bounded = closed.recv_timeout(bound);
     }
+    crate::drive::door::root_closes(root);
     root.runtime.close();
     current::leave_process(root);
     forget(root);

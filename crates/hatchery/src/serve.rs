@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use hatchery_proto::serve::{Admission, Served};
 use hatchery_proto::stream::{Terms, Violation};
-use hatchery_proto::{ActorPath, CallId, Fault, FaultKind, Reason, ToChild, ToParent};
+use hatchery_proto::{ActorPath, CallId, Fault, FaultKind, Reason, ToChild, ToParent, Why};
 use tokio::sync::oneshot;
 
 use crate::context::RawCallee;
@@ -59,7 +59,10 @@ impl Service {
             ToChild::CancelCall { call, reason } => self.cancel(call, reason)?,
             ToChild::Grant { call, bytes } => self.with(call, |pipe| pipe.granted(bytes))?,
             ToChild::CloseStream { call } => self.with(call, Pipe::closed)?,
-            ToChild::Hello(_) | ToChild::Cancel { .. } | ToChild::CancelBelow { .. } => {
+            ToChild::Hello(_)
+            | ToChild::Meet(_)
+            | ToChild::Cancel { .. }
+            | ToChild::CancelBelow { .. } => {
                 return Ok(Some(message));
             }
         }
@@ -69,6 +72,14 @@ impl Service {
     /// Hands a message of a stream to its context.
     pub(crate) fn item(&self, call: CallId, value: Bytes) -> Result<(), Ended> {
         self.with(call, |pipe| pipe.arrived(value))
+    }
+
+    /// The connection is gone: nobody waits for what runs here.
+    pub(crate) fn lost(&self) {
+        let reason = Reason { by: self.from.clone(), why: Why::PeerGone };
+        for mut running in lock(&self.open).take_all() {
+            running.stop(reason.clone());
+        }
     }
 
     /// Whether to run a call; if not, it is answered here.

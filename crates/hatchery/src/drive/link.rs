@@ -237,6 +237,20 @@ impl Link {
         }
     }
 
+    /// How the connection ended. Ended by its end.
+    pub(crate) async fn closed(&self) -> Fault {
+        let mut end = self.end.subscribe();
+        let end = end.wait_for(Option::is_some).await.map(|end| end.clone());
+        // The sender lives in `self`.
+        end.ok().flatten().map_or_else(|| *self.lost(), |fault| *fault)
+    }
+
+    /// The connection to a peer has ended; unless the peer has said why, it is lost.
+    pub(crate) fn gone(&self) {
+        self.set_end(self.lost());
+        self.lose();
+    }
+
     /// The reader is gone without having seen the end.
     pub(crate) fn lose(&self) {
         let end = self.end.borrow().clone();
@@ -274,6 +288,12 @@ impl Link {
         let mut fault = current::fault(kind, message);
         fault.path = self.path.clone();
         Box::new(fault)
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.outbox.leave();
     }
 }
 

@@ -60,6 +60,8 @@ pub(crate) struct Outbox {
     state: Mutex<Queue>,
     /// Rung when something is queued; the writer task waits on it.
     work: Notify,
+    /// Rung when nobody will push any more.
+    left: Notify,
     max_frame: usize,
     limit: usize,
 }
@@ -83,7 +85,8 @@ struct Queue {
 impl Outbox {
     pub(crate) fn new(stream: Arc<UnixStream>, max_frame: usize, limit: usize) -> Self {
         let state = Mutex::new(Queue::default());
-        Self { stream, state, work: Notify::new(), max_frame, limit }
+        let (work, left) = (Notify::new(), Notify::new());
+        Self { stream, state, work, left, max_frame, limit }
     }
 
     /// Takes one frame, whole or not at all. Never waits; any thread.
@@ -217,6 +220,16 @@ impl Outbox {
     /// Waits until everything is written, at most `bound`; says whether it was.
     pub(crate) async fn flush(&self, bound: Duration) -> bool {
         tokio::time::timeout(bound, self.write_all()).await.is_ok()
+    }
+
+    /// Nobody will push any more: who owns the connection writes what is left and ends it.
+    pub(crate) fn leave(&self) {
+        self.left.notify_one();
+    }
+
+    /// Waits until everybody has left. Cancel safe.
+    pub(crate) async fn all_left(&self) {
+        self.left.notified().await;
     }
 
     /// The writer task: writes what pushes had to leave behind, until the connection closes.

@@ -1,0 +1,341 @@
+//! Scenario 71, C13, H4 with real peers: actors that were introduced to each other.
+//!
+//! Each in a process of its own, which counts threads, fds and children before and after.
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
+
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
+use std::time::{Duration, Instant};
+
+use hatchery::{
+    CallError, Callee, ContextError, Error, FaultKind, HandshakeError, Nothing, Peer, PeerError,
+    PeerPortal,
+};
+use hatchery_testkit::fault;
+use hatchery_tests::{BACKENDS, PROCESSES, for_each, here};
+
+#[hatchery::function]
+async fn whoami() -> String {
+    hatchery::path().to_string()
+}
+
+/// Asks the introduced actor who it is.
+#[hatchery::function]
+async fn ask(peer: Peer) -> Result<String, Error> {
+    let portal = peer.connect().await?;
+    Ok(portal.call(whoami()).await?)
+}
+
+/// Serves until it is cancelled, and says on the way how.
+#[hatchery::context]
+async fn host(callee: Callee<Nothing, Nothing>) {
+    let _stream = callee.started(()).unwrap();
+    std::future::pending().await
+}
+
+/// Opens a context with the introduced actor, says so, and waits for its end; returns what it was.
+#[hatchery::context]
+async fn visit(callee: Callee<Nothing, Nothing>, peer: Peer) -> Result<String, Error> {
+    let portal = peer.connect().await?;
+    let context = portal.open_context(host(), async |mut cx| {
+        let _stream = callee.started(())?;
+        Ok(cx.result().await?)
+    });
+    let end = match context.await {
+        Ok(()) => "well".to_owned(),
+        Err(error) => describe(&error),
+    };
+    let closed = portal.closed().await;
+    Ok(format!("{end}; {:?}", closed.kind))
+}
+
+fn describe(error: &ContextError) -> String {
+    format!("{:?}", error.fault().kind)
+}
+
+/// Stays connected to the introduced actor for ever, and never looks.
+#[hatchery::function]
+async fn cling(peer: Peer) -> Result<(), Error> {
+    let portal = peer.connect().await?;
+    // For the life of the process: a guest that doesn't leave by itself.
+    std::mem::forget(portal);
+    Ok(())
+}
+
+/// Hands back an introduction to itself, through a stream.
+#[hatchery::context]
+async fn give(callee: Callee<Nothing, Peer>) -> Result<(), Error> {
+    let mut stream = callee.started(())?;
+    stream.send(hatchery::here()?).await?;
+    Ok(())
+}
+
+async fn well<T>(result: impl Future<Output = Result<T, hatchery::ScopeError>>) -> T {
+    result.await.unwrap_or_else(|error| panic!("{}", error.render()))
+}
+
+/// A portal given away as an argument, as a message, and up to the root leads past the parents.
+#[test]
+fn an_introduced_actor_answers_directly() {
+    for_each(here!(), &BACKENDS, async |runtime| {
+        let nursery = runtime.nursery(async |n| {
+            let (a, b) = (n.start("a").await?, n.start("b").await?);
+            let to_b = b.peer().await?;
+            assert_eq!(to_b.path(), b.path());
+            assert_eq!(a.call(ask(to_b.clone())).await?, b.path().to_string());
+            let again = b
+                .open_context(give(), async |mut cx| Ok(cx.recv().await?))
+                .await?
+                .expect("an introduction");
+            assert_eq!(again, to_b, "one listener, one introduction");
+            let direct = to_b.connect().await?;
+            assert_eq!(direct.call(whoami()).await?, b.path().to_string());
+            let to_root = hatchery::here()?;
+            assert_eq!(a.call(ask(to_root)).await?, hatchery::path().to_string());
+            Ok(())
+        });
+        well(nursery).await;
+        runtime.close().await;
+    });
+}
+
+/// Scenario 71: a context to a third actor, which is cancelled from its own side of the tree: both
+/// sides and the connection tell the same canceller.
+#[test]
+fn a_peer_that_goes_down_tells_every_holder_why() {
+    for_each(here!(), &BACKENDS, async |runtime| {
+        let nursery = runtime.nursery(async |n| {
+            let (a, b) = (n.start("a").await?, n.start("b").await?);
+            let peer = b.peer().await?;
+            let direct = peer.connect().await?;
+            let told = a
+                .open_context(visit(peer.clone()), async |mut cx| {
+                    b.cancel();
+                    Ok(cx.result().await?)
+                })
+                .await?;
+            let by_root = "Cancelled(Reason { by: ActorPath(\"root\"), why: Requested })";
+            assert_eq!(told, format!("{by_root}; {by_root}"));
+            assert_eq!(format!("{:?}", direct.closed().await.kind), by_root);
+            let error = direct.call(whoami()).await.unwrap_err();
+            assert!(matches!(error, CallError::Cancelled(_)), "{error:?}");
+            b.settled().await;
+            let error = peer.connect().await.unwrap_err();
+            assert!(matches!(&error, PeerError::Gone { path } if path == b.path()), "{error:?}");
+            Ok(())
+        });
+        well(nursery).await;
+        runtime.close().await;
+    });
+}
+
+/// The death of the target is seen by every holder, whoever it is and whatever it was doing.
+#[test]
+fn a_peer_that_is_killed_is_lost_to_every_holder() {
+    for_each(here!(), &PROCESSES, async |runtime| {
+        let nursery = runtime.nursery(async |n| {
+            let (a, b) = (n.start("a").await?, n.start("b").await?);
+            let peer = b.peer().await?;
+            let direct = peer.connect().await?;
+            let told = a
+                .open_context(visit(peer.clone()), async |mut cx| {
+                    fault::sigkill(b.pid().unwrap()).unwrap();
+                    Ok(cx.result().await?)
+                })
+                .await;
+            if let Ok(told) = told {
+                assert_eq!(told, "Lost; Lost");
+            }
+            assert_eq!(direct.closed().await.kind, FaultKind::Lost);
+            let error = peer.connect().await.unwrap_err();
+            assert!(matches!(error, PeerError::Gone { .. }), "{error:?}");
+            Ok(())
+        });
+        let error = nursery.await.unwrap_err();
+        assert!(matches!(error.faults()[0].kind, FaultKind::Died(_)), "{}", error.render());
+        runtime.close().await;
+    });
+}
+
+/// What a context of this process was told at its end, and that there is something.
+static NOTE: std::sync::Mutex<Option<String>> = std::sync::Mutex::new(None);
+static NOTED: tokio::sync::Notify = tokio::sync::Notify::const_new();
+
+/// Serves until it is dropped, and remembers why.
+#[hatchery::context]
+async fn confide(callee: Callee<Nothing, Nothing>) {
+    struct OnDrop(hatchery::Watch);
+    impl Drop for OnDrop {
+        fn drop(&mut self) {
+            let why = self.0.cancelled().map_or("nobody".to_owned(), |reason| reason.to_string());
+            *NOTE.lock().unwrap() = Some(why);
+            NOTED.notify_one();
+        }
+    }
+    let _on_drop = OnDrop(callee.watch());
+    let _stream = callee.started(()).unwrap();
+    std::future::pending().await
+}
+
+#[hatchery::function]
+async fn noted() -> String {
+    loop {
+        if let Some(note) = NOTE.lock().unwrap().take() {
+            return note;
+        }
+        NOTED.notified().await;
+    }
+}
+
+/// Opens a context with the introduced actor, says so, and dies with it.
+#[hatchery::context]
+async fn hold(callee: Callee<Nothing, Nothing>, peer: Peer) -> Result<(), Error> {
+    let portal = peer.connect().await?;
+    let held = portal.context(confide()).handle().await?;
+    let _stream = callee.started(())?;
+    std::future::pending::<()>().await;
+    drop(held);
+    Ok(())
+}
+
+/// What runs for a guest ends with the guest, and is told so.
+#[test]
+fn what_runs_for_a_peer_that_died_is_cancelled() {
+    for_each(here!(), &PROCESSES, async |runtime| {
+        let nursery = runtime.nursery(async |n| {
+            let (a, b) = (n.start("a").await?, n.start("b").await?);
+            let held = a.context(hold(b.peer().await?)).handle().await?;
+            fault::sigkill(a.pid().unwrap()).unwrap();
+            let note = b.call(noted()).await?;
+            assert!(note.contains(a.path().as_str()) && note.contains("peer"), "{note}");
+            drop(held);
+            Ok(())
+        });
+        let error = nursery.await.unwrap_err();
+        assert!(matches!(error.faults()[0].kind, FaultKind::Died(_)), "{}", error.render());
+        runtime.close().await;
+    });
+}
+
+/// C13, H4: a guest that never leaves costs the drain bound, is closed on, and is named.
+#[test]
+fn a_peer_that_never_leaves_is_closed_on_within_the_bound_and_named() {
+    for_each(here!(), &PROCESSES, async |runtime| {
+        let (result, report) = hatchery::nursery_with_report(async |n| {
+            let (a, b) = (n.start("a").await?, n.start("b").await?);
+            a.call(cling(b.peer().await?)).await?;
+            let stopped = fault::sigstop(a.pid().unwrap()).unwrap();
+            let began = Instant::now();
+            b.cancel();
+            b.settled().await;
+            assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+            drop(stopped);
+            fault::sigcont(a.pid().unwrap()).unwrap();
+            Ok(())
+        })
+        .await;
+        result.unwrap_or_else(|error| panic!("{}", error.render()));
+        let b = report.flatten().into_iter().find(|actor| actor.path.name() == "b").unwrap();
+        assert_eq!(b.undrained.iter().map(|path| path.name()).collect::<Vec<_>>(), ["a"]);
+        assert!(b.forced.is_none(), "{report}");
+        runtime.close().await;
+    });
+}
+
+/// C15: who was not introduced, or says anything else, ends its own connection only.
+#[test]
+fn strangers_at_the_door_are_turned_away() {
+    for_each(here!(), &BACKENDS, async |runtime| {
+        let nursery = runtime.nursery(async |n| {
+            let b = n.start("b").await?;
+            let peer = b.peer().await?;
+            let direct = peer.connect().await?;
+            let (path, address, mut token): (String, [u8; 16], [u8; 16]) = parts(&peer);
+            token[3] ^= 1;
+            let bytes = rmp_serde::to_vec(&(path, address, token)).unwrap();
+            let forged: Peer = rmp_serde::from_slice(&bytes).unwrap();
+            let error = forged.connect().await.unwrap_err();
+            assert!(
+                matches!(error, PeerError::Refused { cause: HandshakeError::Stranger, .. }),
+                "{error:?}"
+            );
+            for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 64], &[0, 0, 0, 1, 0xC1], &[]] {
+                knock(&address, garbage);
+            }
+            assert_eq!(direct.call(whoami()).await?, b.path().to_string());
+            Ok(())
+        });
+        well(nursery).await;
+        runtime.close().await;
+    });
+}
+
+/// C15: no listener exists unless someone asked for one, and none is left (C10).
+#[test]
+fn nobody_listens_unless_somebody_asked() {
+    for_each(here!(), &BACKENDS, async |runtime| {
+        let nursery = runtime.nursery(async |n| {
+            let b = n.start("b").await?;
+            b.call(whoami()).await?;
+            let address: [u8; 16] = parts(&b.peer().await?).1;
+            assert!(listens(&address));
+            b.cancel();
+            b.settled().await;
+            assert!(!listens(&address));
+            Ok(())
+        });
+        well(nursery).await;
+        runtime.close().await;
+    });
+}
+
+/// A connection lives as long as it is used, and no longer.
+#[test]
+fn the_last_handle_closes_the_connection() {
+    for_each(here!(), &BACKENDS, async |runtime| {
+        let nursery = runtime.nursery(async |n| {
+            let b = n.start("b").await?;
+            let peer = b.peer().await?;
+            let portal: PeerPortal = peer.connect().await?;
+            let context = portal.context(host()).handle().await?;
+            drop(portal);
+            let watch = context.watch();
+            assert!(watch.cancelled().is_none(), "the context holds the connection");
+            drop(context);
+            for _ in 0..200 {
+                let one = peer.connect().await?;
+                assert_eq!(one.call(whoami()).await?, b.path().to_string());
+            }
+            Ok(())
+        });
+        well(nursery).await;
+        runtime.close().await;
+    });
+}
+
+fn parts(peer: &Peer) -> (String, [u8; 16], [u8; 16]) {
+    rmp_serde::from_slice(&rmp_serde::to_vec(peer).unwrap()).unwrap()
+}
+
+fn name(address: &[u8; 16]) -> String {
+    let hex: String = address.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("hatchery-peer-{hex}")
+}
+
+fn listens(address: &[u8; 16]) -> bool {
+    let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
+    sockets.lines().any(|line| line.ends_with(&name(address)))
+}
+
+/// Says something else than an actor would, and reads until the door is closed on it.
+fn knock(address: &[u8; 16], what: &[u8]) {
+    use std::io::{Read as _, Write as _};
+    let address = SocketAddr::from_abstract_name(name(address)).unwrap();
+    let mut stream = UnixStream::connect_addr(&address).unwrap();
+    stream.write_all(what).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    // A reset is as good an end.
+    let mut rest = Vec::new();
+    let _end = stream.read_to_end(&mut rest);
+    assert!(!rest.windows(5).any(|part| part == b"Ready"));
+}
