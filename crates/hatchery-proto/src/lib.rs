@@ -18,10 +18,12 @@
 //! project's `docs/contract.md` and `ai/conc-anal/`.
 #![forbid(unsafe_code)]
 
+pub mod board;
 pub mod budget;
 pub mod call;
 mod config;
 pub mod context;
+pub mod culprit;
 mod error;
 pub mod frame;
 pub mod handshake;

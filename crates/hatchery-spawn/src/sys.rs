@@ -9,6 +9,7 @@ pub(crate) mod ctor;
 pub(crate) mod env;
 pub(crate) mod exit;
 pub(crate) mod fds;
+pub(crate) mod memory;
 pub(crate) mod nowait;
 pub(crate) mod overflow;
 pub(crate) mod pidfd;

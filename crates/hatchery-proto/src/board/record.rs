@@ -1,0 +1,205 @@
+//! One record of a board: an actor, or something that an actor has open.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::SLOT_WORDS;
+
+/// An actor of the process, or something that one of them has open.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Record {
+    /// What it is.
+    pub kind: Kind,
+    /// How it is doing.
+    pub state: State,
+    /// Whose it is: counts the actors of one process.
+    pub actor: u32,
+    /// When it came into this state, in nanoseconds of the machine's monotonic clock.
+    pub since: u64,
+    /// When the time for this state, or for all, is over.
+    pub until: Option<u64>,
+    /// A call's number; a nursery's own; for a member the number of its nursery.
+    pub number: u64,
+    /// A nursery's members that are not over; a member's process, if known.
+    pub count: u32,
+    /// An actor's path: its own, a member's, a caller's, a callee's. The end of it if it is long.
+    pub who: String,
+    /// The function's name, a member's backend, the reason of a cancel.
+    pub what: String,
+}
+
+/// What a record is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Kind {
+    /// An actor itself.
+    Actor,
+    /// A nursery.
+    Nursery,
+    /// An actor in a nursery, as its owner sees it.
+    Member,
+    /// A call that somebody else shall answer.
+    Call,
+    /// A call that is being answered.
+    Serving,
+    /// A context that this side opened.
+    Context,
+    /// A context that the other side opened.
+    ServingContext,
+}
+
+/// How something is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum State {
+    /// It is open, runs, serves.
+    Open,
+    /// A member before its handshake, a context before its first value.
+    Starting,
+    /// An actor, nursery or context that was cancelled and still runs.
+    Cancelled,
+    /// A nursery whose body is over: it waits for its members.
+    Waiting,
+    /// An actor that waits for its peers, then says its last words.
+    Leaving,
+    /// A member that was asked to go.
+    Asked,
+    /// A member that acknowledged that.
+    Acknowledged,
+    /// A member after SIGTERM.
+    Terminated,
+    /// A member after SIGKILL.
+    Killed,
+    /// A member that was given up on.
+    GivenUp,
+}
+
+impl Record {
+    /// A record of an open thing.
+    #[must_use]
+    pub fn new(kind: Kind, actor: u32, who: &str, what: &str) -> Self {
+        Self {
+            kind,
+            state: State::Open,
+            actor,
+            since: 0,
+            until: None,
+            number: 0,
+            count: 0,
+            who: who.to_owned(),
+            what: what.to_owned(),
+        }
+    }
+
+    /// Its words; the first one is the writer's own.
+    #[must_use]
+    pub fn encode(&self) -> [u64; SLOT_WORDS] {
+        let mut words = [0; SLOT_WORDS];
+        let what = put(&mut words[TEXT_AT..], 0, &self.what, WHAT_BYTES);
+        let who = put(&mut words[TEXT_AT..], what, &self.who, TEXT_BYTES - what);
+        words[1] = 1 | (self.kind as u64) << 8 | (self.state as u64) << 16;
+        words[1] |= u64::from(self.actor) << 32;
+        words[2] = self.since;
+        words[3] = self.until.unwrap_or(0);
+        words[4] = self.number;
+        words[5] = (what as u64) | (who as u64) << 8 | u64::from(self.count) << 32;
+        words
+    }
+
+    /// Reads what [`Record::encode`] wrote; `None` for a free slot, or if it is nonsense.
+    #[must_use]
+    pub fn decode(words: &[u64; SLOT_WORDS]) -> Option<Self> {
+        let [is_used, kind, state, ..] = words[1].to_le_bytes();
+        let [what, who, ..] = words[5].to_le_bytes().map(usize::from);
+        if is_used != 1 {
+            return None;
+        }
+        Some(Self {
+            kind: *Kind::ALL.get(usize::from(kind))?,
+            state: *State::ALL.get(usize::from(state))?,
+            actor: high(words[1]),
+            since: words[2],
+            until: (words[3] != 0).then_some(words[3]),
+            number: words[4],
+            count: high(words[5]),
+            who: text(&words[TEXT_AT..], what, who)?,
+            what: text(&words[TEXT_AT..], 0, what)?,
+        })
+    }
+}
+
+impl Kind {
+    const ALL: [Self; 7] = [
+        Self::Actor,
+        Self::Nursery,
+        Self::Member,
+        Self::Call,
+        Self::Serving,
+        Self::Context,
+        Self::ServingContext,
+    ];
+}
+
+impl State {
+    const ALL: [Self; 10] = [
+        Self::Open,
+        Self::Starting,
+        Self::Cancelled,
+        Self::Waiting,
+        Self::Leaving,
+        Self::Asked,
+        Self::Acknowledged,
+        Self::Terminated,
+        Self::Killed,
+        Self::GivenUp,
+    ];
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Open => "open",
+            Self::Starting => "starting",
+            Self::Cancelled => "cancelled",
+            Self::Waiting => "waiting for its members",
+            Self::Leaving => "leaving",
+            Self::Asked => "asked to go",
+            Self::Acknowledged => "acknowledged its cancel",
+            Self::Terminated => "after SIGTERM",
+            Self::Killed => "after SIGKILL",
+            Self::GivenUp => "given up on",
+        })
+    }
+}
+
+/// Writes the last bytes of a text, at most `room`, from byte `at` on; says how many.
+pub(super) fn put(words: &mut [u64], at: usize, text: &str, room: usize) -> usize {
+    let mut from = text.len().saturating_sub(room);
+    while !text.is_char_boundary(from) {
+        from += 1;
+    }
+    for (index, byte) in text.as_bytes()[from..].iter().enumerate() {
+        let place = at + index;
+        words[place / 8] |= u64::from(*byte) << (place % 8 * 8);
+    }
+    text.len() - from
+}
+
+pub(super) fn text(words: &[u64], at: usize, length: usize) -> Option<String> {
+    let bytes = words.iter().flat_map(|word| word.to_le_bytes());
+    let bytes: Vec<u8> = bytes.skip(at).take(length).collect();
+    (bytes.len() == length).then(|| String::from_utf8(bytes).ok()).flatten()
+}
+
+/// The upper half of a word.
+pub(super) fn high(word: u64) -> u32 {
+    u32::try_from(word >> 32).unwrap_or(u32::MAX)
+}
+
+const TEXT_AT: usize = 6;
+const TEXT_BYTES: usize = (SLOT_WORDS - TEXT_AT) * 8;
+/// Function names and reasons are shorter; a path has the rest.
+const WHAT_BYTES: usize = 80;
