@@ -1,93 +1,121 @@
 //! Many actors up, called, down; the cost of one as their number grows, flat and nested.
 
-use std::error::Error;
 use std::time::{Duration, Instant};
 
-use comfy_table::{Table, presets};
 use hatchery::{Nursery, Portal, Runtime, Stdio};
 use tokio::task::JoinSet;
+
+use crate::cli::Extent;
+use crate::figures::{Samples, float};
+use crate::report::{Goal, Row, Unit};
+use crate::{Outcome, proc, tree};
 
 #[hatchery::function]
 async fn touch(x: u64) -> u64 {
     x
 }
 
-/// Starts `breadth` actors below this one, calls each, and takes them down again. Says how long
-/// up and down took, in nanoseconds.
+/// Starts `breadth` actors below this one, calls each, and takes them down again.
 #[hatchery::function]
-async fn branch(breadth: u32) -> Result<(u64, u64), hatchery::Error> {
-    let began = Instant::now();
-    let mut up = Duration::ZERO;
+async fn branch(breadth: u32) -> Result<(), hatchery::Error> {
     hatchery::nursery(async |n| {
-        crowd(&n, breadth).await?;
-        up = began.elapsed();
-        Ok(())
+        let actors = up(&n, breadth).await?;
+        call(&actors).await
     })
     .await?;
-    let nanos = |span: Duration| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
-    Ok((nanos(up), nanos(began.elapsed() - up)))
-}
-
-pub(crate) fn measure(sizes: &[u32]) -> Result<(), Box<dyn Error>> {
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header([
-        "actors",
-        "flat up",
-        "flat down",
-        "flat an actor",
-        "private an actor",
-        "nested",
-        "nested up + down",
-        "nested an actor",
-    ]);
-    for &size in sizes {
-        let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (up, down, private) = tokio.block_on(flat(size))?;
-        let breadth = (1..).find(|b| b * b + b >= size).unwrap_or(1);
-        let nested = breadth * breadth + breadth;
-        let all = tokio.block_on(two_levels(breadth))?;
-        table.add_row([
-            size.to_string(),
-            format!("{up:.1?}"),
-            format!("{down:.1?}"),
-            format!("{:.1?}", (up + down) / size),
-            format!("{private} KiB"),
-            nested.to_string(),
-            format!("{all:.1?}"),
-            format!("{:.1?}", all / nested),
-        ]);
-    }
-    println!("{table}");
     Ok(())
 }
 
-async fn flat(size: u32) -> Result<(Duration, Duration, u64), Box<dyn Error>> {
-    let runtime = Runtime::builder().stdio(Stdio::Null).signals(false).open()?;
-    let mut up = Duration::ZERO;
-    let mut private = 0;
-    let mut down = Instant::now();
-    let began = Instant::now();
-    runtime
-        .nursery(async |n| {
-            let actors = crowd(&n, size).await?;
-            up = began.elapsed();
-            private = private_kib(&actors);
-            down = Instant::now();
-            Ok(())
-        })
-        .await?;
-    let down = down.elapsed();
-    runtime.close().await;
-    Ok((up, down, private))
+pub(crate) fn measure(extent: Extent) -> Outcome {
+    proc::raise_fd_limit();
+    let sizes: &[(u32, usize)] =
+        extent.pick(&[(10, 1), (100, 1)], &[(10, 9), (100, 9), (1000, 5), (5000, 3), (10_000, 3)]);
+    for &(size, turns) in sizes {
+        let mut crowd = Crowd::default();
+        for _ in 0..turns {
+            tree::on_tokio(crowd.turn(size))?;
+        }
+        crowd.tell(size);
+    }
+    let sizes: &[(u32, usize)] = extent.pick(&[(10, 1)], &[(100, 5), (1000, 3), (5000, 3)]);
+    for &(size, turns) in sizes {
+        let breadth = (1..).find(|b| b * b + b >= size).unwrap_or(1);
+        let mut all = Samples::default();
+        for _ in 0..turns {
+            all.span(tree::on_tokio(two_levels(breadth))?);
+        }
+        let nested = breadth * breadth + breadth;
+        let what = format!("T(2,{breadth}), {nested} actors: up, called, down");
+        Row::new("crowd", what, Unit::Seconds).size(nested.into()).alone(&all).tell();
+    }
+    Ok(())
 }
 
-async fn two_levels(breadth: u32) -> Result<Duration, Box<dyn Error>> {
+/// What several turns of one size cost.
+#[derive(Default)]
+struct Crowd {
+    up: Samples,
+    called: Samples,
+    down: Samples,
+    all: Samples,
+    private: Samples,
+    pss: Samples,
+    fds: Samples,
+}
+
+impl Crowd {
+    async fn turn(&mut self, size: u32) -> Outcome {
+        let runtime = Runtime::builder().stdio(Stdio::Null).signals(false).open()?;
+        let fds = proc::own_fds();
+        let began = Instant::now();
+        let (mut upped, mut called, mut looked) = (began, began, began);
+        runtime
+            .nursery(async |n| {
+                let actors = up(&n, size).await?;
+                upped = Instant::now();
+                call(&actors).await?;
+                called = Instant::now();
+                self.fds.push(float(proc::own_fds().saturating_sub(fds)));
+                for pid in actors.iter().take(50).filter_map(Portal::pid) {
+                    proc::private(pid).into_iter().for_each(|bytes| self.private.push(bytes));
+                    proc::pss(pid).into_iter().for_each(|bytes| self.pss.push(bytes));
+                }
+                looked = Instant::now();
+                Ok(())
+            })
+            .await?;
+        let down = looked.elapsed();
+        runtime.close().await;
+        self.up.span(upped - began);
+        self.called.span(called - upped);
+        self.down.span(down);
+        self.all.span((called - began) + down);
+        Ok(())
+    }
+
+    fn tell(&self, size: u32) {
+        let row = |what: &str, unit, samples: &Samples, goals: &[(u32, f64)]| {
+            let row = Row::new("crowd", format!("{size} actors: {what}"), unit);
+            let row = row.size(size.into()).alone(samples);
+            let goal = goals.iter().find(|(at, _)| *at == size);
+            goal.map_or(row.clone(), |&(_, most)| row.goal(Goal::AtMost(most))).tell();
+        };
+        row("up", Unit::Seconds, &self.up, &[(10_000, 5.0)]);
+        row("each called once", Unit::Seconds, &self.called, &[(10_000, 1.0)]);
+        row("down", Unit::Seconds, &self.down, &[(1000, 0.2), (10_000, 2.0)]);
+        row("up, called, down", Unit::Seconds, &self.all, &[(1000, 0.6)]);
+        row("private memory of one", Unit::Bytes, &self.private, &[(10_000, 150.0 * 1024.0)]);
+        row("proportional memory of one", Unit::Bytes, &self.pss, &[]);
+        row("fds in the root", Unit::Count, &self.fds, &[(10_000, 10_100.0)]);
+    }
+}
+
+async fn two_levels(breadth: u32) -> Outcome<Duration> {
     let runtime = Runtime::builder().stdio(Stdio::Null).signals(false).open()?;
     let began = Instant::now();
     runtime
         .nursery(async |n| {
-            let actors = crowd(&n, breadth).await?;
+            let actors = up(&n, breadth).await?;
             let mut branches = JoinSet::new();
             for actor in actors {
                 branches.spawn(async move { actor.call(branch(breadth)).await });
@@ -103,16 +131,12 @@ async fn two_levels(breadth: u32) -> Result<Duration, Box<dyn Error>> {
     Ok(all)
 }
 
-/// Starts actors side by side and calls each once.
-async fn crowd(n: &Nursery, size: u32) -> hatchery::Result<Vec<Portal>> {
+/// Starts actors side by side.
+async fn up(n: &Nursery, size: u32) -> hatchery::Result<Vec<Portal>> {
     let mut starts = JoinSet::new();
     for i in 0..size {
         let n = n.clone();
-        starts.spawn(async move {
-            let actor = n.start(&format!("a{i}")).await?;
-            actor.call(touch(u64::from(i))).await?;
-            Ok::<_, hatchery::Error>(actor)
-        });
+        starts.spawn(async move { n.start(&format!("a{i}")).await });
     }
     let mut actors = Vec::new();
     while let Some(started) = starts.join_next().await {
@@ -121,13 +145,15 @@ async fn crowd(n: &Nursery, size: u32) -> hatchery::Result<Vec<Portal>> {
     Ok(actors)
 }
 
-/// The private memory of an actor in KiB, the mean of up to fifty.
-fn private_kib(actors: &[Portal]) -> u64 {
-    let of = |pid: u32| -> Option<u64> {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-        let lines = text.lines().filter(|line| line.starts_with("Private_"));
-        Some(lines.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum())
-    };
-    let some: Vec<u64> = actors.iter().take(50).filter_map(|actor| of(actor.pid()?)).collect();
-    some.iter().sum::<u64>() / (some.len() as u64).max(1)
+/// Calls each once, side by side.
+async fn call(actors: &[Portal]) -> hatchery::Result<()> {
+    let mut calls = JoinSet::new();
+    for actor in actors {
+        let actor = actor.clone();
+        calls.spawn(async move { actor.call(touch(7)).await });
+    }
+    while let Some(called) = calls.join_next().await {
+        called??;
+    }
+    Ok(())
 }

@@ -1,37 +1,31 @@
 //! From an error in every leaf to the return of the root's nursery.
 
-use std::error::Error;
 use std::process::Command;
-use std::time::Duration;
 
-use hatchery_testkit::matrix::{Backend, Case, Outcome, Trigger, run};
+use hatchery_testkit::matrix::{Backend, Case, Outcome as End, Trigger, run};
 
-use crate::table::{Samples, Table};
+use crate::Outcome;
+use crate::cli::Extent;
+use crate::figures::Samples;
+use crate::report::{Goal, Row, Unit};
 
-pub(crate) fn measure(table: &mut Table, count: usize) -> Result<(), Box<dyn Error>> {
+pub(crate) fn measure(extent: Extent) -> Outcome {
     for depth in [3, 4] {
-        let case = Case {
-            backend: Backend::Forkserver,
-            depth,
-            breadth: 2,
-            trigger: Trigger::AllLeavesError,
-        };
+        let (backend, trigger) = (Backend::Forkserver, Trigger::AllLeavesError);
+        let case = Case { backend, depth, breadth: 2, trigger };
         let mut samples = Samples::default();
-        for _ in 0..count {
+        for _ in 0..extent.pick(3, 30) {
             let mut command = Command::new("/proc/self/exe");
-            command.args(["case", "forkserver", &depth.to_string(), "2", "all-leaves-error"]);
+            command.args(["case", backend.name(), &depth.to_string(), "2", trigger.name()]);
             let report = run(&case, command);
-            if report.outcome != Outcome::Passed {
+            if report.outcome != End::Passed {
                 return Err(report.detail.into());
             }
-            samples.push(Duration::from_secs_f64(report.teardown_ms / 1e3));
+            samples.push(report.teardown_ms / 1e3);
         }
-        let goal = if depth == 3 { "≤ 20 ms" } else { "-" };
-        table.alone(
-            &format!("T({depth},2), all leaves err, to the runtime closed"),
-            &mut samples,
-            goal,
-        );
+        let what = format!("T({depth},2), all leaves err, to the runtime closed");
+        let row = Row::new("errors", what, Unit::Seconds).alone(&samples);
+        if depth == 3 { row.goal(Goal::AtMost(10e-3)) } else { row }.tell();
     }
     Ok(())
 }

@@ -1,58 +1,34 @@
-//! What hatchery costs, beside floors measured in the same run and on the same core.
+//! What hatchery costs, beside floors and peers measured in the same run, in turn and on the same
+//! cores.
 //!
-//! `cargo run --release -p hatchery-bench` prints the table; `--smoke` runs small sizes.
+//! `cargo run --release -p hatchery-bench` runs all that takes seconds; `--help` says what else
+//! there is. Each part runs in a process of its own: what it pins, allocates and opens is its own.
 #![forbid(unsafe_code)]
 
 mod calls;
+mod cli;
+mod contexts;
 mod crowd;
 mod errors;
+mod figures;
+mod floors;
+mod payload;
 mod pin;
+mod plot;
+mod proc;
+mod report;
+mod sockets;
+mod stalled;
 mod starts;
-mod table;
+mod streams;
+mod tree;
+mod worker;
 
-use clap::{Parser, Subcommand};
-use hatchery_testkit::matrix::{Backend, Case, Trigger};
+/// What a measurement may go wrong with.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+/// What measurements return.
+type Outcome<T = ()> = Result<T, Failure>;
 
-/// Benchmarks of hatchery.
-#[derive(Debug, Parser)]
-struct Cli {
-    /// Small sizes, to see that nothing has rotted.
-    #[arg(long)]
-    smoke: bool,
-    #[command(subcommand)]
-    part: Option<Part>,
-}
-
-/// Parts that need a process of their own.
-#[derive(Debug, Subcommand)]
-#[command(hide = true)]
-enum Part {
-    /// Bare forks in a small single-threaded process.
-    ForkFloor { count: usize },
-    /// Answers on the socket that is its stdin.
-    Pong,
-    /// One case of the matrix.
-    Case { backend: Backend, depth: u32, breadth: u32, trigger: Trigger },
-}
-
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let Cli { smoke, part } = Cli::parse();
-    match part {
-        Some(Part::ForkFloor { count }) => return starts::fork_floor(count),
-        Some(Part::Pong) => return calls::pong(),
-        Some(Part::Case { backend, depth, breadth, trigger }) => {
-            let case = Case { backend, depth, breadth, trigger };
-            std::process::exit(hatchery_testkit::matrix::inside(&case));
-        }
-        None => {}
-    }
-    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    println!("load {}", load.trim());
-    let mut table = table::Table::new();
-    starts::measure(&mut table, if smoke { 50 } else { 1000 })?;
-    calls::measure(&mut table, if smoke { 500 } else { 20_000 })?;
-    errors::measure(&mut table, if smoke { 3 } else { 30 })?;
-    table.print();
-    crowd::measure(if smoke { &[10, 100] } else { &[10, 100, 1000, 5000] })?;
-    Ok(())
+fn main() -> Outcome {
+    cli::run()
 }

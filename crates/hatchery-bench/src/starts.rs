@@ -1,102 +1,68 @@
-//! From the start of an actor to its first reply, beside fork + tokio runtime + one message.
+//! From the start of an actor to its first reply, beside what the kernel asks for a process.
 
-use std::error::Error;
-use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixStream;
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hatchery::{Backend, Runtime, Stdio};
-use tokio::io::AsyncWriteExt as _;
 
-use crate::pin;
-use crate::table::{Samples, Table};
+use crate::calls::echo;
+use crate::cli::Extent;
+use crate::figures::{Samples, Turns};
+use crate::floors::{self, Forks};
+use crate::payload::Block;
+use crate::pin::Place;
+use crate::report::{Goal, Row, Unit};
+use crate::{Outcome, tree};
 
-#[hatchery::function]
-async fn echo(bytes: Vec<u8>) -> Vec<u8> {
-    bytes
-}
-
-pub(crate) fn measure(table: &mut Table, count: usize) -> Result<(), Box<dyn Error>> {
-    let mut floor = floor(count)?;
-    for (backend, goal) in
-        [(Backend::Forkserver, "≤ 2.5"), (Backend::Exec, "-"), (Backend::Thread, "-")]
-    {
-        let count = if matches!(backend, Backend::Exec) { count / 5 } else { count };
-        let name = format!("start to first reply, {}, one core", backend.name());
-        let mut ours = pinned(backend, count)?;
-        table.ratio(&name, &mut floor, &mut ours, goal);
+pub(crate) fn measure(extent: Extent) -> Outcome {
+    Place::One.here()?;
+    let mut forks = Forks::start()?;
+    for backend in [Backend::Forkserver, Backend::Exec, Backend::Thread] {
+        let slow = matches!(backend, Backend::Exec);
+        let count = if slow { extent.pick(5, 20) } else { extent.pick(15, 100) };
+        let turns = tree::on_tokio(in_turn(extent, backend.clone(), count, &mut forks))?;
+        let row =
+            Row::new("starts", format!("start to first reply, {}", backend.name()), Unit::Seconds);
+        let row = row.beside("fork + tokio + one message", &turns);
+        if matches!(backend, Backend::Forkserver) { row.goal(Goal::RatioAtMost(2.0)) } else { row }
+            .tell();
     }
-    Ok(())
+    let count = extent.pick(15, 500);
+    let bare = forks.bare(count)?;
+    Row::new("starts", "floor: fork + _exit + waitid", Unit::Seconds).alone(&bare).tell();
+    let images = floors::new_images(extent.pick(5, 100))?;
+    Row::new("starts", "floor: new image to first message", Unit::Seconds).alone(&images).tell();
+    forks.end()
 }
 
-/// The floor's own process: forks, and prints each sample in nanoseconds.
-pub(crate) fn fork_floor(count: usize) -> Result<(), Box<dyn Error>> {
-    pin::to_one_core()?;
-    let mut samples = Vec::with_capacity(count);
-    for _ in 0..count {
-        let began = Instant::now();
-        let (mut ours, pid) = hatchery_spawn::fork_floor(one_message)?;
-        ours.read_exact(&mut [0])?;
-        samples.push(began.elapsed());
-        nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid.cast_signed()), None)?;
-    }
-    let mut out = std::io::stdout().lock();
-    for sample in samples {
-        writeln!(out, "{}", sample.as_nanos())?;
-    }
-    Ok(())
-}
-
-fn one_message(socket: UnixStream) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let Ok(runtime) = runtime else { return };
-    runtime.block_on(async {
-        let nonblocking = socket.set_nonblocking(true);
-        if let (Ok(()), Ok(mut socket)) = (nonblocking, tokio::net::UnixStream::from_std(socket)) {
-            // The reader is the benchmark itself.
-            let _written = socket.write_all(b"x").await;
-        }
-    });
-}
-
-fn floor(count: usize) -> Result<Samples, Box<dyn Error>> {
-    let mut command = Command::new("/proc/self/exe");
-    let output = command.arg("fork-floor").arg(count.to_string()).output()?;
-    let mut samples = Samples::default();
-    for line in String::from_utf8(output.stdout)?.lines() {
-        samples.push(Duration::from_nanos(line.parse()?));
-    }
-    Ok(samples)
-}
-
-/// On a thread of its own, so that only it and what it starts is pinned.
-fn pinned(backend: Backend, count: usize) -> Result<Samples, Box<dyn Error>> {
-    let measured = std::thread::spawn(move || -> Result<Samples, String> {
-        pin::to_one_core().map_err(|error| error.to_string())?;
-        let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let tokio = tokio.map_err(|error| error.to_string())?;
-        tokio.block_on(starts(backend, count)).map_err(|error| error.to_string())
-    });
-    Ok(measured.join().map_err(|_| "the benchmark panicked")??)
-}
-
-async fn starts(backend: Backend, count: usize) -> Result<Samples, Box<dyn Error>> {
+async fn in_turn(
+    extent: Extent,
+    backend: Backend,
+    count: usize,
+    forks: &mut Forks,
+) -> Outcome<Turns> {
     let runtime = Runtime::builder().backend(backend).stdio(Stdio::Null).signals(false).open()?;
-    let mut samples = Samples::default();
+    let mut turns = Turns::default();
     runtime
         .nursery(async |n| {
-            for i in 0..count {
-                let began = Instant::now();
-                let worker = n.start(&format!("a{i}")).await?;
-                worker.call(echo(vec![0; 64])).await?;
-                samples.push(began.elapsed());
-                worker.cancel();
-                worker.settled().await;
+            for turn in 0..=extent.pick(2, 10) {
+                let floor = forks.with_tokio(count).map_err(tree::told)?;
+                let mut ours = Samples::default();
+                for i in 0..count {
+                    let began = Instant::now();
+                    let worker = n.start(&format!("a{turn}-{i}")).await?;
+                    worker.call(echo(Block([7; 64]))).await?;
+                    ours.span(began.elapsed());
+                    worker.cancel();
+                    worker.settled().await;
+                }
+                // The first warms both up.
+                if turn > 0 {
+                    turns.turn(&floor, &ours);
+                }
             }
             Ok(())
         })
         .await?;
     runtime.close().await;
-    Ok(samples)
+    Ok(turns)
 }

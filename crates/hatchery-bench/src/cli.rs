@@ -1,0 +1,142 @@
+//! One command: parts run one after another, each in a process of its own.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use clap::{Parser, Subcommand, ValueEnum};
+use hatchery_testkit::matrix::{Backend, Case, Trigger};
+
+use crate::report::{Row, shown};
+use crate::worker::Mode;
+use crate::{Outcome, pin, plot};
+
+/// What hatchery costs, beside floors measured in the same run, in turn and on the same cores.
+#[derive(Debug, Parser)]
+struct Cli {
+    /// Small sizes, to see that nothing has rotted.
+    #[arg(long)]
+    smoke: bool,
+    /// Only these parts; all of them if none is named.
+    #[arg(long, value_name = "PART")]
+    only: Vec<Part>,
+    /// Writes all rows there, as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draws cost against size there.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    #[command(subcommand)]
+    inside: Option<Inside>,
+}
+
+/// What can be measured by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// One-way streams, messages and bytes a second.
+    Streams,
+    /// Opening, closing and cancelling of contexts.
+    Contexts,
+    /// Memory of streams that nobody reads.
+    Stalled,
+    /// From the start of an actor to its first reply.
+    Starts,
+    /// Latency and rate of calls.
+    Calls,
+    /// Trees that fail.
+    Errors,
+    /// Many actors up, called, down.
+    Crowd,
+}
+
+/// Processes of the benchmark's own.
+#[derive(Debug, Subcommand)]
+#[command(hide = true)]
+enum Inside {
+    /// One part.
+    Part { part: Part },
+    /// The other side of a floor.
+    Worker { mode: Mode, place: pin::Place },
+    /// One case of the matrix.
+    Case { backend: Backend, depth: u32, breadth: u32, trigger: Trigger },
+}
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Extent {
+    pub(crate) smoke: bool,
+}
+
+impl Extent {
+    /// One of two sizes.
+    pub(crate) fn pick<T>(self, smoke: T, full: T) -> T {
+        if self.smoke { smoke } else { full }
+    }
+}
+
+pub(crate) fn run() -> Outcome {
+    let cli = Cli::parse();
+    let extent = Extent { smoke: cli.smoke };
+    match cli.inside {
+        Some(Inside::Part { part }) => measure(part, extent),
+        Some(Inside::Worker { mode, place }) => mode.run(place),
+        Some(Inside::Case { backend, depth, breadth, trigger }) => {
+            let case = Case { backend, depth, breadth, trigger };
+            std::process::exit(hatchery_testkit::matrix::inside(&case));
+        }
+        None => all(&cli),
+    }
+}
+
+fn measure(part: Part, extent: Extent) -> Outcome {
+    match part {
+        Part::Streams => crate::streams::measure(extent),
+        Part::Contexts => crate::contexts::measure(extent),
+        Part::Stalled => crate::stalled::measure(extent),
+        Part::Starts => crate::starts::measure(extent),
+        Part::Calls => crate::calls::measure(extent),
+        Part::Errors => crate::errors::measure(extent),
+        Part::Crowd => crate::crowd::measure(extent),
+    }
+}
+
+fn all(cli: &Cli) -> Outcome {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    println!("load {}", load.trim());
+    let parts = if cli.only.is_empty() { Part::value_variants() } else { &cli.only };
+    let (mut rows, mut failed) = (Vec::new(), Vec::new());
+    for &part in parts {
+        let (mut told, well) = one(part, cli.smoke)?;
+        println!("{}", shown(&told));
+        rows.append(&mut told);
+        if !well {
+            failed.push(name(part));
+        }
+    }
+    if let Some(file) = &cli.json {
+        std::fs::write(file, serde_json::to_string_pretty(&rows)?)?;
+    }
+    if let Some(file) = &cli.svg {
+        plot::draw(&rows, file)?;
+    }
+    if failed.is_empty() { Ok(()) } else { Err(format!("failed: {}", failed.join(", ")).into()) }
+}
+
+/// Runs one part in a process of its own; says what it told and whether it ended well.
+fn one(part: Part, smoke: bool) -> Outcome<(Vec<Row>, bool)> {
+    let (variable, cores) = pin::told();
+    let mut command = Command::new("/proc/self/exe");
+    command.args(smoke.then_some("--smoke")).arg("part").arg(name(part)).env(variable, cores);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    let mut rows = Vec::new();
+    if let Some(out) = child.stdout.take() {
+        for line in BufReader::new(out).lines() {
+            rows.push(serde_json::from_str(&line?)?);
+        }
+    }
+    Ok((rows, child.wait()?.success()))
+}
+
+fn name(part: Part) -> String {
+    part.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+}

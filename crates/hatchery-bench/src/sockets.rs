@@ -1,0 +1,66 @@
+//! The other side of a floor: this program again, with a bare Unix socket for its stdin.
+
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, Stdio};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+
+use crate::pin::Place;
+use crate::worker::Mode;
+use crate::{Outcome, pin};
+
+/// A floor's process and the socket to it.
+pub(crate) struct Bare {
+    pub(crate) socket: UnixStream,
+    child: Child,
+}
+
+impl Bare {
+    /// Starts it; needs a tokio runtime.
+    pub(crate) fn start(mode: Mode, place: Place) -> Outcome<Self> {
+        let (ours, child) = start(mode, place)?;
+        ours.set_nonblocking(true)?;
+        Ok(Self { socket: UnixStream::from_std(ours)?, child })
+    }
+
+    /// Writes the bytes and reads as many.
+    pub(crate) async fn round_trip(&mut self, bytes: &mut [u8]) -> Outcome {
+        self.socket.write_all(bytes).await?;
+        self.socket.read_exact(bytes).await?;
+        Ok(())
+    }
+
+    /// Sends a batch as often as it takes for `count` of them, and waits until all was read.
+    pub(crate) async fn one_way(&mut self, batch: &[u8], count: u64) -> Outcome {
+        self.socket.write_u64(batch.len() as u64 * count).await?;
+        for _ in 0..count {
+            self.socket.write_all(batch).await?;
+        }
+        self.socket.read_u8().await?;
+        Ok(())
+    }
+
+    /// Ends it.
+    pub(crate) fn end(mut self) -> Outcome {
+        drop(self.socket);
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+/// A blocking socket to a new process.
+pub(crate) fn start(mode: Mode, place: Place) -> Outcome<(std::os::unix::net::UnixStream, Child)> {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    let mut command = Command::new("/proc/self/exe");
+    let (variable, cores) = pin::told();
+    command.arg("worker").arg(mode.name()).arg(place.argument()).env(variable, cores);
+    let child = command.stdin(Stdio::from(OwnedFd::from(theirs))).spawn()?;
+    Ok((ours, child))
+}
+
+/// The socket that a worker was given.
+pub(crate) fn given() -> Outcome<std::os::unix::net::UnixStream> {
+    let stdin = std::io::stdin();
+    Ok(std::os::fd::AsFd::as_fd(&stdin).try_clone_to_owned()?.into())
+}

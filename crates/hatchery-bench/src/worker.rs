@@ -1,0 +1,94 @@
+//! What the other side of a floor does, until its socket is closed.
+
+use std::io::{Read as _, Write as _};
+
+use clap::ValueEnum;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+
+use crate::pin::Place;
+use crate::{Outcome, floors, sockets};
+
+/// The kinds of other sides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// Answers with what it reads, on tokio.
+    Pong,
+    /// The same with blocking calls.
+    BlockingPong,
+    /// Reads as many bytes as were announced, then answers with one; on tokio.
+    Drain,
+    /// Forks when it is asked to, and says how long it took.
+    Fork,
+    /// Says one byte, as an image that has just been started.
+    Hello,
+}
+
+impl Mode {
+    pub(crate) fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    pub(crate) fn run(self, place: Place) -> Outcome {
+        place.there()?;
+        match self {
+            Self::Pong => on_tokio(pong),
+            Self::BlockingPong => blocking_pong(),
+            Self::Drain => on_tokio(drain),
+            Self::Fork => floors::serve_forks(),
+            Self::Hello => on_tokio(hello),
+        }
+    }
+}
+
+fn on_tokio(body: impl AsyncFnOnce(UnixStream) -> Outcome) -> Outcome {
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    tokio.block_on(async {
+        let socket = sockets::given()?;
+        socket.set_nonblocking(true)?;
+        body(UnixStream::from_std(socket)?).await
+    })
+}
+
+async fn pong(mut socket: UnixStream) -> Outcome {
+    let mut bytes = vec![0; BUFFER];
+    loop {
+        match socket.read(&mut bytes).await? {
+            0 => return Ok(()),
+            read => socket.write_all(&bytes[..read]).await?,
+        }
+    }
+}
+
+fn blocking_pong() -> Outcome {
+    let mut socket = sockets::given()?;
+    let mut bytes = vec![0; BUFFER];
+    loop {
+        match socket.read(&mut bytes)? {
+            0 => return Ok(()),
+            read => socket.write_all(&bytes[..read])?,
+        }
+    }
+}
+
+async fn drain(mut socket: UnixStream) -> Outcome {
+    let mut bytes = vec![0; BUFFER];
+    while let Ok(mut missing) = socket.read_u64().await {
+        while missing > 0 {
+            let most = bytes.len().min(usize::try_from(missing).unwrap_or(usize::MAX));
+            match socket.read(&mut bytes[..most]).await? {
+                0 => return Ok(()),
+                read => missing -= read as u64,
+            }
+        }
+        socket.write_u8(1).await?;
+    }
+    Ok(())
+}
+
+async fn hello(mut socket: UnixStream) -> Outcome {
+    Ok(socket.write_all(b"x").await?)
+}
+
+/// What is read at once: as much as hatchery's own reader takes.
+const BUFFER: usize = 64 * 1024;
