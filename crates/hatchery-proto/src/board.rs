@@ -10,7 +10,7 @@ mod record;
 
 use serde::{Deserialize, Serialize};
 
-pub use record::{Kind, Record, State};
+pub use record::{Kind, Record, State, update};
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -144,7 +144,7 @@ impl Happened {
     #[must_use]
     pub fn encode(at: u64, actor: u32, what: What, who: &str) -> [u64; EVENT_WORDS] {
         let mut words = [0; EVENT_WORDS];
-        let length = record::put(&mut words[3..], 0, who, (EVENT_WORDS - 3) * 8);
+        let length = record::put(&mut words[3..], who);
         words[1] = what as u64 | (length as u64) << 8 | u64::from(actor) << 32;
         words[2] = at;
         words
@@ -153,7 +153,7 @@ impl Happened {
     fn decode(words: &[u64; EVENT_WORDS]) -> Option<Self> {
         let what = *What::ALL.get(usize::from(words[1].to_le_bytes()[0]))?;
         let length = usize::from(words[1].to_le_bytes()[1]);
-        let who = record::text(&words[3..], 0, length)?;
+        let who = record::text(&words[3..], length)?;
         Some(Self { at: words[2], actor: record::high(words[1]), what, who })
     }
 }

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::Config;
+use crate::board;
 use crate::error::{ExitStatus, Fault, FaultKind};
 use crate::id::{ActorId, ActorName, ActorPath};
 use crate::message::{Ended, Reason, Why};
@@ -322,6 +323,32 @@ impl Scope {
     #[must_use]
     pub fn was_asked(&self, id: ActorId) -> bool {
         self.members.get(&id).is_some_and(|member| member.asked)
+    }
+
+    /// How far an actor is, and when its time is over; no state if it is over, `None` if it is
+    /// none of ours.
+    #[must_use]
+    pub fn member(&self, id: ActorId) -> Option<(Option<board::State>, Option<Time>)> {
+        let member = self.members.get(&id)?;
+        Some(match member.teardown.stage() {
+            (Some(board::State::Open), until) if !member.ready => {
+                (Some(board::State::Starting), until)
+            }
+            stage => stage,
+        })
+    }
+
+    /// How far the nursery itself is, and how many of its actors are not over.
+    #[must_use]
+    pub fn stage(&self) -> (board::State, usize) {
+        let state = match (&self.phase, self.body) {
+            (Phase::Open, Body::Running | Body::Cancelled) => board::State::Open,
+            (_, Body::Done) => board::State::Waiting,
+            (Phase::Closing { .. } | Phase::Finished, Body::Running | Body::Cancelled) => {
+                board::State::Cancelled
+            }
+        };
+        (state, self.living)
     }
 
     fn not_born(&mut self, id: ActorId, now: Time) {

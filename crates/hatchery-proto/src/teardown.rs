@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::Config;
+use crate::board;
 use crate::budget::Rungs;
 use crate::error::ExitStatus;
 use crate::message::Reason;
@@ -177,6 +178,23 @@ impl Teardown {
     #[must_use]
     pub fn was_asked(&self) -> bool {
         self.began.is_some()
+    }
+
+    /// The rung it stands on, and when all its time is over; `None` in the state if it is over.
+    #[must_use]
+    pub fn stage(&self) -> (Option<board::State>, Option<Time>) {
+        let stage = match self.state {
+            State::Serving => Some(board::State::Open),
+            State::Asked { .. } => {
+                let acknowledged = self.steps.iter().any(|taken| taken.step == Step::Acknowledged);
+                Some(if acknowledged { board::State::Acknowledged } else { board::State::Asked })
+            }
+            State::Terminating { .. } => Some(board::State::Terminated),
+            State::Killing { .. } => Some(board::State::Killed),
+            State::GivenUp => Some(board::State::GivenUp),
+            State::Settled(_) => None,
+        };
+        (stage, self.began.map(|(_, until)| until))
     }
 
     /// The steps so far, the hardest means, and the end.

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hatchery_proto::board::What;
 use hatchery_proto::{
     ActorPath, Config, Ended as EndedMessage, Hello, PROTOCOL_VERSION, Ready, Reason, ToChild,
     ToParent, Why,
@@ -77,9 +78,12 @@ async fn live(birth: Birth, channel: std::os::unix::net::UnixStream) -> i32 {
     if outbox.push(Lane::Control, &ToParent::Ready(ready)).is_err() {
         actor.cancel(gone(&actor), config.orphan_grace);
     }
+    // After the answer to the handshake: the spawner doesn't wait for it.
+    actor.born();
     let reading = tokio::spawn(read(inbox, actor.clone(), outbox.clone()));
     let cancelling = actor.cancelled().await;
     actor.quiet().await;
+    actor.stage(What::Leaving);
     let undrained = actor.door.drain(&cancelling, config.peer_drain).await;
     leave(&actor, cancelling.reason, undrained, &config).await;
     reading.abort();

@@ -21,6 +21,13 @@ pub(crate) fn instant(time: Time) -> Instant {
     epoch() + Duration::from_nanos(time.as_nanos())
 }
 
+/// A point of the machines' time on the clock that all processes share, in nanoseconds.
+pub(crate) fn shared(time: Time) -> u64 {
+    static AHEAD: OnceLock<u64> = OnceLock::new();
+    let ahead = AHEAD.get_or_init(|| crate::board::now().saturating_sub(now().as_nanos()));
+    ahead.saturating_add(time.as_nanos())
+}
+
 fn epoch() -> Instant {
     static EPOCH: OnceLock<Instant> = OnceLock::new();
     *EPOCH.get_or_init(Instant::now)

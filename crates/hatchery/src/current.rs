@@ -12,9 +12,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use hatchery_proto::board::{Kind, State, What};
 use hatchery_proto::{ActorPath, ActorReport, Fault, FaultKind, Reason, ToParent, Why};
 use tokio::sync::watch;
 
+use crate::board::{Entry, Mark};
+use crate::clock;
 use crate::drive::door::Reception;
 use crate::drive::scope::Core;
 use crate::drive::writer::{Lane, Outbox};
@@ -32,6 +35,8 @@ pub(crate) struct Actor {
     /// Tasks and scopes the actor waits for before it leaves.
     busy: watch::Sender<usize>,
     inside: Mutex<Inside>,
+    /// What it writes down for who asks why it hangs.
+    pub(crate) mark: Mark,
     /// Where peers come in.
     pub(crate) door: Arc<Reception>,
 }
@@ -46,6 +51,7 @@ pub(crate) struct Cancelling {
 #[derive(Default)]
 struct Inside {
     scopes: Vec<Arc<Core>>,
+    line: Option<Entry>,
     /// What scopes found out that nobody waited for any more: goes up with the actor's end.
     faults: Vec<Fault>,
     reports: Vec<ActorReport>,
@@ -61,8 +67,24 @@ impl Actor {
     pub(crate) fn new(path: ActorPath, runtime: Arc<Inner>, parent: Option<Arc<Outbox>>) -> Self {
         let (cancel, _) = watch::channel(None);
         let (busy, _) = watch::channel(0);
-        let door = Arc::default();
-        Self { path, runtime, parent, cancel, busy, inside: Mutex::default(), door }
+        let (mark, door) = (Mark::new(&runtime.board), Arc::default());
+        Self { path, runtime, parent, cancel, busy, inside: Mutex::default(), mark, door }
+    }
+
+    /// Writes down that it lives.
+    pub(crate) fn born(&self) {
+        let line = self.mark.enter(Kind::Actor, 0, self.path.as_str(), "");
+        self.mark.happened(What::Born, self.path.as_str());
+        lock(&self.inside).line = Some(line);
+    }
+
+    /// Writes down how far it is on its way down.
+    pub(crate) fn stage(&self, what: What) {
+        self.mark.happened(what, "");
+        let until = self.cancelling().map(|cancelling| clock::shared(clock::at(cancelling.until)));
+        if let (What::Leaving, Some(line)) = (what, &lock(&self.inside).line) {
+            line.set(State::Leaving, until, 0);
+        }
     }
 
     /// Begins to go down, or hurries if it does already: every open scope is cancelled, every
@@ -75,8 +97,12 @@ impl Actor {
                 None => *cancelling = Some(Cancelling { reason: reason.clone(), until }),
                 Some(earlier) => earlier.until = earlier.until.min(until),
             });
+            if let Some(line) = &inside.line {
+                line.set(State::Cancelled, Some(clock::shared(clock::at(until))), 0);
+            }
             inside.scopes.clone()
         };
+        self.mark.happened(What::Cancelled, &reason.to_string());
         for scope in scopes {
             scope.cancel(reason.clone(), budget);
         }

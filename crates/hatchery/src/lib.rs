@@ -26,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 mod actor;
+mod board;
 mod broadcast;
 mod clock;
 mod context;

@@ -16,6 +16,7 @@ use hatchery_proto::{ActorPath, Config, Hello, Reason, Why};
 use hatchery_spawn::{Abandoned, Birth, Bounds, Forkserver, SpawnError, Threads};
 use tokio::sync::{Semaphore, oneshot};
 
+use crate::board::Board;
 use crate::current::{self, Actor, Cancelling};
 use crate::error::OpenError;
 use crate::lock::lock;
@@ -154,6 +155,7 @@ impl Builder {
                 .map_err(|cause| OpenError::System { what: "installing signal handlers", cause })?;
             *lock(&root.runtime.signals) = Some(watch);
         }
+        root.born();
         current::enter_process(&root);
         remember(&root);
         Ok(Runtime { root, closed: false })
@@ -182,6 +184,7 @@ pub(crate) struct Inner {
     pub(crate) config: Config,
     pub(crate) defaults: Defaults,
     pub(crate) threads: Threads,
+    pub(crate) board: Arc<Board>,
     /// How many births are under way: each holds several fds until its handshake.
     pub(crate) births: Semaphore,
     /// Only the root may end the tree as a whole.
@@ -215,6 +218,7 @@ impl Inner {
             config,
             defaults,
             threads: Threads::new(),
+            board: Arc::default(),
             births: Semaphore::new(MAX_BIRTHS),
             is_root,
             token: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -301,6 +305,7 @@ impl Inner {
             let _stopped = supervisor.stop.send(());
             let _panicked = supervisor.thread.join();
         }
+        self.board.close();
         lock(&RUNTIMES).remove(&self.token);
     }
 }

@@ -6,11 +6,13 @@
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use hatchery_proto::board::Kind;
 use hatchery_proto::serve::{Admission, Served};
 use hatchery_proto::stream::{Terms, Violation};
 use hatchery_proto::{ActorPath, CallId, Fault, FaultKind, Reason, ToChild, ToParent, Why};
 use tokio::sync::oneshot;
 
+use crate::board::Entry;
 use crate::context::RawCallee;
 use crate::current::{self, Actor, Busy};
 use crate::drive::link::Answer;
@@ -107,7 +109,8 @@ impl Service {
                         Err(_) => std::future::pending().await,
                     }
                 };
-                tokio::spawn(self.task(call).run(running, cancelled, Ok));
+                let line = self.line(Kind::Serving, call, name);
+                tokio::spawn(self.task(call, Some(line)).run(running, cancelled, Ok));
             }
             Err(fault) => self.answer(call, Err(fault)),
         }
@@ -115,21 +118,26 @@ impl Service {
 
     fn context(self: &Arc<Self>, call: CallId, name: &str, args: &[u8], terms: Terms) {
         let (from, outbox) = (self.from.clone(), self.outbox.clone());
-        let pipe = Pipe::new(Side::Callee, call, from, outbox, terms);
+        let line = self.line(Kind::ServingContext, call, name);
+        let pipe = Pipe::new(Side::Callee, call, from, outbox, terms, line);
         match function::dispatch_context(name, args, RawCallee::new(pipe.clone())) {
             Ok(running) => {
                 lock(&self.open).insert(call, Running::Context(pipe.clone()));
                 let stopping = pipe.clone();
                 let stopped = async move { stopping.stopped().await };
                 let last_word = move |result| pipe.finish(result).ok_or(());
-                tokio::spawn(self.task(call).run(running, stopped, last_word));
+                tokio::spawn(self.task(call, None).run(running, stopped, last_word));
             }
             Err(fault) => self.answer(call, Err(fault)),
         }
     }
 
-    fn task(self: &Arc<Self>, call: CallId) -> Serving {
-        Serving { service: self.clone(), call, _busy: self.actor.busy() }
+    fn task(self: &Arc<Self>, call: CallId, line: Option<Entry>) -> Serving {
+        Serving { service: self.clone(), call, line, _busy: self.actor.busy() }
+    }
+
+    fn line(&self, kind: Kind, call: CallId, name: &str) -> Entry {
+        self.actor.mark.enter(kind, call.number(), self.from.as_str(), name)
     }
 
     fn cancel(&self, call: CallId, reason: Reason) -> Result<(), Ended> {
@@ -186,6 +194,8 @@ impl Running {
 struct Serving {
     service: Arc<Service>,
     call: CallId,
+    /// A context's is its pipe's.
+    line: Option<Entry>,
     /// The actor doesn't leave before this is dropped.
     _busy: Busy,
 }
@@ -208,6 +218,7 @@ impl Serving {
                 Err(cancelled_fault(&mut running, cancelling.reason))
             }
         };
+        drop(self.line);
         // Before the answer: who hears it may find the number free.
         lock(&self.service.open).finished(self.call);
         if let Ok(result) = conclude(result) {

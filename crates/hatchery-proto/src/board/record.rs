@@ -8,7 +8,7 @@ use super::SLOT_WORDS;
 
 /// An actor of the process, or something that one of them has open.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Record {
+pub struct Record<Text = String> {
     /// What it is.
     pub kind: Kind,
     /// How it is doing.
@@ -24,9 +24,9 @@ pub struct Record {
     /// A nursery's members that are not over; a member's process, if known.
     pub count: u32,
     /// An actor's path: its own, a member's, a caller's, a callee's. The end of it if it is long.
-    pub who: String,
+    pub who: Text,
     /// The function's name, a member's backend, the reason of a cancel.
-    pub what: String,
+    pub what: Text,
 }
 
 /// What a record is about.
@@ -77,38 +77,44 @@ pub enum State {
     GivenUp,
 }
 
-impl Record {
+impl<Text: AsRef<str>> Record<Text> {
     /// A record of an open thing.
     #[must_use]
-    pub fn new(kind: Kind, actor: u32, who: &str, what: &str) -> Self {
-        Self {
-            kind,
-            state: State::Open,
-            actor,
-            since: 0,
-            until: None,
-            number: 0,
-            count: 0,
-            who: who.to_owned(),
-            what: what.to_owned(),
-        }
+    pub const fn new(kind: Kind, actor: u32, who: Text, what: Text) -> Self {
+        let (state, since, until, number, count) = (State::Open, 0, None, 0, 0);
+        Self { kind, state, actor, since, until, number, count, who, what }
     }
 
     /// Its words; the first one is the writer's own.
     #[must_use]
     pub fn encode(&self) -> [u64; SLOT_WORDS] {
         let mut words = [0; SLOT_WORDS];
-        let what = put(&mut words[TEXT_AT..], 0, &self.what, WHAT_BYTES);
-        let who = put(&mut words[TEXT_AT..], what, &self.who, TEXT_BYTES - what);
-        words[1] = 1 | (self.kind as u64) << 8 | (self.state as u64) << 16;
-        words[1] |= u64::from(self.actor) << 32;
-        words[2] = self.since;
-        words[3] = self.until.unwrap_or(0);
+        let text = &mut words[TEXT_AT..];
+        let what = put(&mut text[..WHAT_WORDS], self.what.as_ref());
+        let who = put(&mut text[what.div_ceil(8)..], self.who.as_ref());
+        words[1] = 1 | (self.kind as u64) << 8 | u64::from(self.actor) << 32;
         words[4] = self.number;
-        words[5] = (what as u64) | (who as u64) << 8 | u64::from(self.count) << 32;
+        words[5] = (what as u64) | (who as u64) << 8;
+        update(&mut words, self.state, self.since, self.until, self.count);
         words
     }
+}
 
+/// Changes a record in its words: the state, since when, until when, and its count.
+pub fn update(
+    words: &mut [u64; SLOT_WORDS],
+    state: State,
+    since: u64,
+    until: Option<u64>,
+    count: u32,
+) {
+    words[1] = words[1] & !(0xff << 16) | (state as u64) << 16;
+    words[2] = since;
+    words[3] = until.unwrap_or(0);
+    words[5] = words[5] & 0xffff_ffff | u64::from(count) << 32;
+}
+
+impl Record {
     /// Reads what [`Record::encode`] wrote; `None` for a free slot, or if it is nonsense.
     #[must_use]
     pub fn decode(words: &[u64; SLOT_WORDS]) -> Option<Self> {
@@ -125,8 +131,8 @@ impl Record {
             until: (words[3] != 0).then_some(words[3]),
             number: words[4],
             count: high(words[5]),
-            who: text(&words[TEXT_AT..], what, who)?,
-            what: text(&words[TEXT_AT..], 0, what)?,
+            who: text(words.get(TEXT_AT + what.div_ceil(8)..)?, who)?,
+            what: text(&words[TEXT_AT..], what)?,
         })
     }
 }
@@ -175,22 +181,23 @@ impl fmt::Display for State {
     }
 }
 
-/// Writes the last bytes of a text, at most `room`, from byte `at` on; says how many.
-pub(super) fn put(words: &mut [u64], at: usize, text: &str, room: usize) -> usize {
-    let mut from = text.len().saturating_sub(room);
+/// Writes the last bytes of a text, as many as there is room for; says how many.
+pub(super) fn put(words: &mut [u64], text: &str) -> usize {
+    let mut from = text.len().saturating_sub(words.len() * 8);
     while !text.is_char_boundary(from) {
         from += 1;
     }
-    for (index, byte) in text.as_bytes()[from..].iter().enumerate() {
-        let place = at + index;
-        words[place / 8] |= u64::from(*byte) << (place % 8 * 8);
+    let bytes = &text.as_bytes()[from..];
+    for (word, piece) in words.iter_mut().zip(bytes.chunks(8)) {
+        let mut whole = [0; 8];
+        whole[..piece.len()].copy_from_slice(piece);
+        *word = u64::from_le_bytes(whole);
     }
-    text.len() - from
+    bytes.len()
 }
 
-pub(super) fn text(words: &[u64], at: usize, length: usize) -> Option<String> {
-    let bytes = words.iter().flat_map(|word| word.to_le_bytes());
-    let bytes: Vec<u8> = bytes.skip(at).take(length).collect();
+pub(super) fn text(words: &[u64], length: usize) -> Option<String> {
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).take(length).collect();
     (bytes.len() == length).then(|| String::from_utf8(bytes).ok()).flatten()
 }
 
@@ -200,6 +207,5 @@ pub(super) fn high(word: u64) -> u32 {
 }
 
 const TEXT_AT: usize = 6;
-const TEXT_BYTES: usize = (SLOT_WORDS - TEXT_AT) * 8;
 /// Function names and reasons are shorter; a path has the rest.
-const WHAT_BYTES: usize = 80;
+const WHAT_WORDS: usize = 10;

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use hatchery_proto::board::Kind;
 use hatchery_proto::call::Calls;
 use hatchery_proto::stream::{Terms, Violation};
 use hatchery_proto::{
@@ -20,6 +21,7 @@ use tokio::sync::{oneshot, watch};
 use super::pipe::{Pipe, Side};
 use super::reader::Ended;
 use super::writer::{Lane, Outbox, PushError};
+use crate::board::Mark;
 use crate::current;
 use crate::lock::lock;
 
@@ -46,13 +48,16 @@ pub(crate) struct Link {
     drained: watch::Sender<bool>,
     /// The child's process, if it has its own; known from its handshake on.
     pid: OnceLock<u32>,
+    /// Who holds this end of it.
+    owner: Mark,
 }
 
 impl Link {
-    pub(crate) fn new(path: ActorPath, outbox: Arc<Outbox>) -> Self {
+    pub(crate) fn new(path: ActorPath, outbox: Arc<Outbox>, owner: Mark) -> Self {
         let (end, _) = watch::channel(None);
         let (drained, _) = watch::channel(false);
-        Self { path, outbox, calls: Mutex::default(), end, drained, pid: OnceLock::new() }
+        let (calls, pid) = (Mutex::default(), OnceLock::new());
+        Self { path, outbox, calls, end, drained, pid, owner }
     }
 
     /// Makes a call and waits for its one answer. Ended by the reply, the deadline, or the
@@ -65,6 +70,7 @@ impl Link {
         args: Bytes,
         within: Option<Duration>,
     ) -> Answer {
+        let _open = self.owner.enter(Kind::Call, 0, self.path.as_str(), function);
         self.outbox.room().await;
         let (answer, answered) = oneshot::channel();
         let (call, pushed) = {
@@ -106,13 +112,14 @@ impl Link {
         args: Bytes,
         terms: Terms,
     ) -> Result<Held, Box<Fault>> {
+        let line = self.owner.enter(Kind::Context, 0, self.path.as_str(), function);
         self.outbox.room().await;
         let (mut pipe, path) = (None, self.path.clone());
         let (call, pushed) = {
             let mut calls = lock(&self.calls);
             let call = calls.open_with(|call| {
                 let outbox = self.outbox.clone();
-                let new = Pipe::new(Side::Opener, call, path, outbox, terms);
+                let new = Pipe::new(Side::Opener, call, path, outbox, terms, line);
                 pipe = Some(new.clone());
                 Waiter::Context(new)
             })?;

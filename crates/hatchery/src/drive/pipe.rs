@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context as Task, Poll, Waker};
 
 use bytes::Bytes;
+use hatchery_proto::board;
 use hatchery_proto::context::{Context, NotStarted, Phase, Word};
 use hatchery_proto::stream::{Denied, Policy, Terms, Violation};
 use hatchery_proto::{ActorPath, CallId, Fault, FaultKind, Reason, ToChild, ToParent};
@@ -19,6 +20,7 @@ use tokio::sync::watch;
 
 use super::link::Answer;
 use super::writer::{ItemError, Lane, Outbox, PushError};
+use crate::board::Entry;
 use crate::current;
 use crate::lock::lock;
 
@@ -73,6 +75,8 @@ struct State {
     reader: Option<Waker>,
     sender: Option<Waker>,
     stats: StreamStats,
+    /// Until the context is over.
+    line: Option<Entry>,
 }
 
 /// What became of a message that was to be sent.
@@ -110,7 +114,9 @@ impl Pipe {
         peer: ActorPath,
         outbox: Arc<Outbox>,
         terms: Terms,
+        line: Entry,
     ) -> Arc<Self> {
+        line.set(board::State::Starting, None, 0);
         let state = State {
             context: Context::new(terms),
             unread: VecDeque::new(),
@@ -121,6 +127,7 @@ impl Pipe {
             reader: None,
             sender: None,
             stats: StreamStats::default(),
+            line: Some(line),
         };
         let (changed, _) = watch::channel(0);
         let (policy, state) = (terms.policy, Mutex::new(state));
@@ -134,6 +141,7 @@ impl Pipe {
         let mut state = lock(&self.state);
         state.context.started()?;
         state.started = Some(value);
+        state.show(board::State::Open);
         drop(state);
         self.change();
         Ok(())
@@ -203,8 +211,11 @@ impl Pipe {
 
     /// The callee is told to stop, by the opener or by itself.
     pub(crate) fn stop(&self, reason: Reason) {
-        let news = lock(&self.state).context.told_to_stop(reason);
+        let mut state = lock(&self.state);
+        let news = state.context.told_to_stop(reason);
         if news {
+            state.show(board::State::Cancelled);
+            drop(state);
             self.change();
         }
     }
@@ -215,6 +226,7 @@ impl Pipe {
     pub(crate) fn start(&self, value: Bytes) -> Result<(), NotStarted> {
         let mut state = lock(&self.state);
         state.context.start()?;
+        state.show(board::State::Open);
         // In order with the messages that follow; a closed channel is told by its reader.
         let _closed = self.outbox.push(Lane::Data, &ToParent::Started { call: self.call, value });
         drop(state);
@@ -242,8 +254,11 @@ impl Pipe {
 
     /// Cancels, unless that was done or the context is over.
     pub(crate) fn cancel(&self, reason: Reason) {
-        let news = lock(&self.state).context.cancel(reason.clone());
+        let mut state = lock(&self.state);
+        let news = state.context.cancel(reason.clone());
         if news {
+            state.show(board::State::Cancelled);
+            drop(state);
             let message = ToChild::CancelCall { call: self.call, reason };
             // A closed channel has cancelled it already.
             let _closed = self.outbox.push(Lane::Control, &message);
@@ -466,6 +481,7 @@ impl Pipe {
     /// Tells everybody who waits that it is over.
     fn over(&self, mut state: std::sync::MutexGuard<'_, State>) {
         let wakers = [state.reader.take(), state.sender.take()];
+        state.line = None;
         drop(state);
         wakers.into_iter().for_each(wake);
         self.change();
@@ -477,6 +493,12 @@ impl Pipe {
 }
 
 impl State {
+    fn show(&self, state: board::State) {
+        if let Some(line) = &self.line {
+            line.set(state, None, 0);
+        }
+    }
+
     fn closed_for_sending(&self) -> Option<Sent> {
         let closed = self.context.is_over() || !self.context.outgoing.is_open();
         closed.then(|| Sent::Closed(self.fault.clone()))

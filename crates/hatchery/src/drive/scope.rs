@@ -23,6 +23,7 @@ use hatchery_spawn::{Child, Exit, SpawnError, Spawning};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, oneshot, watch};
 
+use super::lines::Lines;
 use super::link::Link;
 use super::reader::{Ended, Inbox, Received};
 use super::writer::{Lane, Outbox};
@@ -55,6 +56,8 @@ pub(crate) struct Core {
 struct Mind {
     scope: Scope,
     slots: BTreeMap<ActorId, Slot>,
+    /// What is written down about them for who asks why it hangs.
+    lines: Lines,
 }
 
 /// What the driver holds of one actor.
@@ -85,9 +88,10 @@ impl Core {
     /// Opens a scope in an actor, unless that goes down.
     pub(crate) fn open(actor: Arc<Actor>) -> Result<Arc<Self>, Reason> {
         let scope = Scope::new(actor.path.clone(), actor.runtime.config.clone());
+        let lines = Lines::new(&actor.mark);
         let core = Arc::new(Self {
             actor: actor.clone(),
-            mind: Mutex::new(Mind { scope, slots: BTreeMap::new() }),
+            mind: Mutex::new(Mind { scope, slots: BTreeMap::new(), lines }),
             body: watch::channel(None).0,
             finished: watch::channel(None).0,
             timer: Notify::new(),
@@ -230,7 +234,12 @@ impl Core {
             Backend::Custom(_) => Kind::Thread,
         };
         // Published and checked in one step: who is cancelled from here on finds it (H27).
-        let admitted = lock(&self.mind).scope.admit(&name, role, kind, backend_name);
+        let mut mind = lock(&self.mind);
+        let admitted = mind.scope.admit(&name, role, kind, backend_name);
+        if let Ok((id, path)) = &admitted {
+            mind.lines.admitted(*id, path, backend_name);
+        }
+        drop(mind);
         let (id, path) = admitted.map_err(|refusal| {
             let cause = match refusal {
                 Refusal::NameTaken => StartCause::NameTaken,
@@ -257,7 +266,7 @@ impl Core {
         let outbox =
             Arc::new(Outbox::new(stream.clone(), config.max_frame_bytes, config.outbox_bytes));
         self.hello(&outbox, path);
-        let link = Arc::new(Link::new(path.clone(), outbox.clone()));
+        let link = Arc::new(Link::new(path.clone(), outbox.clone(), self.actor.mark.clone()));
         let (started, ready) = oneshot::channel();
         {
             let mut mind = lock(&self.mind);
@@ -495,8 +504,10 @@ impl Core {
         let sets_timers =
             !matches!(event, Event::Ready(_) | Event::Acked(_) | Event::Settled { .. });
         let mut mind = lock(&self.mind);
+        let about = Lines::about(&event);
         mind.scope.handle(event, clock::now());
         let outcome = self.perform(&mut mind);
+        mind.show(about);
         drop(mind);
         if sets_timers {
             self.timer.notify_one();
@@ -510,6 +521,7 @@ impl Core {
         while let Some(action) = mind.scope.poll_action() {
             match action {
                 Action::Actor { id, action } => {
+                    mind.show(Some(id));
                     match mind.slots.get_mut(&id) {
                         Some(slot) => slot.perform(action),
                         // Not launched yet: `launch` asks before it does, and is woken up.
@@ -540,6 +552,7 @@ impl Core {
         } else {
             (Vec::new(), outcome.report.actors.clone())
         };
+        lock(&self.mind).lines.over();
         self.finished.send_replace(Some(Arc::new(*outcome)));
         self.over.send_replace(());
         self.actor.close_scope(self, (!is_root).then_some(left));
@@ -566,6 +579,7 @@ impl Core {
             let mut mind = lock(&self.mind);
             mind.scope.handle_timeout(clock::now());
             let outcome = self.perform(&mut mind);
+            mind.show(None);
             drop(mind);
             self.finish(outcome);
         }
@@ -574,6 +588,19 @@ impl Core {
     fn signal(&self, id: ActorId, signal: Signal) {
         if let Some(slot) = lock(&self.mind).slots.get_mut(&id) {
             slot.signal(signal);
+        }
+    }
+}
+
+impl Mind {
+    /// Writes down how the nursery and one of its actors are doing.
+    fn show(&mut self, id: Option<ActorId>) {
+        self.lines.nursery(self.scope.stage());
+        if let Some(id) = id
+            && let Some(stage) = self.scope.member(id)
+        {
+            let pid = self.slots.get(&id).and_then(|slot| slot.link.pid());
+            self.lines.member(id, stage, pid.unwrap_or(0));
         }
     }
 }
