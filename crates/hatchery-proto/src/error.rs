@@ -178,7 +178,8 @@ impl Fault {
         }
     }
 
-    /// The whole story for people: one line a fault, causes and last output indented below it.
+    /// The whole story for people: one line a fault, causes and last output indented below it. Of
+    /// a crowd of faults side by side the first 50 are shown, the rest counted.
     #[must_use]
     pub fn render(&self) -> String {
         let mut text = String::new();
@@ -203,8 +204,12 @@ impl Fault {
         for line in &self.output {
             let _infallible = writeln!(text, "{:indent$}  stderr: {line}", "");
         }
-        for fault in &self.below {
+        for fault in self.below.iter().take(MAX_SHOWN) {
             fault.render_into(text, depth + 1, seen);
+        }
+        let hidden = self.below.len().saturating_sub(MAX_SHOWN);
+        if hidden > 0 {
+            let _infallible = writeln!(text, "{:indent$}  and {hidden} more", "");
         }
     }
 }
@@ -240,6 +245,9 @@ impl fmt::Display for Fault {
 }
 
 impl std::error::Error for Fault {}
+
+/// A thousand lines say no more to a reader than fifty.
+const MAX_SHOWN: usize = 50;
 
 /// The name of a Linux signal, `SIG` included; a number for one that has none.
 #[must_use]

@@ -54,6 +54,8 @@ pub use sys::memory::SharedWords;
 pub use sys::pidfd::Pidfd;
 #[doc(hidden)]
 pub use sys::process::fork_floor;
+#[doc(hidden)]
+pub use sys::socket::{receive_into, watch};
 pub use thread::Threads;
 
 /// How many threads this process has.

@@ -16,5 +16,6 @@ pub(crate) mod pidfd;
 pub(crate) mod process;
 pub(crate) mod scm_rights;
 pub(crate) mod sigaction;
+pub(crate) mod socket;
 pub(crate) mod title;
 pub(crate) mod waitid;

@@ -14,10 +14,10 @@ use hatchery_proto::{
     ToParent, Why,
 };
 use hatchery_spawn::{Birth, BirthKind};
-use tokio::net::UnixStream;
 
 use crate::current::{self, Actor};
 use crate::drive::reader::{Ended, Inbox, Received};
+use crate::drive::socket::Socket;
 use crate::drive::writer::{Lane, Outbox};
 use crate::runtime::Inner;
 use crate::serve::Service;
@@ -55,15 +55,12 @@ fn main(mut birth: Birth) -> i32 {
 }
 
 async fn live(birth: Birth, channel: std::os::unix::net::UnixStream) -> i32 {
-    if channel.set_nonblocking(true).is_err() {
-        return FAILED;
-    }
-    let Ok(stream) = UnixStream::from_std(channel).map(Arc::new) else { return FAILED };
-    let mut inbox = Inbox::new(stream.clone(), FIRST_FRAME);
+    let Ok(socket) = Socket::new(channel).map(Arc::new) else { return FAILED };
+    let mut inbox = Inbox::new(socket.clone(), FIRST_FRAME);
     // Anything else before the handshake is no spawner of ours.
     let Ok(ToChild::Hello(hello)) = inbox.first::<ToChild>().await else { return FAILED };
     let config = hello.config.clone();
-    let outbox = Arc::new(Outbox::new(stream.clone(), config.max_frame_bytes, config.outbox_bytes));
+    let outbox = Arc::new(Outbox::new(socket, config.max_frame_bytes, config.outbox_bytes));
     if hello.version != PROTOCOL_VERSION {
         let (spawner, actor) = (hello.version, PROTOCOL_VERSION);
         let refusal = hatchery_proto::HandshakeError::Version { spawner, actor };

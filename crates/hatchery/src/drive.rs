@@ -6,5 +6,6 @@ pub(crate) mod link;
 pub(crate) mod pipe;
 pub(crate) mod reader;
 pub(crate) mod scope;
+pub(crate) mod socket;
 pub(crate) mod visit;
 pub(crate) mod writer;

@@ -229,7 +229,6 @@ impl StartError {
 }
 
 /// A nursery that did not end well: every fault, the first one first, and how it came down (C16).
-#[derive(Debug)]
 pub struct ScopeError {
     pub(crate) fault: Box<Fault>,
     pub(crate) report: Report,
@@ -274,6 +273,17 @@ impl ScopeError {
     #[must_use]
     pub fn render(&self) -> String {
         self.fault.render()
+    }
+}
+
+/// As `main` prints it: the tree of faults, and who had to be forced.
+impl fmt::Debug for ScopeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.fault.render())?;
+        match self.report.forced().len() {
+            0 => Ok(()),
+            forced => write!(f, "\n{forced} forced, down in {:?}", self.report.teardown),
+        }
     }
 }
 

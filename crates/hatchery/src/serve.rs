@@ -164,9 +164,14 @@ impl Service {
     }
 
     fn answer(&self, call: CallId, result: Answer) {
-        if let Err(PushError::Frame(cause)) =
-            self.outbox.push(Lane::Data, &ToParent::Reply { call, result })
-        {
+        let message = ToParent::Reply { call, result };
+        // Others that run may answer in the same moment.
+        let alone = lock(&self.open).is_empty();
+        let pushed = match alone {
+            true => self.outbox.push(Lane::Data, &message),
+            false => self.outbox.gather(&message),
+        };
+        if let Err(PushError::Frame(cause)) = pushed {
             let message = format!("the reply can't be sent: {cause}");
             let fault = current::fault(FaultKind::TooLarge, message);
             let result = Err(Box::new(fault));

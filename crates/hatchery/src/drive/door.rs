@@ -19,6 +19,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 
 use super::reader::{Ended, Inbox, Received};
+use super::socket::Socket;
 use super::writer::{Lane, Outbox};
 use crate::clock;
 use crate::current::{Actor, Cancelling};
@@ -203,7 +204,7 @@ async fn accept(
         };
         match accepted {
             Ok((stream, _)) => {
-                tokio::spawn(receive(Arc::new(stream), actor.clone(), stranger));
+                tokio::spawn(receive(stream, actor.clone(), stranger));
             }
             Err(error) => {
                 tracing::warn!(%error, path = %actor.path, "a peer could not be let in");
@@ -216,7 +217,7 @@ async fn accept(
 
 /// One connection, from the first word to the last.
 async fn receive(
-    stream: Arc<UnixStream>,
+    stream: UnixStream,
     actor: Arc<Actor>,
     stranger: tokio::sync::OwnedSemaphorePermit,
 ) {
@@ -224,10 +225,11 @@ async fn receive(
     if !is_ours(&stream) {
         return tracing::warn!(path = %actor.path, "a process of another user was turned away");
     }
-    let mut inbox = Inbox::new(stream.clone(), FIRST_FRAME);
+    let Ok(socket) = Socket::of_tokio(stream).map(Arc::new) else { return };
+    let mut inbox = Inbox::new(socket.clone(), FIRST_FRAME);
     let first = tokio::time::timeout(config.handshake, inbox.first::<ToChild>()).await;
     let Ok(Ok(ToChild::Meet(meet))) = first else { return };
-    let outbox = Arc::new(Outbox::new(stream, config.max_frame_bytes, config.outbox_bytes));
+    let outbox = Arc::new(Outbox::new(socket, config.max_frame_bytes, config.outbox_bytes));
     let id = match actor.door.enter(&meet, &outbox) {
         Ok(id) => id,
         Err(refusal) => {

@@ -77,7 +77,8 @@ impl Link {
             let mut calls = lock(&self.calls);
             let call = calls.open(Waiter::Call(answer))?;
             let message = ToChild::Call { call, function: function.into(), args, deadline: within };
-            (call, self.outbox.push(Lane::Data, &message))
+            let alone = calls.len() == 1;
+            (call, self.say(alone, &message))
         };
         let mut guard = OpenCall { link: self, call, why: Some(Why::Dropped) };
         if let Err(error) = pushed {
@@ -101,6 +102,11 @@ impl Link {
             Ok(answer) => answer,
             Err(_) => Err(self.lost()),
         }
+    }
+
+    /// Sends at once, or together with others that are under way.
+    fn say(&self, alone: bool, message: &ToChild) -> Result<(), PushError> {
+        if alone { self.outbox.push(Lane::Data, message) } else { self.outbox.gather(message) }
     }
 
     /// Asks for a context; what it comes to is told by the pipe. Ended by room in the queue.

@@ -1,18 +1,18 @@
 //! The one way into a connection: bytes come in, whole messages go to one handler.
 
-use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use hatchery_proto::frame::Frame;
 use hatchery_proto::{CallId, Decoder, FrameError};
 use serde::de::DeserializeOwned;
-use tokio::net::UnixStream;
+
+use super::socket::Socket;
 
 /// The receiving half of one connection. Owned by one task.
 #[derive(Debug)]
 pub(crate) struct Inbox {
-    stream: Arc<UnixStream>,
+    socket: Arc<Socket>,
     decoder: Decoder,
 }
 
@@ -42,8 +42,8 @@ impl Ended {
 }
 
 impl Inbox {
-    pub(crate) fn new(stream: Arc<UnixStream>, max_frame: usize) -> Self {
-        Self { stream, decoder: Decoder::new(max_frame) }
+    pub(crate) fn new(socket: Arc<Socket>, max_frame: usize) -> Self {
+        Self { socket, decoder: Decoder::new(max_frame) }
     }
 
     /// The same with another limit for the frames to come.
@@ -66,16 +66,9 @@ impl Inbox {
                         .map_err(Ended::Malformed),
                 };
             }
-            match self.stream.try_read_buf(self.decoder.buffer_mut()) {
-                Ok(0) => return Err(Ended::Closed),
+            match self.socket.receive(self.decoder.buffer_mut()).await {
+                Ok(0) | Err(_) => return Err(Ended::Closed),
                 Ok(read) => self.decoder.read(read),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if self.stream.readable().await.is_err() {
-                        return Err(Ended::Closed);
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Err(Ended::Closed),
             }
         }
     }

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::os::unix::net::UnixStream as StdStream;
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -20,12 +20,12 @@ use hatchery_proto::{
     Step, ToChild, ToParent, Why,
 };
 use hatchery_spawn::{Child, Exit, SpawnError, Spawning};
-use tokio::net::UnixStream;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::lines::Lines;
 use super::link::Link;
 use super::reader::{Ended, Inbox, Received};
+use super::socket::Socket;
 use super::writer::{Lane, Outbox};
 use crate::clock;
 use crate::current::{self, Actor};
@@ -829,10 +829,9 @@ impl Drop for Reading {
     }
 }
 
-fn pair() -> std::io::Result<(Arc<UnixStream>, std::os::fd::OwnedFd)> {
-    let (ours, theirs) = StdStream::pair()?;
-    ours.set_nonblocking(true)?;
-    Ok((Arc::new(UnixStream::from_std(ours)?), theirs.into()))
+fn pair() -> std::io::Result<(Arc<Socket>, std::os::fd::OwnedFd)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    Ok((Arc::new(Socket::new(ours)?), theirs.into()))
 }
 
 fn system(name: &str, call: &'static str) -> impl FnOnce(std::io::Error) -> SpawnError {

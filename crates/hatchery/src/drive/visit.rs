@@ -17,6 +17,7 @@ use tokio::net::UnixStream;
 use super::door;
 use super::link::Link;
 use super::reader::{Ended, Inbox, Received};
+use super::socket::Socket;
 use super::writer::{Lane, Outbox};
 use crate::current::{self, Actor};
 use crate::error::PeerError;
@@ -37,13 +38,16 @@ pub(crate) async fn connect(
 
 async fn meet(introduction: &Introduction, actor: &Actor) -> Result<Arc<Link>, PeerError> {
     let config = &actor.runtime.config;
-    let stream = Arc::new(knock(introduction).await?);
+    let stream = knock(introduction).await?;
     if !door::is_ours(&stream) {
         return Err(PeerError::Gone { path: introduction.path.clone() });
     }
-    let outbox = Outbox::new(stream.clone(), config.max_frame_bytes, config.outbox_bytes);
+    let socket =
+        Socket::of_tokio(stream).map_err(|cause| PeerError::System { call: "epoll_ctl", cause })?;
+    let socket = Arc::new(socket);
+    let outbox = Outbox::new(socket.clone(), config.max_frame_bytes, config.outbox_bytes);
     let outbox = Arc::new(outbox);
-    let mut inbox = Inbox::new(stream, config.max_frame_bytes);
+    let mut inbox = Inbox::new(socket, config.max_frame_bytes);
     let (path, token) = (actor.path.clone(), introduction.token);
     let meet = ToChild::Meet(Box::new(Meet { version: PROTOCOL_VERSION, path, token }));
     let path = introduction.path.clone();

@@ -10,7 +10,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -19,11 +18,10 @@ use bytes::{Buf, Bytes, BytesMut};
 use hatchery_proto::stream::Denied;
 use hatchery_proto::{CallId, FrameError, frame};
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
 use serde::Serialize;
-use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
+use super::socket::{Second, Socket};
 use crate::lock::lock;
 
 /// Which queue a frame joins when it can't be written at once.
@@ -56,7 +54,7 @@ pub(crate) enum ItemError {
 /// The sending half of one connection.
 #[derive(Debug)]
 pub(crate) struct Outbox {
-    stream: Arc<UnixStream>,
+    socket: Arc<Socket>,
     state: Mutex<Queue>,
     /// Rung when something is queued; the writer task waits on it.
     work: Notify,
@@ -83,10 +81,10 @@ struct Queue {
 }
 
 impl Outbox {
-    pub(crate) fn new(stream: Arc<UnixStream>, max_frame: usize, limit: usize) -> Self {
+    pub(crate) fn new(socket: Arc<Socket>, max_frame: usize, limit: usize) -> Self {
         let state = Mutex::new(Queue::default());
         let (work, left) = (Notify::new(), Notify::new());
-        Self { stream, state, work, left, max_frame, limit }
+        Self { socket, state, work, left, max_frame, limit }
     }
 
     /// Takes one frame, whole or not at all. Never waits; any thread.
@@ -108,6 +106,24 @@ impl Outbox {
         };
         let written = if idle { self.write_once(&mut queue) } else { Ok(()) };
         self.after(queue, written)
+    }
+
+    /// Takes one frame of the data lane, as one of several that are under way: in a burst it may
+    /// wait for those that are pushed before the writer task's next turn, and go out with them.
+    pub(crate) fn gather(&self, message: &impl Serialize) -> Result<(), PushError> {
+        let mut queue = lock(&self.state);
+        if queue.closed {
+            return Err(PushError::Closed);
+        }
+        let (idle, start) = (queue.queued == 0, queue.tail.len());
+        frame::encode(message, self.max_frame, &mut queue.tail).map_err(PushError::Frame)?;
+        if idle && !queue.is_busy() {
+            queue.queued += queue.tail.len() - start;
+            let written = self.write_once(&mut queue);
+            return self.after(queue, written);
+        }
+        self.work.notify_one();
+        self.taken(queue, start)
     }
 
     /// Takes one message of a stream if `admit` agrees to its length. It may stay queued until
@@ -171,8 +187,7 @@ impl Outbox {
         if queue.queued == 0 {
             return;
         }
-        let busy = queue.written.is_some_and(|written| written.elapsed() < BURST);
-        let written = if busy { Ok(()) } else { self.write_once(&mut queue) };
+        let written = if queue.is_busy() { Ok(()) } else { self.write_once(&mut queue) };
         // A closed connection is told to everybody by its reader.
         let _closed = self.after(queue, written);
     }
@@ -246,28 +261,19 @@ impl Outbox {
     pub(crate) fn break_channel(&self) {
         let mut queue = lock(&self.state);
         queue.close();
-        // Already gone is as good as broken.
-        let _gone = shutdown(self.stream.as_raw_fd(), Shutdown::Both);
+        self.socket.shut();
         let _told = self.after(queue, Ok(()));
         self.work.notify_one();
     }
 
     async fn write_all(&self) -> io::Result<()> {
+        let mut second = Second::default();
         loop {
             match self.write_some() {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.stream.writable().await?;
-                    // `try_io` clears tokio's memory of readiness when the socket is full.
-                    let tried = self
-                        .stream
-                        .try_io(tokio::io::Interest::WRITABLE, || self.write_some().map(drop));
-                    if let Err(error) = tried
-                        && error.kind() != io::ErrorKind::WouldBlock
-                    {
-                        return Err(error);
-                    }
+                    self.socket.room(&mut second).await?;
                 }
                 Err(error) => return Err(error),
             }
@@ -303,16 +309,12 @@ impl Outbox {
         if queue.current.is_empty() {
             queue.advance();
         }
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        let sent = loop {
-            match send(self.stream.as_raw_fd(), &queue.current, flags) {
-                Ok(sent) => break sent,
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return Ok(()),
-                Err(errno) => {
-                    queue.close();
-                    return Err(errno);
-                }
+        let sent = match self.socket.send(&queue.current) {
+            Ok(sent) => sent,
+            Err(Errno::EAGAIN) => return Ok(()),
+            Err(errno) => {
+                queue.close();
+                return Err(errno);
             }
         };
         queue.current.advance(sent);
@@ -327,6 +329,11 @@ impl Outbox {
 }
 
 impl Queue {
+    /// Whether something was written a moment ago, so that more may follow.
+    fn is_busy(&self) -> bool {
+        self.written.is_some_and(|written| written.elapsed() < BURST)
+    }
+
     /// Puts the next whole frames into `current`.
     fn advance(&mut self) {
         self.current = if !self.control.is_empty() {

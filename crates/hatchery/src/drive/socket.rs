@@ -1,0 +1,97 @@
+//! A connected stream socket of which the runtime watches the reading side alone.
+//!
+//! A peer that reads makes our end writable, and an epoll that was asked for that wakes us up each
+//! time: one wake-up for every message sent, for nothing. So writing is tried, and only while the
+//! socket is full a second fd of it is watched for room.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use hatchery_spawn::{receive_into, watch};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// One end of a connection.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    watched: AsyncFd<UnixStream>,
+}
+
+/// A second fd of a socket, there while that is full.
+#[derive(Debug, Default)]
+pub(crate) struct Second(Option<AsyncFd<UnixStream>>);
+
+impl Socket {
+    /// Registers it with the runtime of the calling task.
+    pub(crate) fn new(stream: UnixStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Ok(Self { watched: watch(stream, Interest::READABLE)? })
+    }
+
+    /// A connection that tokio has made or accepted.
+    pub(crate) fn of_tokio(stream: tokio::net::UnixStream) -> io::Result<Self> {
+        Self::new(stream.into_std()?)
+    }
+
+    /// Sends what there is room for; `EAGAIN` if there is none. Any thread.
+    pub(crate) fn send(&self, bytes: &[u8]) -> Result<usize, Errno> {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        loop {
+            match send(self.watched.as_raw_fd(), bytes, flags) {
+                Err(Errno::EINTR) => {}
+                sent => return sent,
+            }
+        }
+    }
+
+    /// Appends what has come to the spare room of `buffer`; 0 at the end. Ended by the peer's
+    /// sending or closing, or by [`Socket::shut`].
+    ///
+    /// Cancel safe: nothing is read that is not in the buffer.
+    pub(crate) async fn receive(&self, buffer: &mut BytesMut) -> io::Result<usize> {
+        loop {
+            let mut ready = self.watched.readable().await?;
+            let room = buffer.capacity() - buffer.len();
+            match receive_into(self.watched.get_ref().as_fd(), buffer) {
+                Ok(read) => {
+                    // Less than there was room for: that was all, and more is a new event.
+                    if read < room {
+                        ready.clear_ready();
+                    }
+                    return Ok(read);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Waits for room after a send found none. Ended by the peer's reading or closing, or by
+    /// [`Socket::shut`].
+    pub(crate) async fn room(&self, second: &mut Second) -> io::Result<()> {
+        if second.0.is_none() {
+            let copy = self.watched.get_ref().try_clone();
+            second.0 = copy.and_then(|copy| watch(copy, Interest::WRITABLE)).ok();
+        }
+        match &second.0 {
+            Some(watched) => watched.writable().await?.clear_ready(),
+            // No fd to spare: look again in a moment.
+            None => tokio::time::sleep(FULL_TABLE_PAUSE).await,
+        }
+        Ok(())
+    }
+
+    /// Ends it in both directions; what was received can still be read.
+    pub(crate) fn shut(&self) {
+        // Already gone is as good as broken.
+        let _gone = shutdown(self.watched.as_raw_fd(), Shutdown::Both);
+    }
+}
+
+/// How long a full socket is left alone when no fd is free to watch it.
+const FULL_TABLE_PAUSE: Duration = Duration::from_millis(1);
