@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, ValueEnum};
 use hatchery_testkit::matrix::{
-    Backend, Case, HARD_BOUND, Plan, Selection, Stop, Trigger, inside, run_all,
+    Backend, Case, HARD_BOUND, Load, Plan, Selection, Stop, Trigger, inside, run_all,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nix::sys::signal::Signal;
@@ -28,6 +28,9 @@ pub(crate) struct Args {
     /// What ends the tree [default: all]
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     trigger: Vec<Trigger>,
+    /// What goes on between the actors meanwhile: idle, calling, streaming, peers [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    load: Vec<Load>,
     /// Only cases whose id contains this
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
@@ -55,6 +58,7 @@ pub(crate) struct CaseArgs {
     depth: u32,
     breadth: u32,
     trigger: Trigger,
+    load: Load,
 }
 
 /// Exit status: 0 if all is well, 1 if not, 2 if the selection makes no sense.
@@ -117,17 +121,18 @@ fn interruptible<T>(stop: &Stop, work: impl FnOnce() -> T) -> (T, Option<u8>) {
 
 /// Runs one case in this very process.
 pub(crate) fn case(args: &CaseArgs) -> u8 {
-    let CaseArgs { backend, depth, breadth, trigger } = *args;
-    u8::try_from(inside(&Case { backend, depth, breadth, trigger })).unwrap_or(1)
+    let CaseArgs { backend, depth, breadth, trigger, load } = *args;
+    u8::try_from(inside(&Case { backend, depth, breadth, trigger, load })).unwrap_or(1)
 }
 
 fn select(args: &Args) -> Selection {
     let mut selection = Selection::default();
-    let Args { backend, depth, breadth, trigger, filter, .. } = args;
+    let Args { backend, depth, breadth, trigger, load, filter, .. } = args;
     replace(&mut selection.backends, backend);
     replace(&mut selection.depths, depth);
     replace(&mut selection.breadths, breadth);
     replace(&mut selection.triggers, trigger);
+    replace(&mut selection.loads, load);
     selection.filter.clone_from(filter);
     selection
 }
@@ -147,10 +152,10 @@ fn replace<T: Clone + PartialEq>(default: &mut Vec<T>, told: &[T]) {
 
 /// The arguments under which this program runs one case: [`CaseArgs`].
 fn case_args(case: &Case) -> Vec<String> {
-    let Case { backend, depth, breadth, trigger } = case;
-    let numbers = [depth.to_string(), breadth.to_string()];
-    let [depth, breadth] = numbers;
-    vec!["case".to_owned(), backend.name().to_owned(), depth, breadth, trigger.name().to_owned()]
+    let Case { backend, depth, breadth, trigger, load } = case;
+    let (depth, breadth) = (depth.to_string(), breadth.to_string());
+    let words = ["case", backend.name(), &depth, &breadth, trigger.name(), load.name()];
+    words.map(str::to_owned).to_vec()
 }
 
 /// Shown on a terminal only.

@@ -26,13 +26,13 @@ fn every_backend_comes_down_from_every_trigger_with_nothing_left() {
     let wrong: Vec<&Value> =
         cases(&report).filter(|case| !is_one_of(case, &["passed", "skipped"])).collect();
     assert!(wrong.is_empty() && code == Some(0), "{code:?} {wrong:#?}");
-    assert_eq!(report["summary"]["passed"], 31, "{report}");
-    assert_eq!(report["summary"]["skipped"], 2, "{report}");
+    assert_eq!(report["summary"]["passed"], 4 * 31, "{report}");
+    assert_eq!(report["summary"]["skipped"], 4 * 2, "{report}");
 }
 
 #[test]
 fn the_json_is_one_object_with_exactly_the_promised_fields() {
-    let (report, _) = json(&["--filter", "thread/d1b1/return"]);
+    let (report, _) = json(&["--filter", "thread/d1b1/return/peers"]);
     assert_eq!(keys(&report), ["cases", "summary"]);
     assert_eq!(
         keys(&report["cases"][0]),
@@ -46,11 +46,13 @@ fn the_json_is_one_object_with_exactly_the_promised_fields() {
             "elapsed_ms",
             "id",
             "leaks",
+            "load",
             "outcome",
             "teardown_ms",
             "trigger",
         ]
     );
+    assert_eq!(report["cases"][0]["load"], "peers");
     assert_eq!(keys(&report["cases"][0]["leaks"]), ["fds", "files", "processes", "threads"]);
     assert_eq!(
         keys(&report["summary"]),
@@ -60,7 +62,7 @@ fn the_json_is_one_object_with_exactly_the_promised_fields() {
 
 #[test]
 fn combinations_without_sense_are_skipped_with_a_reason() {
-    let (report, code) = json(&["--backend=thread", "--depth=1", "--breadth=1"]);
+    let (report, code) = json(&["--backend=thread", "--depth=1", "--breadth=1", "--load=idle"]);
     let skipped: Vec<&str> = cases(&report)
         .filter(|case| is_one_of(case, &["skipped"]))
         .map(|case| case["detail"].as_str().unwrap())
@@ -73,20 +75,23 @@ fn combinations_without_sense_are_skipped_with_a_reason() {
 #[test]
 fn lists_may_be_separated_by_commas_or_repeated_and_hold_each_value_once() {
     let args = ["--trigger=return,drop", "--trigger", "return", "--backend=thread", "--depth=1"];
-    let (report, _) = json(&[&args[..], &["--breadth", "1,1"]].concat());
+    let more = ["--breadth", "1,1", "--load=streaming,idle", "--load", "idle"];
+    let (report, _) = json(&[&args[..], &more].concat());
     let ids: Vec<&str> = cases(&report).map(|case| case["id"].as_str().unwrap()).collect();
-    assert_eq!(ids, ["thread/d1b1/return", "thread/d1b1/drop"]);
+    let due = ["return/streaming", "return/idle", "drop/streaming", "drop/idle"];
+    assert_eq!(ids, due.map(|way| format!("thread/d1b1/{way}")));
 }
 
 #[test]
 fn bad_arguments_get_a_usage_line_and_exit_status_2() {
-    let bad: [&[&str]; 11] = [
+    let bad: [&[&str]; 12] = [
         &["--backend", "carrier-pigeon"],
         &["--depth", "0"],
         &["--depth", "65"],
         &["--breadth", "-1"],
         &["--breadth", "many"],
         &["--trigger", "return,boredom"],
+        &["--load", "idle,heavy"],
         &["--jobs", "0"],
         &["--format", "xml"],
         &["--nonsense"],

@@ -81,3 +81,19 @@ axis! {
         SigkillMiddle = "sigkill-middle",
     }
 }
+
+axis! {
+    /// What goes on between the actors of the tree when it ends.
+    Load {
+        /// Nothing.
+        Idle = "idle",
+        /// Every actor is called by its spawner again and again.
+        Calling = "calling",
+        /// Every actor has two contexts with its spawner: one in which both sides send and read,
+        /// one in which the spawner reads nothing.
+        Streaming = "streaming",
+        /// Every actor was introduced to its next sibling, an only child to its spawner, and has
+        /// a context with that one in which both send and read.
+        Peers = "peers",
+    }
+}

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::axis::{Backend, Trigger};
+use super::axis::{Backend, Load, Trigger};
 use super::limits::{self, Impossible};
 
 /// One tree and what ends it.
@@ -16,6 +16,8 @@ pub struct Case {
     pub breadth: u32,
     /// What ends it.
     pub trigger: Trigger,
+    /// What goes on in it meanwhile.
+    pub load: Load,
 }
 
 /// Which cases to run: every combination of the values.
@@ -29,15 +31,18 @@ pub struct Selection {
     pub breadths: Vec<u32>,
     /// Triggers.
     pub triggers: Vec<Trigger>,
+    /// Loads.
+    pub loads: Vec<Load>,
     /// Only ids that contain this.
     pub filter: Option<String>,
 }
 
 impl Case {
-    /// `forkserver/d3b3/leaf-error`.
+    /// `forkserver/d3b3/leaf-error/idle`.
     #[must_use]
     pub fn id(&self) -> String {
-        format!("{}/d{}b{}/{}", self.backend, self.depth, self.breadth, self.trigger)
+        let Self { backend, depth, breadth, trigger, load } = self;
+        format!("{backend}/d{depth}b{breadth}/{trigger}/{load}")
     }
 
     /// How many actors the tree has below the root; `u64::MAX` if they can't be counted.
@@ -73,19 +78,25 @@ impl Selection {
         for &backend in &self.backends {
             for &depth in &self.depths {
                 for &breadth in &self.breadths {
-                    for &trigger in &self.triggers {
-                        let case = Case { backend, depth, breadth, trigger };
-                        let wanted =
-                            self.filter.as_ref().is_none_or(|part| case.id().contains(part));
-                        if wanted {
-                            limits::check(&case)?;
-                            cases.push(case);
-                        }
-                    }
+                    cases.extend(self.of_tree(backend, depth, breadth)?);
                 }
             }
         }
         Ok(cases)
+    }
+
+    /// Every way to end one tree.
+    fn of_tree(&self, backend: Backend, depth: u32, breadth: u32) -> Result<Vec<Case>, Impossible> {
+        let ways = self.triggers.iter().flat_map(|trigger| {
+            self.loads.iter().map(move |&load| {
+                let trigger = *trigger;
+                Case { backend, depth, breadth, trigger, load }
+            })
+        });
+        let is_wanted =
+            |case: &Case| self.filter.as_ref().is_none_or(|part| case.id().contains(part));
+        let wanted = ways.filter(is_wanted);
+        wanted.map(|case| limits::check(&case).map(|()| case)).collect()
     }
 }
 
@@ -96,6 +107,7 @@ impl Default for Selection {
             depths: vec![1, 2, 3],
             breadths: vec![1, 3],
             triggers: Trigger::ALL.to_vec(),
+            loads: Load::ALL.to_vec(),
             filter: None,
         }
     }
@@ -114,8 +126,8 @@ mod tests {
 
     #[test]
     fn actors_are_counted_level_by_level() {
-        let (backend, trigger) = (Backend::Exec, Trigger::Return);
-        assert_eq!(Case { backend, depth: 3, breadth: 3, trigger }.actors(), 39);
-        assert_eq!(Case { backend, depth: 4, breadth: 1, trigger }.actors(), 4);
+        let (backend, trigger, load) = (Backend::Exec, Trigger::Return, Load::Idle);
+        assert_eq!(Case { backend, depth: 3, breadth: 3, trigger, load }.actors(), 39);
+        assert_eq!(Case { backend, depth: 4, breadth: 1, trigger, load }.actors(), 4);
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use nix::sys::resource::{Resource, getrlimit};
 
-use super::axis::Backend;
+use super::axis::{Backend, Load};
 use super::case::Case;
 
 /// A tree that this machine can't hold. Found before anything is started.
@@ -82,13 +82,18 @@ fn check_against(case: &Case, limits: &Limits) -> Result<(), Impossible> {
 fn fds(case: &Case) -> u64 {
     match case.backend {
         // A spawner: channel, pidfd and, for a moment, the pipe that a birth reports on. The
-        // forkserver: a control socket for each actor that spawns.
+        // forkserver: a control socket for each actor that spawns. Peers add a listener and two
+        // connections to an actor, which a spawner has room for.
         Backend::Forkserver | Backend::Exec => {
             let spawners = Case { depth: case.depth.saturating_sub(1), ..case.clone() }.actors();
             spawners.max(u64::from(case.breadth) * 3)
         }
-        // Both ends of the channel, and a tokio runtime's epoll, its copy, and its eventfd.
-        Backend::Thread => case.actors().saturating_mul(5),
+        // Both ends of the channel, and a tokio runtime's epoll, its copy, and its eventfd; a
+        // listener and both ends of a connection.
+        Backend::Thread => {
+            let peers = if case.load == Load::Peers { 3 } else { 0 };
+            case.actors().saturating_mul(5 + peers)
+        }
     }
 }
 
@@ -111,7 +116,7 @@ mod tests {
     use super::*;
 
     fn tree(backend: Backend, depth: u32, breadth: u32) -> Case {
-        Case { backend, depth, breadth, trigger: Trigger::Return }
+        Case { backend, depth, breadth, trigger: Trigger::Return, load: Load::Idle }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::axis::{Backend, Trigger};
+use super::axis::{Backend, Load, Trigger};
 use super::case::Case;
 
 /// How one case came out.
@@ -45,7 +45,7 @@ impl Leaks {
 /// One case.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CaseReport {
-    /// `forkserver/d3b3/leaf-error`.
+    /// `forkserver/d3b3/leaf-error/idle`.
     pub id: String,
     /// How actors are brought to life.
     pub backend: Backend,
@@ -57,6 +57,8 @@ pub struct CaseReport {
     pub actors: u64,
     /// What ended it.
     pub trigger: Trigger,
+    /// What went on in it meanwhile.
+    pub load: Load,
     /// How it came out.
     pub outcome: Outcome,
     /// The whole case, in milliseconds.
@@ -81,6 +83,7 @@ impl CaseReport {
             breadth: case.breadth,
             actors: case.actors(),
             trigger: case.trigger,
+            load: case.load,
             outcome: Outcome::Skipped,
             elapsed_ms: 0.0,
             teardown_ms: 0.0,

@@ -1,17 +1,18 @@
 //! The inside of a case's process: grows the tree, pulls the trigger, counts.
 
-use std::collections::BTreeSet;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use hatchery::{ExitStatus, FaultKind, Runtime, ScopeError, Stdio, Step, Why};
+use hatchery::{Runtime, Stdio};
 use hatchery_spawn::Pidfd;
 use serde::{Deserialize, Serialize};
 
 use super::axis::{Backend, Trigger};
 use super::case::Case;
+use super::load::{self, Busy};
+use super::outcome::{Down, check};
 use super::report::Leaks;
-use super::tree::{AsTold, Leaves, Plan, Up, plant, watch};
+use super::tree::{AsTold, Leaves, Plan, Up, Watching, plant};
 use crate::counts::Counts;
 use crate::isolate;
 
@@ -79,7 +80,9 @@ async fn scenario(case: &Case, told: &mut Told) {
         | Trigger::SigkillLeaf
         | Trigger::SigkillMiddle => Leaves::Hold,
     };
-    let plan = Plan { breadth: case.breadth, leaves };
+    let pause = load::pause(case.actors());
+    let plan = Plan { breadth: case.breadth, leaves, load: case.load, pause };
+    let mut watching = Watching::default();
     let (pulled, watched) = (OnceLock::new(), OnceLock::new());
     let (up, all_up) = tokio::sync::oneshot::channel();
     let nursery = runtime.nursery(async |n| {
@@ -87,7 +90,8 @@ async fn scenario(case: &Case, told: &mut Told) {
         if ups.len() as u64 != case.actors() {
             return Err(hatchery::Error::msg(format!("{} actors are up", ups.len())));
         }
-        let holding = watch(children, case.depth, plan);
+        let busy = Busy::begin(plan.load, plan.pause, &children).await?;
+        let holding = watching.watch(children, case.depth, plan, busy);
         // Nobody waits for it under most triggers.
         let _unwaited = up.send(());
         watched.get_or_init(|| Watched::open(case, &ups));
@@ -112,6 +116,18 @@ async fn scenario(case: &Case, told: &mut Told) {
     if let (Some(Ok(watched)), Some(pulled), Some(_)) = (watched.get(), pulled.get(), &result) {
         told.wrong.extend(watched.survivors(case, *pulled));
     }
+    let result = match result {
+        Some(Err(error)) => {
+            let report = error.report().clone();
+            let mut error = hatchery::Error::from(error);
+            if case.trigger == Trigger::AllLeavesError {
+                error = watching.all_told(error).await;
+            }
+            Some(Err(Down { fault: error.into_fault(), report }))
+        }
+        Some(Ok(())) => Some(Ok(())),
+        None => None,
+    };
     runtime.close().await;
     told.teardown_ms = pulled.get().map_or(0.0, |at| millis(at.elapsed()));
     told.wrong.extend(check(case, result));
@@ -182,54 +198,6 @@ fn kill(ups: &[Up], depth: u32) -> hatchery::Result<()> {
     let victim = ups.iter().find(at_depth).ok_or_else(|| hatchery::Error::msg("nobody to kill"))?;
     Pidfd::open(victim.1)?.send_signal(nix::libc::SIGKILL)?;
     Ok(())
-}
-
-/// What is wrong with how the root's nursery came out.
-fn check(case: &Case, result: Option<Result<(), ScopeError>>) -> Vec<String> {
-    let result = match (case.trigger, result) {
-        (Trigger::Timeout | Trigger::Drop, None) | (Trigger::Return, Some(Ok(()))) => {
-            return Vec::new();
-        }
-        (_, Some(Err(error))) => error,
-        (_, other) => return vec![format!("came out as {other:?}")],
-    };
-    // A dead channel means that the actor had unwound; a loaded machine may be slow to end it.
-    let had_left = |step: &hatchery::StepTaken| step.step == Step::ChannelDead;
-    let mut forced = result.report().forced();
-    forced.retain(|actor| !actor.steps.iter().any(had_left));
-    if !forced.is_empty() {
-        let told = |actor: &&hatchery::ActorReport| {
-            format!("`{}` had to be forced: {:?}", actor.path, actor.steps)
-        };
-        return forced.iter().map(told).collect();
-    }
-    let all = result.fault().leaves();
-    let paths: BTreeSet<_> = all.iter().map(|fault| &fault.path).collect();
-    let failed_at = |depth: u32| {
-        !all.is_empty()
-            && paths.len() == all.len()
-            && all.iter().all(|f| f.kind == FaultKind::Failed && f.path.depth() == depth as usize)
-    };
-    let killed_at = |depth: u32| {
-        let killed = FaultKind::Died(ExitStatus::Signal(nix::libc::SIGKILL));
-        all.len() == 1 && all[0].kind == killed && all[0].path.depth() == depth as usize
-    };
-    let right = match case.trigger {
-        Trigger::LeafError => failed_at(case.depth) && all.len() == 1,
-        Trigger::AllLeavesError => failed_at(case.depth),
-        Trigger::MiddleError => failed_at(1) && all.len() == 1,
-        Trigger::RootError => failed_at(0) && all.len() == 1,
-        Trigger::Cancel => {
-            matches!(&result.fault().kind, FaultKind::Cancelled(reason) if reason.why == Why::Requested)
-        }
-        Trigger::Sigint => {
-            result.fault().kind == FaultKind::Interrupted { signal: nix::libc::SIGINT }
-        }
-        Trigger::SigkillLeaf => killed_at(case.depth),
-        Trigger::SigkillMiddle => killed_at(1),
-        Trigger::Return | Trigger::Timeout | Trigger::Drop => false,
-    };
-    if right { Vec::new() } else { vec![result.render()] }
 }
 
 pub(super) fn millis(span: Duration) -> f64 {

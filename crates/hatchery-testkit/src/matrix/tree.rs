@@ -2,17 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use hatchery::{Error, Nursery, Portal, nursery};
+use hatchery::{CallError, Error, Fault, Nursery, Portal, nursery};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+
+use super::axis::Load;
+use super::load::Busy;
 
 /// What an actor of the tree is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Plan {
     pub(super) breadth: u32,
     pub(super) leaves: Leaves,
+    pub(super) load: Load,
+    /// See [`pause`](super::load::pause).
+    pub(super) pause: Duration,
 }
 
 /// What the leaves do as soon as they run.
@@ -46,18 +53,25 @@ pub(super) async fn grow(depth: u32, plan: Plan) -> Result<Vec<Up>, Error> {
     let (ended, held) = oneshot::channel();
     let (go, gone) = oneshot::channel();
     tokio::spawn(async move {
-        let result = nursery(async |n| {
+        let mut watching = Watching::default();
+        let mut result = nursery(async |n| {
             let (children, up) = plant(&n, depth, plan).await?;
+            let busy = Busy::begin(plan.load, plan.pause, &children).await?;
             // The caller has gone if the tree comes down meanwhile.
             drop(tell.send(up));
             // Nobody errs before the whole tree is up; a dropped gate means that it comes down.
             if gone.await.is_err() {
                 std::future::pending::<()>().await;
             }
-            watch(children, depth, plan).await
+            watching.watch(children, depth, plan, busy).await
         })
         .await
         .map_err(Error::from);
+        if plan.leaves == Leaves::AllErr
+            && let Err(error) = result
+        {
+            result = Err(watching.all_told(error).await);
+        }
         // Nobody holds it under triggers that come from above.
         drop(ended.send(result));
     });
@@ -124,33 +138,61 @@ pub(super) async fn plant(
     Ok((children, all))
 }
 
-/// Waits for the first child that comes down with an error; never ends otherwise.
-pub(super) async fn watch(children: Vec<Portal>, depth: u32, plan: Plan) -> hatchery::Result<()> {
-    let mut holding = JoinSet::new();
-    for (at, child) in children.into_iter().enumerate() {
-        let is_leaf = depth <= 1;
-        let first = at == 0 && child.path().as_str().split('/').skip(1).all(|name| name == "a0");
-        let errs = match plan.leaves {
-            Leaves::Hold => false,
-            Leaves::FirstErrs => is_leaf && first,
-            Leaves::AllErr => is_leaf,
-            Leaves::MiddleErrs => at == 0 && child.path().depth() == 1,
-        };
-        holding.spawn(async move { child.call(hold(errs)).await });
-    }
-    let mut errors = Vec::new();
-    while let Some(held) = holding.join_next().await {
-        match held? {
-            Ok(()) => {}
-            Err(error) => {
-                errors.push(error);
-                break;
+/// One actor's wait for its children. It outlives the actor's nursery, to hear what all were told.
+#[derive(Default)]
+pub(super) struct Watching {
+    holding: JoinSet<Result<(), CallError<Error>>>,
+}
+
+impl Watching {
+    /// Lets the children do what the plan says and waits for the first one that comes down with an
+    /// error, or for a load that fails; never ends otherwise.
+    pub(super) async fn watch(
+        &mut self,
+        children: Vec<Portal>,
+        depth: u32,
+        plan: Plan,
+        mut busy: Busy,
+    ) -> hatchery::Result<()> {
+        for (at, child) in children.into_iter().enumerate() {
+            let is_leaf = depth <= 1;
+            let is_first = |name| name == "a0";
+            let first = at == 0 && child.path().as_str().split('/').skip(1).all(is_first);
+            let errs = match plan.leaves {
+                Leaves::Hold => false,
+                Leaves::FirstErrs => is_leaf && first,
+                Leaves::AllErr => is_leaf,
+                Leaves::MiddleErrs => at == 0 && child.path().depth() == 1,
+            };
+            self.holding.spawn(async move { child.call(hold(errs)).await });
+        }
+        let held = async {
+            while let Some(held) = self.holding.join_next().await {
+                held??;
             }
+            std::future::pending().await
+        };
+        tokio::select! {
+            held = held => held,
+            error = busy.failed() => Err(error),
         }
     }
-    match errors.pop() {
-        Some(error) => Err(error.into()),
-        None => std::future::pending().await,
+
+    /// Once the nursery has returned `first`: that, and what became of every other child. None is
+    /// left out: a child that did not come to its error was cancelled, and says so.
+    pub(super) async fn all_told(mut self, first: Error) -> Error {
+        let id = first.fault().id;
+        let mut faults = vec![first.into_fault()];
+        while let Some(held) = self.holding.join_next().await {
+            match held {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => faults.push(Error::from(error).into_fault()),
+                Err(panic) => faults.push(Error::from(panic).into_fault()),
+            }
+        }
+        // Two groups of one actor never meet, so this id names it well enough.
+        let group = Fault::group(!id, hatchery::path(), faults);
+        group.map_or_else(|| Error::msg("nothing was told"), Error::from)
     }
 }
 

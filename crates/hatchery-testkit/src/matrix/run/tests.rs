@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use super::super::axis::Backend;
+use super::super::axis::{Backend, Load};
 use super::*;
 use crate::isolate;
 
@@ -11,7 +11,8 @@ fn play(name: &'static str, trigger: Trigger, part: impl FnOnce(), check: impl F
     if isolate::is_scenario() {
         return part();
     }
-    let case = Case { backend: Backend::Forkserver, depth: 1, breadth: 1, trigger };
+    let (backend, load) = (Backend::Forkserver, Load::Idle);
+    let case = Case { backend, depth: 1, breadth: 1, trigger, load };
     let args =
         [&format!("matrix::run::tests::{name}"), "--exact", "--nocapture", "--test-threads=1"];
     let stop = Stop::default();
@@ -122,8 +123,8 @@ fn what_a_case_counts_itself_is_a_leak() {
 
 #[test]
 fn after_a_stop_no_case_starts() {
-    let case =
-        Case { backend: Backend::Forkserver, depth: 1, breadth: 1, trigger: Trigger::Return };
+    let (backend, trigger, load) = (Backend::Forkserver, Trigger::Return, Load::Idle);
+    let case = Case { backend, depth: 1, breadth: 1, trigger, load };
     let stop = Stop::default();
     stop.stop();
     let plan = Plan {
