@@ -70,6 +70,10 @@ struct Slot {
     handshake: Handshake,
     /// Told once how the start came out.
     started: Option<oneshot::Sender<Result<(), StartError>>>,
+    /// Why it goes, if it does not go unasked: what it said itself, or what it was told first.
+    leaving: Option<Reason>,
+    /// A signal was due, as the cancel alone did not do.
+    forced: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -289,6 +293,8 @@ impl Core {
                     signal: None,
                     handshake: Handshake::new(config.handshake, clock::now()),
                     started: Some(started),
+                    leaving: None,
+                    forced: false,
                 },
             );
         }
@@ -429,11 +435,30 @@ impl Core {
                 Err(StartError { path, backend, cause: StartCause::Died, fault })
             });
         }
-        link.set_end(Box::new(fault.clone()));
+        link.set_end(Box::new(self.left(id, status).unwrap_or_else(|| fault.clone())));
         self.apply(Event::Settled { id, status, fault: Box::new(fault) });
         // Late readers find the end; the process itself is gone.
         lock(&self.mind).slots.remove(&id);
         self.over.send_replace(());
+    }
+
+    /// An actor says good-bye, and why if it goes by itself.
+    fn leaves(&self, id: ActorId, why: Option<Reason>) {
+        if let (Some(why), Some(slot)) = (why, lock(&self.mind).slots.get_mut(&id)) {
+            slot.leaving.get_or_insert(why);
+        }
+    }
+
+    /// What is told to calls that an actor has not answered, if it did not end unasked: it may
+    /// have gone before it read them.
+    fn left(&self, id: ActorId, status: ExitStatus) -> Option<Fault> {
+        let mind = lock(&self.mind);
+        let slot = mind.slots.get(&id)?;
+        let reason = slot.leaving.clone()?;
+        (status == ExitStatus::Code(0) || slot.forced).then(|| {
+            let (path, message) = (slot.link.path.clone(), reason.to_string());
+            Fault::new(current::fault_id(), path, FaultKind::Cancelled(reason), message)
+        })
     }
 
     /// A handshake's answer has come.
@@ -609,11 +634,18 @@ impl Slot {
     fn perform(&mut self, action: teardown::Action) {
         match action {
             teardown::Action::SendCancel { reason, budget } => {
+                self.leaving.get_or_insert_with(|| reason.clone());
                 // If the channel is closed, the reader says so and the ladder goes on.
                 drop(self.link.outbox.push(Lane::Control, &ToChild::Cancel { reason, budget }));
             }
-            teardown::Action::Terminate => self.signal(Signal::Terminate),
-            teardown::Action::Kill => self.signal(Signal::Kill),
+            teardown::Action::Terminate => {
+                self.forced = true;
+                self.signal(Signal::Terminate);
+            }
+            teardown::Action::Kill => {
+                self.forced = true;
+                self.signal(Signal::Kill);
+            }
             teardown::Action::GiveUp(step) => self.give_up(step),
             teardown::Action::BreakChannel => self.link.outbox.break_channel(),
         }
@@ -791,7 +823,10 @@ impl Reading {
             }
             ToParent::CancelAck => self.core.apply(Event::Acked(self.id)),
             ToParent::CancelParent { reason } => self.cancel_owner(reason),
-            ToParent::Ended(ended) => self.core.apply(Event::Ended { id: self.id, ended }),
+            ToParent::Ended(ended) => {
+                self.core.leaves(self.id, ended.why.clone());
+                self.core.apply(Event::Ended { id: self.id, ended });
+            }
             // The link has handled them.
             ToParent::Reply { .. }
             | ToParent::Started { .. }
