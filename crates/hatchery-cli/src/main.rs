@@ -3,6 +3,7 @@
 
 mod matrix;
 mod render;
+mod soak;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
@@ -18,6 +19,11 @@ struct Cli {
 enum Command {
     /// Runs a nested-cancel matrix on real trees and checks that nothing is left.
     Matrix(matrix::Args),
+    /// Strikes trees at random, as a seed says, and counts what is left.
+    Soak(soak::Args),
+    /// A root of a soak, in this process.
+    #[command(hide = true)]
+    SoakRoot { options: String },
     /// One case of a matrix, in this process.
     #[command(hide = true)]
     Case(matrix::CaseArgs),
@@ -30,6 +36,8 @@ fn main() -> std::process::ExitCode {
     };
     let code = match cli.command {
         Command::Matrix(args) => matrix::run(&args),
+        Command::Soak(args) => soak::run(&args),
+        Command::SoakRoot { options } => soak::root(&options),
         Command::Case(args) => matrix::case(&args),
     };
     std::process::ExitCode::from(code)

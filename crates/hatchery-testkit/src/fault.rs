@@ -1,5 +1,6 @@
 //! Faults from outside: the signals that no process can refuse, through pidfds (H18).
 
+use std::fs;
 use std::io;
 
 use hatchery_spawn::Pidfd;
@@ -37,6 +38,36 @@ pub fn send(pid: u32, signal: i32) -> io::Result<Pidfd> {
     let process = Pidfd::open(pid)?;
     process.send_signal(signal)?;
     Ok(process)
+}
+
+/// The children of a process, zombies included; none if it is gone.
+#[must_use]
+pub fn children_of(pid: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    let pids = lists.map(|list| list.split_whitespace().flat_map(str::parse).collect::<Vec<_>>());
+    pids.flatten().collect()
+}
+
+/// Whether a process is a forkserver that has booted.
+#[must_use]
+pub fn is_up(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "hatchery:server\n")
+}
+
+/// The actor called `name` among the children of `forkserver`, held so that the number can't
+/// change hands. Names are cut after 15 bytes with their `hatchery:`, so take short ones.
+#[must_use]
+pub fn find_child(forkserver: u32, name: &str) -> Option<Pidfd> {
+    let title: String = format!("hatchery:{name}").chars().take(15).collect();
+    let is_it = |pid: u32| {
+        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == title)
+    };
+    children_of(forkserver).into_iter().find_map(|pid| {
+        // Held first, looked at second.
+        let process = Pidfd::open(pid).ok()?;
+        (is_it(pid) && !process.is_dead()).then_some(process)
+    })
 }
 
 #[cfg(test)]

@@ -10,3 +10,4 @@ pub mod dump;
 pub mod fault;
 pub mod isolate;
 pub mod matrix;
+pub mod soak;

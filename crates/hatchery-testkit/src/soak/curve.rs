@@ -1,0 +1,152 @@
+//! What the root and its forkserver hold, over time.
+
+use std::fmt;
+use std::fs;
+
+use serde::{Deserialize, Serialize};
+
+/// One look between two rounds, when no actor lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    /// Milliseconds since the beginning.
+    pub at_ms: u64,
+    /// How many actors had come and gone.
+    pub actors: u64,
+    /// Which forkserver.
+    pub server_pid: u32,
+    /// The root.
+    pub root: Held,
+    /// The forkserver.
+    pub server: Held,
+}
+
+/// What a process holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Held {
+    /// Private memory in KiB.
+    pub private_kib: u64,
+    /// Open fds.
+    pub fds: usize,
+    /// Threads.
+    pub threads: usize,
+}
+
+/// All looks of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Curve(pub Vec<Sample>);
+
+impl Held {
+    /// What `pid` holds now; zeroes if it is gone.
+    #[must_use]
+    pub fn by(pid: u32) -> Self {
+        let count =
+            |what: &str| fs::read_dir(format!("/proc/{pid}/{what}")).map_or(0, Iterator::count);
+        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+        let private = text.lines().filter(|line| line.starts_with("Private_"));
+        let kib = private.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+        Self { private_kib: kib.sum(), fds: count("fd"), threads: count("task") }
+    }
+}
+
+impl Curve {
+    /// What grew: the median of the last quarter against that of the second. The first belongs to
+    /// the allocator, which keeps what it once needed. Too short a curve says nothing.
+    #[must_use]
+    pub fn grown(&self) -> Vec<String> {
+        let all = &self.0;
+        if all.len() < 16 {
+            return Vec::new();
+        }
+        let quarter = all.len() / 4;
+        let (early, late) = (&all[quarter..2 * quarter], &all[all.len() - quarter..]);
+        let mut grown = Vec::new();
+        for (what, of, noise) in KINDS {
+            let (from, to) = (median(early, of), median(late, of));
+            if to > from + noise {
+                grown.push(format!("{what}: from {from} to {to}"));
+            }
+        }
+        grown
+    }
+}
+
+impl fmt::Display for Curve {
+    /// At most twenty rows.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{:>8} {:>8}  {:>9} {:>4} {:>4}  {:>10} {:>4}",
+            "s", "actors", "root KiB", "fds", "thr", "server KiB", "fds"
+        )?;
+        let step = self.0.len().div_ceil(20).max(1);
+        let last = self.0.len().saturating_sub(1);
+        for (at, one) in self.0.iter().enumerate() {
+            if at % step != 0 && at != last {
+                continue;
+            }
+            let Sample { at_ms, actors, root, server, .. } = one;
+            writeln!(
+                f,
+                "{:>8} {actors:>8}  {:>9} {:>4} {:>4}  {:>10} {:>4}",
+                at_ms / 1000,
+                root.private_kib,
+                root.fds,
+                root.threads,
+                server.private_kib,
+                server.fds
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn median(part: &[Sample], of: fn(&Sample) -> u64) -> u64 {
+    let mut values: Vec<u64> = part.iter().map(of).collect();
+    values.sort_unstable();
+    values.get(values.len() / 2).copied().unwrap_or_default()
+}
+
+/// A name, where it stands in a sample, and how much of it is noise.
+type Kind = (&'static str, fn(&Sample) -> u64, u64);
+
+const KINDS: [Kind; 6] = [
+    ("KiB of the root", |one| one.root.private_kib, MEMORY_NOISE_KIB),
+    ("fds of the root", |one| one.root.fds as u64, FD_NOISE),
+    ("threads of the root", |one| one.root.threads as u64, 0),
+    ("KiB of the forkserver", |one| one.server.private_kib, MEMORY_NOISE_KIB),
+    ("fds of the forkserver", |one| one.server.fds as u64, 0),
+    ("threads of the forkserver", |one| one.server.threads as u64, 0),
+];
+
+/// Tasks of the root that were not yet polled for the last time hold one or two.
+const FD_NOISE: u64 = 3;
+
+/// Pages that the allocator keeps or gives back as it likes.
+const MEMORY_NOISE_KIB: u64 = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_grows_is_named_and_noise_is_not() {
+        let sample = |at: u64, fds: usize| Sample {
+            at_ms: at,
+            actors: at,
+            server_pid: 1,
+            root: Held { private_kib: 5000 + at % 7, fds: 10, threads: 4 },
+            server: Held { private_kib: 900, fds, threads: 1 },
+        };
+        let flat = Curve((0..100).map(|at| sample(at, 9)).collect());
+        assert_eq!(flat.grown(), Vec::<String>::new());
+        let leaky = Curve((0..100).map(|at| sample(at, 9 + usize::from(at > 60))).collect());
+        assert_eq!(leaky.grown(), ["fds of the forkserver: from 9 to 10"]);
+        assert!(leaky.to_string().lines().count() <= 22);
+    }
+
+    #[test]
+    fn this_process_holds_something() {
+        let held = Held::by(std::process::id());
+        assert!(held.private_kib > 0 && held.fds > 0 && held.threads > 0, "{held:?}");
+    }
+}
