@@ -17,7 +17,7 @@ struct Cli {
     /// Small sizes, to see that nothing has rotted.
     #[arg(long)]
     smoke: bool,
-    /// Only these parts; all of them if none is named.
+    /// Only these parts; all but deaths if none is named.
     #[arg(long, value_name = "PART")]
     only: Vec<Part>,
     /// Writes all rows there, as JSON.
@@ -47,6 +47,8 @@ enum Part {
     Errors,
     /// Many actors up, called, down.
     Crowd,
+    /// A thousand trees killed, interrupted, stuck; takes many minutes.
+    Deaths,
 }
 
 /// Processes of the benchmark's own.
@@ -57,6 +59,10 @@ enum Inside {
     Part { part: Part },
     /// The other side of a floor.
     Worker { mode: Mode, place: pin::Place },
+    /// A T(3,3) that only stands there.
+    Hold,
+    /// 25 stuck actors.
+    Stuck { backend: Backend },
     /// One case of the matrix.
     Case { backend: Backend, depth: u32, breadth: u32, trigger: Trigger },
 }
@@ -80,6 +86,8 @@ pub(crate) fn run() -> Outcome {
     match cli.inside {
         Some(Inside::Part { part }) => measure(part, extent),
         Some(Inside::Worker { mode, place }) => mode.run(place),
+        Some(Inside::Hold) => crate::deaths::hold(),
+        Some(Inside::Stuck { backend }) => crate::deaths::stuck_root(backend.name()),
         Some(Inside::Case { backend, depth, breadth, trigger }) => {
             let case = Case { backend, depth, breadth, trigger };
             std::process::exit(hatchery_testkit::matrix::inside(&case));
@@ -97,15 +105,19 @@ fn measure(part: Part, extent: Extent) -> Outcome {
         Part::Calls => crate::calls::measure(extent),
         Part::Errors => crate::errors::measure(extent),
         Part::Crowd => crate::crowd::measure(extent),
+        Part::Deaths => crate::deaths::measure(extent),
     }
 }
 
 fn all(cli: &Cli) -> Outcome {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     println!("load {}", load.trim());
-    let parts = if cli.only.is_empty() { Part::value_variants() } else { &cli.only };
+    let mut parts = cli.only.clone();
+    if parts.is_empty() {
+        parts.extend(Part::value_variants().iter().filter(|part| **part != Part::Deaths));
+    }
     let (mut rows, mut failed) = (Vec::new(), Vec::new());
-    for &part in parts {
+    for part in parts {
         let (mut told, well) = one(part, cli.smoke)?;
         println!("{}", shown(&told));
         rows.append(&mut told);

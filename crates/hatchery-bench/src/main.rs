@@ -9,6 +9,7 @@ mod calls;
 mod cli;
 mod contexts;
 mod crowd;
+mod deaths;
 mod errors;
 mod figures;
 mod floors;
