@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use nix::libc;
@@ -10,6 +10,8 @@ use tokio::sync::watch;
 
 use crate::error::{SignalError, WaitError};
 use crate::exit::Exit;
+use crate::forkserver::client::Client;
+use crate::grip::{Grip, no_room};
 use crate::ledger::Ledger;
 use crate::own_thread::OwnThread;
 use crate::prelude::{RECORD, Step, parse_report};
@@ -64,7 +66,7 @@ pub(crate) struct Core {
 
 #[derive(Debug)]
 enum Body {
-    Process { pid: u32, pidfd: Pidfd },
+    Process { pid: u32, grip: Grip, server: Weak<Client> },
     Thread { number: u64, thread: Mutex<Option<OwnThread>>, ledger: Ledger },
 }
 
@@ -73,11 +75,13 @@ impl Core {
         name: String,
         pid: u32,
         pidfd: Pidfd,
+        server: Weak<Client>,
         birth: Option<Arc<OwnedFd>>,
     ) -> Arc<Self> {
         let (status, _) = watch::channel(None);
         let birth = Mutex::new(birth);
-        Arc::new(Self { name, body: Body::Process { pid, pidfd }, status, birth })
+        let body = Body::Process { pid, grip: Grip::new(pid, pidfd), server };
+        Arc::new(Self { name, body, status, birth })
     }
 
     pub(crate) fn thread(
@@ -203,7 +207,7 @@ impl Drop for Child {
         if core.status.borrow().is_none() {
             match &core.body {
                 // It may have ended at this moment; then there is nothing to kill.
-                Body::Process { pidfd, .. } => drop(pidfd.send_signal(libc::SIGKILL)),
+                Body::Process { .. } => drop(core.signal(libc::SIGKILL)),
                 Body::Thread { .. } => core.abandon("its child was dropped"),
             }
         }
@@ -211,6 +215,24 @@ impl Drop for Child {
 }
 
 impl Core {
+    fn signal(&self, signal: i32) -> Result<(), SignalError> {
+        let name = || self.name.clone();
+        let Body::Process { pid, grip, server } = &self.body else {
+            return Err(SignalError::Thread { name: name() });
+        };
+        match grip.signal(signal) {
+            Ok(()) => Ok(()),
+            // Its parent needs no fd for that.
+            Err(error) if signal == libc::SIGKILL && no_room(&error) => {
+                if let Some(server) = server.upgrade() {
+                    server.kill(pid.cast_signed());
+                }
+                Ok(())
+            }
+            Err(cause) => Err(SignalError::System { name: name(), cause }),
+        }
+    }
+
     fn abandon(&self, last_state: &str) {
         let Body::Thread { number, thread, ledger } = &self.body else { return };
         let abandoned = thread.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -299,15 +321,7 @@ impl ChildHandle {
     /// # Errors
     /// [`SignalError::Thread`], or what the system says.
     pub fn signal(&self, signal: i32) -> Result<(), SignalError> {
-        let name = || self.core.name.clone();
-        let Body::Process { pidfd, .. } = &self.core.body else {
-            return Err(SignalError::Thread { name: name() });
-        };
-        match pidfd.send_signal(signal) {
-            Ok(()) => Ok(()),
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
-            Err(cause) => Err(SignalError::System { name: name(), cause }),
-        }
+        self.core.signal(signal)
     }
 
     /// The step at which a child of our own image failed to be born, if it did and has ended.

@@ -16,7 +16,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio as StdStdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::libc;
@@ -77,6 +77,7 @@ struct Inner {
     relays: relay::Group,
     /// The process itself, where this is its root.
     process: Option<Process>,
+    closed: Once,
 }
 
 #[derive(Debug)]
@@ -102,7 +103,11 @@ impl Forkserver {
         let null = open_null().map_err(failed(name, "open(/dev/null)"))?;
         let told = format!("{},{}", bounds.orphan_grace.as_nanos(), bounds.children);
         let tree = strays::new_tree();
-        let child = Command::new("/proc/self/exe")
+        let mut server = Command::new("/proc/self/exe");
+        if std::env::var_os(image::BIND_NOW.0).is_none() {
+            server.env(image::BIND_NOW.0, image::BIND_NOW.1);
+        }
+        let child = server
             // Long, because its children write their names over it.
             .arg0(format!("{:<96}", "hatchery:forkserver"))
             .env(image::SERVER_MARKER, format!("{}.{tree}", std::process::id()))
@@ -130,7 +135,14 @@ impl Forkserver {
         })?;
         let process = Some(process);
         Ok(Self {
-            inner: Arc::new(Inner { client, bounds, null, relays: relay::Group::new(), process }),
+            inner: Arc::new(Inner {
+                client,
+                bounds,
+                null,
+                relays: relay::Group::new(),
+                process,
+                closed: Once::new(),
+            }),
         })
     }
 
@@ -159,6 +171,7 @@ impl Forkserver {
                     null,
                     relays: relay::Group::new(),
                     process: None,
+                    closed: Once::new(),
                 }),
             });
         }
@@ -340,7 +353,12 @@ fn describe(spec: Spec, run: Run, bound: Duration) -> (Request, [Stdio; 3], Vec<
 }
 
 impl Inner {
+    /// Once: who comes second waits for the first.
     fn close(&self) {
+        self.closed.call_once(|| self.end());
+    }
+
+    fn end(&self) {
         self.client.close();
         if let Some(process) = &self.process {
             if !process.pidfd.wait_dead(self.bounds.close) {

@@ -157,6 +157,9 @@ pub(crate) fn set_shared_socket(fd: i32) {
 pub(crate) fn before_main() {
     PREPARED.store(true, Ordering::Relaxed);
     if let Some(root) = take(SERVER_MARKER) {
+        if std::env::var_os(BIND_NOW.0).is_some_and(|value| value == BIND_NOW.1) {
+            env::remove(OsStr::new(BIND_NOW.0));
+        }
         let (root, tree) = root.split_once('.').unwrap_or((&root, ""));
         server::main(root.parse().unwrap_or(0), tree);
     }
@@ -228,6 +231,9 @@ static SHARED: AtomicI32 = AtomicI32::new(-1);
 
 /// Tells an image that it is a forkserver, and whose: the root's pid.
 pub(crate) const SERVER_MARKER: &str = "HATCHERY_FORKSERVER";
+/// Has the dynamic linker look up every symbol when the forkserver starts, rather than one by one
+/// in each of its children. Any value does; by this one we know it as ours.
+pub(crate) const BIND_NOW: (&str, &str) = ("LD_BIND_NOW", "hatchery");
 /// Tells an image that it is an actor; see [`describe`].
 pub(crate) const BIRTH_MARKER: &str = "HATCHERY_BIRTH";
 

@@ -25,6 +25,7 @@ mod exit;
 mod forkserver;
 #[doc(hidden)]
 pub mod fuzz;
+mod grip;
 mod image;
 mod ledger;
 mod own_thread;

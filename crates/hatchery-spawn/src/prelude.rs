@@ -227,8 +227,8 @@ fn place_fds(
     wanted.extend(matches!(request.run, Run::Image(_)).then_some(nest.image));
     // Above the slots first, so that no slot is overwritten before it was copied.
     let lowest = RawFd::try_from(wanted.len()).map_err(|_| Errno::EINVAL)?;
-    let lifted: Vec<RawFd> =
-        wanted.iter().map(|&fd| fds::lift(fd, lowest)).collect::<Result<_, _>>()?;
+    let above = |&fd: &RawFd| if fd >= lowest { Ok(fd) } else { fds::lift(fd, lowest) };
+    let lifted: Vec<RawFd> = wanted.iter().map(above).collect::<Result<_, _>>()?;
     let slots = Slots {
         channel: channel.map(|_| 3),
         shared: ours.then_some(first - 1),

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -53,6 +53,8 @@ pub(crate) struct Client {
     tree: Option<String>,
     state: Mutex<State>,
     lost: watch::Sender<Option<String>>,
+    /// For its children, which must not keep it.
+    me: Weak<Self>,
 }
 
 #[derive(Debug, Default)]
@@ -87,7 +89,14 @@ impl Client {
     pub(crate) fn start(socket: OwnedFd, tree: Option<String>) -> io::Result<Arc<Self>> {
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let (lost, _) = watch::channel(None);
-        let client = Arc::new(Self { socket, wake, tree, state: Mutex::default(), lost });
+        let client = Arc::new_cyclic(|me| Self {
+            socket,
+            wake,
+            tree,
+            state: Mutex::default(),
+            lost,
+            me: me.clone(),
+        });
         let thread = OwnThread::spawn("hatchery-spawn", {
             let client = client.clone();
             move || client.run()
@@ -268,8 +277,8 @@ impl Client {
             return;
         };
         let birth = (!waiting.execs).then(|| waiting.birth.clone());
-        let core =
-            Core::process(std::mem::take(&mut waiting.name), pid.cast_unsigned(), pidfd, birth);
+        let name = std::mem::take(&mut waiting.name);
+        let core = Core::process(name, pid.cast_unsigned(), pidfd, self.me.clone(), birth);
         let mut state = self.state();
         state.children.insert(pid, core.clone());
         if waiting.execs {
@@ -280,6 +289,12 @@ impl Client {
         }
         drop(state);
         finish(waiting, core);
+    }
+
+    /// Asks the forkserver to kill a child of ours, for want of an fd.
+    pub(crate) fn kill(&self, pid: i32) {
+        self.state().unwanted.push(pid);
+        let _full = self.wake.write(1);
     }
 
     fn take_waiting(&self, number: u64) -> Option<Waiting> {
@@ -473,7 +488,8 @@ mod tests {
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).unwrap();
         let (lost, _) = watch::channel(None);
-        let client = Client { socket: ours, wake, state: Mutex::default(), lost, tree: None };
+        let (state, me) = (Mutex::default(), Weak::new());
+        let client = Client { socket: ours, wake, state, lost, tree: None, me };
         let (answer, mut answered) = oneshot::channel();
         let birth: OwnedFd = io::pipe().unwrap().0.into();
         let waiting = Waiting {

@@ -8,6 +8,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::fstat;
+use nix::sys::statfs::{FsType, fstatfs};
 
 /// A handle to one process, whatever becomes of its number (H18).
 #[derive(Debug)]
@@ -55,11 +57,21 @@ impl Pidfd {
         matches!(poll(&mut fds, timeout), Ok(1..))
     }
 
+    /// What no other process will ever be called while this system runs. `None` before Linux 6.9,
+    /// where all pidfds share an inode.
+    pub(crate) fn identity(&self) -> Option<u64> {
+        let own_kind = fstatfs(&self.fd).is_ok_and(|system| system.filesystem_type() == PID_FS);
+        own_kind.then(|| fstat(&self.fd).ok().map(|stat| stat.st_ino)).flatten()
+    }
+
     /// Takes over an fd that the forkserver sent as a pidfd.
     pub(crate) fn received(fd: OwnedFd) -> Self {
         Self { fd }
     }
 }
+
+/// `PID_FS_MAGIC` of linux/magic.h.
+const PID_FS: FsType = FsType(0x5049_4446);
 
 impl AsFd for Pidfd {
     fn as_fd(&self) -> BorrowedFd<'_> {

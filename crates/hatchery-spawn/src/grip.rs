@@ -1,0 +1,82 @@
+//! How a child's process is reached later: by an fd that is kept, or by one that is opened again.
+//!
+//! A root with ten thousand actors has other uses for ten thousand fds. Where the kernel gives each
+//! process an identity of its own, that is remembered in place of the pidfd; whoever has the number
+//! later and not the identity is a stranger and is left alone (H18).
+
+use std::io;
+
+use nix::libc;
+
+use crate::sys::pidfd::Pidfd;
+
+#[derive(Debug)]
+pub(crate) enum Grip {
+    Held(Pidfd),
+    Known { pid: u32, identity: u64 },
+}
+
+impl Grip {
+    /// Remembers the process, which `pid` is the number of.
+    pub(crate) fn new(pid: u32, pidfd: Pidfd) -> Self {
+        match pidfd.identity() {
+            Some(identity) => Self::Known { pid, identity },
+            None => Self::Held(pidfd),
+        }
+    }
+
+    /// Sends a signal. A process that is gone is no error.
+    ///
+    /// `EMFILE` or `ENFILE`: there is no room for the fd that it takes.
+    pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
+        let sent = match self {
+            Self::Held(pidfd) => pidfd.send_signal(signal),
+            Self::Known { pid, identity } => match Pidfd::open(*pid) {
+                Ok(pidfd) if pidfd.identity() == Some(*identity) => pidfd.send_signal(signal),
+                Ok(_stranger) => Ok(()),
+                Err(error) => Err(error),
+            },
+        };
+        match sent {
+            Err(error) if is_gone(&error) => Ok(()),
+            sent => sent,
+        }
+    }
+}
+
+/// Nobody has the number, or it is a thread's now.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL | libc::ENOENT))
+}
+
+/// Whether a call failed for want of an fd.
+pub(crate) fn no_room(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// H18: what has the number of a process that is gone is not signalled.
+    #[test]
+    fn a_stranger_with_the_number_of_a_child_is_left_alone() {
+        let mut stranger = Command::new("sleep").arg("60").spawn().unwrap();
+        let pidfd = Pidfd::open(stranger.id()).unwrap();
+        let Some(identity) = pidfd.identity() else {
+            // An older kernel: the pidfd is kept, and H18 is the kernel's business.
+            stranger.kill().unwrap();
+            stranger.wait().unwrap();
+            return;
+        };
+        let gone = Grip::Known { pid: stranger.id(), identity: identity + 1 };
+        gone.signal(libc::SIGKILL).unwrap();
+        assert!(!pidfd.is_dead(), "a stranger was killed");
+        let its_own = Grip::new(stranger.id(), pidfd);
+        its_own.signal(libc::SIGKILL).unwrap();
+        stranger.wait().unwrap();
+        its_own.signal(libc::SIGKILL).unwrap();
+    }
+}
