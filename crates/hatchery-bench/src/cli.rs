@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use clap::{Parser, Subcommand, ValueEnum};
-use hatchery_testkit::matrix::{Backend, Case, Trigger};
+use hatchery_testkit::matrix::{Backend, Case, Load, Trigger};
 
 use crate::report::{Row, shown};
 use crate::worker::Mode;
@@ -89,7 +89,7 @@ pub(crate) fn run() -> Outcome {
         Some(Inside::Hold) => crate::deaths::hold(),
         Some(Inside::Stuck { backend }) => crate::deaths::stuck_root(backend.name()),
         Some(Inside::Case { backend, depth, breadth, trigger }) => {
-            let case = Case { backend, depth, breadth, trigger };
+            let case = Case { backend, depth, breadth, trigger, load: Load::Idle };
             std::process::exit(hatchery_testkit::matrix::inside(&case));
         }
         None => all(&cli),

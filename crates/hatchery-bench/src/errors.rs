@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use hatchery_testkit::matrix::{Backend, Case, Outcome as End, Trigger, run};
+use hatchery_testkit::matrix::{Backend, Case, Load, Outcome as End, Trigger, run};
 
 use crate::Outcome;
 use crate::cli::Extent;
@@ -12,7 +12,7 @@ use crate::report::{Goal, Row, Unit};
 pub(crate) fn measure(extent: Extent) -> Outcome {
     for depth in [3, 4] {
         let (backend, trigger) = (Backend::Forkserver, Trigger::AllLeavesError);
-        let case = Case { backend, depth, breadth: 2, trigger };
+        let case = Case { backend, depth, breadth: 2, trigger, load: Load::Idle };
         let mut samples = Samples::default();
         for _ in 0..extent.pick(3, 30) {
             let mut command = Command::new("/proc/self/exe");
