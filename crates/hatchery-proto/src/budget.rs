@@ -19,14 +19,16 @@ pub struct Rungs {
 }
 
 impl Rungs {
-    /// Cuts a budget. The configured one gives the configured rungs; a smaller one keeps at most
-    /// a tenth for each means of force, so that depth leaves time to be graceful.
+    /// Cuts a budget. The configured one gives the configured rungs; of a smaller one force takes
+    /// at most a quarter, so that depth leaves time to be graceful: a twentieth after SIGTERM, which
+    /// helps few, and a fifth after SIGKILL. On a busy machine the killed, the forkserver that reaps
+    /// them and whoever hears of it wait for their turns one after the other in that fifth.
     #[must_use]
     pub fn cut(budget: Duration, config: &Config) -> Self {
         let (terminate, kill) = if budget >= config.budget {
             (config.terminate, config.kill)
         } else {
-            (config.terminate.min(budget / 10), config.kill.min(budget / 10))
+            (config.terminate.min(budget / 20), config.kill.min(budget / 5))
         };
         let spare = budget.saturating_sub(terminate).saturating_sub(kill);
         let graceful = if budget >= config.budget { config.graceful.min(spare) } else { spare };
@@ -59,6 +61,19 @@ mod tests {
             assert!(!rungs.graceful.is_zero(), "{budget:?} leaves no time to be graceful");
             budget = rungs.handed_down;
         }
+    }
+
+    /// C2: a level that was left little is not the one that calls its actors unreapable.
+    #[test]
+    fn a_fifth_of_what_is_left_is_for_the_kernel() {
+        let config = Config::default();
+        let mut budget = Rungs::cut(config.budget, &config).handed_down;
+        for _ in 0..6 {
+            let rungs = Rungs::cut(budget, &config);
+            assert_eq!(rungs.kill, (budget / 5).min(config.kill));
+            budget = rungs.handed_down;
+        }
+        assert_eq!(Rungs::cut(Duration::from_millis(2999), &config).kill, config.kill);
     }
 
     #[test]

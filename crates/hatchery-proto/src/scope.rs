@@ -69,7 +69,10 @@ pub enum Event {
     Acked(ActorId),
     /// An actor's channel broke.
     ChannelDead(ActorId),
-    /// An actor is reaped or joined.
+    /// An actor is reaped or joined; [`Event::Settled`] follows when its last words are read, for
+    /// which there is [`Scope::last_words`].
+    Exited(ActorId),
+    /// An actor is reaped or joined, and all that it said is known.
     Settled {
         /// Whose.
         id: ActorId,
@@ -261,6 +264,7 @@ impl Scope {
             Event::Ended { id, ended } => self.ended(id, ended, now),
             Event::Acked(id) => self.tell(id, teardown::Event::Acked, now),
             Event::ChannelDead(id) => self.tell(id, teardown::Event::ChannelDead, now),
+            Event::Exited(id) => self.tell(id, teardown::Event::Exited, now),
             Event::Settled { id, status, fault } => self.settled(id, status, *fault, now),
             Event::BodyDone(result) => self.body_done(result, now),
             Event::Cancel { reason, budget } => {
@@ -317,6 +321,18 @@ impl Scope {
     #[must_use]
     pub fn is_over(&self, id: ActorId) -> bool {
         self.members.get(&id).is_none_or(|member| member.teardown.is_over())
+    }
+
+    /// How long to wait for the last words of an actor that has exited.
+    #[must_use]
+    pub fn last_words(&self, id: ActorId, now: Time) -> Duration {
+        self.members.get(&id).map_or(Duration::ZERO, |member| member.teardown.last_words(now))
+    }
+
+    /// Whether this actor was ended by force, or given up on.
+    #[must_use]
+    pub fn was_forced(&self, id: ActorId) -> bool {
+        self.members.get(&id).is_some_and(|member| member.teardown.was_forced())
     }
 
     /// Whether this actor was asked to go.
@@ -393,7 +409,7 @@ impl Scope {
         if member.teardown.is_over() {
             return self.tell(id, teardown::Event::Settled(status), now);
         }
-        let forced = member.teardown.report().1.is_some();
+        let forced = member.teardown.was_forced();
         let wanted = match &member.ended {
             // It said good-bye, and wanted to go by itself.
             Some(Ended { why: Some(reason), .. }) => reason.why == Why::Requested,

@@ -39,7 +39,9 @@ pub enum Event {
     Leaving,
     /// Its channel broke.
     ChannelDead,
-    /// It is reaped or joined.
+    /// It is reaped or joined; what it said last is still being read.
+    Exited,
+    /// It is reaped or joined, and all that it said is known.
     Settled(ExitStatus),
 }
 
@@ -66,9 +68,17 @@ pub enum Action {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum State {
     Serving,
-    Asked { until: Time },
-    Terminating { until: Time },
-    Killing { until: Time },
+    Asked {
+        until: Time,
+    },
+    Terminating {
+        until: Time,
+    },
+    Killing {
+        until: Time,
+    },
+    /// Nothing is left to be done to it; whoever reads its last words says when it has settled.
+    Exited,
     GivenUp,
     Settled(ExitStatus),
 }
@@ -126,6 +136,7 @@ impl Teardown {
                 }
             }
             Event::ChannelDead => self.channel_dead(now),
+            Event::Exited => self.exited(),
             Event::Settled(status) => self.settled(status, now),
         }
     }
@@ -150,7 +161,7 @@ impl Teardown {
             State::Terminating { .. } => self.kill(now),
             State::Killing { .. } => self.give_up(Step::Unreapable, now),
             // No rung has an end in these: `rung_end` gave none.
-            State::Serving | State::GivenUp | State::Settled(_) => {}
+            State::Serving | State::Exited | State::GivenUp | State::Settled(_) => {}
         }
     }
 
@@ -191,10 +202,28 @@ impl Teardown {
             }
             State::Terminating { .. } => Some(board::State::Terminated),
             State::Killing { .. } => Some(board::State::Killed),
+            State::Exited => Some(board::State::Leaving),
             State::GivenUp => Some(board::State::GivenUp),
             State::Settled(_) => None,
         };
         (stage, self.began.map(|(_, until)| until))
+    }
+
+    /// Whether it was ended by force, or given up on.
+    #[must_use]
+    pub fn was_forced(&self) -> bool {
+        self.forced.is_some()
+    }
+
+    /// How long to wait for the last words of an actor that has ended: what is left of the budget,
+    /// so that its spawner isn't late, and at least the moment that a reader needs to have its turn.
+    #[must_use]
+    pub fn last_words(&self, now: Time) -> Duration {
+        let patience = self.config.exit_status_wait;
+        match self.began {
+            Some((_, end)) => end.since(now).max(LAST_WORDS_FLOOR).min(patience),
+            None => patience,
+        }
     }
 
     /// The steps so far, the hardest means, and the end.
@@ -206,6 +235,7 @@ impl Teardown {
             | State::Asked { .. }
             | State::Terminating { .. }
             | State::Killing { .. }
+            | State::Exited
             | State::GivenUp => None,
         };
         (self.steps.clone(), self.forced, end)
@@ -218,7 +248,7 @@ impl Teardown {
                 return self.hurry(reason, budget, now);
             }
             // Too late to be asked; whoever asks sees that it is over.
-            State::GivenUp | State::Settled(_) => return,
+            State::Exited | State::GivenUp | State::Settled(_) => return,
         }
         self.rungs = Rungs::cut(budget, &self.config);
         self.began = Some((now, now + budget));
@@ -265,9 +295,11 @@ impl Teardown {
             (State::Terminating { until }, _) => {
                 *until = (*until).min(now + self.rungs.terminate);
             }
-            (State::Killing { until }, _) => *until = (*until).min(now + self.rungs.kill),
+            (State::Killing { until }, _) => {
+                *until = (*until).min(now + budget.max(KILL_FLOOR));
+            }
             // `began` is set, so it was asked; and `cancel` let no finished one in here.
-            (State::Serving | State::GivenUp | State::Settled(_), _) => {}
+            (State::Serving | State::Exited | State::GivenUp | State::Settled(_), _) => {}
         }
         if matches!(self.state, State::Asked { .. }) && self.channel == Channel::Alive {
             let budget = self.rungs.handed_down;
@@ -316,11 +348,22 @@ impl Teardown {
             (
                 State::Terminating { .. }
                 | State::Killing { .. }
+                | State::Exited
                 | State::GivenUp
                 | State::Settled(_),
                 _,
             ) => {}
         }
+    }
+
+    /// From here on no rung has an end: nobody is signalled, or called unreapable, because its last
+    /// words take their time.
+    fn exited(&mut self) {
+        if self.is_over() {
+            return;
+        }
+        self.unacknowledged = None;
+        self.state = State::Exited;
     }
 
     fn settled(&mut self, status: ExitStatus, now: Time) {
@@ -334,7 +377,8 @@ impl Teardown {
             State::Serving
             | State::Asked { .. }
             | State::Terminating { .. }
-            | State::Killing { .. } => {
+            | State::Killing { .. }
+            | State::Exited => {
                 self.state = State::Settled(status);
                 self.unacknowledged = None;
                 self.note(Step::Settled, now);
@@ -353,8 +397,10 @@ impl Teardown {
         self.force(Step::Killed, now);
         self.actions.push_back(Action::Kill);
         self.unacknowledged = None;
-        let patience = self.rungs.kill.max(KILL_FLOOR);
-        self.state = State::Killing { until: now + patience };
+        // The last wait: what was not used before it is its own.
+        let end = self.began.map_or(now, |(_, end)| end);
+        let until = end.max(now + self.rungs.kill.max(KILL_FLOOR));
+        self.state = State::Killing { until };
     }
 
     fn give_up(&mut self, step: Step, now: Time) {
@@ -375,7 +421,7 @@ impl Teardown {
             State::Terminating { until } => *until = now + terminate,
             State::Killing { until } => *until = now + kill.max(KILL_FLOOR),
             // These have no timer.
-            State::Serving | State::GivenUp | State::Settled(_) => {}
+            State::Serving | State::Exited | State::GivenUp | State::Settled(_) => {}
         }
     }
 
@@ -384,7 +430,7 @@ impl Teardown {
             State::Asked { until } | State::Terminating { until } | State::Killing { until } => {
                 Some(until)
             }
-            State::Serving | State::GivenUp | State::Settled(_) => None,
+            State::Serving | State::Exited | State::GivenUp | State::Settled(_) => None,
         }
     }
 
@@ -407,5 +453,7 @@ impl Teardown {
 const PAUSE: Duration = Duration::from_secs(1);
 /// The kernel needs this long for a kill even when no budget is left.
 const KILL_FLOOR: Duration = Duration::from_millis(50);
+/// A reader of last words has its turn in this time, if its threads are free.
+const LAST_WORDS_FLOOR: Duration = Duration::from_millis(50);
 /// From an actor's closing of the channel to the end of its process.
 const LAST_ACT: Duration = Duration::from_millis(100);

@@ -23,6 +23,8 @@ struct Run {
     next_fault: u64,
     asked: BTreeSet<ActorId>,
     killed: BTreeSet<ActorId>,
+    /// What has exited and not settled: its driver does that.
+    exited: BTreeSet<ActorId>,
 }
 
 impl Run {
@@ -38,6 +40,7 @@ impl Run {
             next_fault: 1,
             asked: BTreeSet::new(),
             killed: BTreeSet::new(),
+            exited: BTreeSet::new(),
         }
     }
 
@@ -107,6 +110,7 @@ enum Step {
     RunOk(usize),
     RunErr(usize),
     Ended(usize),
+    Exited(usize),
     Exit(usize, bool),
     NotBorn(usize),
     Acked(usize),
@@ -126,6 +130,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => at.clone().prop_map(Step::RunOk),
         1 => at.clone().prop_map(Step::RunErr),
         2 => at.clone().prop_map(Step::Ended),
+        1 => at.clone().prop_map(Step::Exited),
         3 => (at.clone(), any::<bool>()).prop_map(|(at, well)| Step::Exit(at, well)),
         1 => at.clone().prop_map(Step::NotBorn),
         1 => at.clone().prop_map(Step::Acked),
@@ -185,6 +190,12 @@ fn perform(run: &mut Run, step: Step) {
                 run.tell(Event::Ended { id, ended: Ended::default() });
             }
         }
+        Step::Exited(at) => {
+            if let Some((id, _)) = pick(run, at) {
+                run.tell(Event::Exited(id));
+                run.exited.insert(id);
+            }
+        }
         Step::Exit(at, well) => {
             if let Some((id, path)) = pick(run, at) {
                 let status = if well { ExitStatus::Code(0) } else { ExitStatus::Signal(9) };
@@ -230,6 +241,10 @@ proptest! {
         let budget = Config::default().budget;
         run.tell(Event::Cancel { reason: reason(Why::Requested), budget });
         run.body(Ok(()));
+        for id in std::mem::take(&mut run.exited) {
+            let path = run.ids.iter().find(|known| known.0 == id).unwrap().1.clone();
+            run.died(id, &path, ExitStatus::Code(0));
+        }
         while run.outcome.is_none() && run.timeout() {}
         prop_assert!(run.now.since(began) <= budget + Duration::from_millis(100));
         let outcome = run.outcome.expect("C1: it finishes when everybody is over");

@@ -14,6 +14,7 @@ struct Run {
     now: Time,
     actions: Vec<Action>,
     cancelled: Option<Time>,
+    exited: bool,
     settled: bool,
 }
 
@@ -23,17 +24,19 @@ enum Move {
     Acked,
     Leaving,
     ChannelDead,
+    Exited,
     Settled,
     NextTimeout,
 }
 
-const MOVES: [Move; 8] = [
+const MOVES: [Move; 9] = [
     Move::Cancel(Duration::from_secs(3)),
     Move::Cancel(Duration::from_millis(200)),
     Move::Cancel(Duration::ZERO),
     Move::Acked,
     Move::Leaving,
     Move::ChannelDead,
+    Move::Exited,
     Move::Settled,
     Move::NextTimeout,
 ];
@@ -41,7 +44,14 @@ const MOVES: [Move; 8] = [
 impl Run {
     fn new(kind: Kind) -> Self {
         let machine = Teardown::new(kind, Config::default());
-        Self { machine, now: Time::ZERO, actions: Vec::new(), cancelled: None, settled: false }
+        Self {
+            machine,
+            now: Time::ZERO,
+            actions: Vec::new(),
+            cancelled: None,
+            exited: false,
+            settled: false,
+        }
     }
 
     fn step(&self, step: Move) -> Option<Self> {
@@ -57,6 +67,10 @@ impl Run {
             Move::ChannelDead => {
                 next.machine.handle(Event::ChannelDead, next.now);
                 next.cancelled.get_or_insert(next.now);
+            }
+            Move::Exited => {
+                next.machine.handle(Event::Exited, next.now);
+                next.exited = true;
             }
             Move::Settled => {
                 next.machine.handle(Event::Settled(ExitStatus::Code(0)), next.now);
@@ -111,6 +125,11 @@ fn silence_ends_inside_the_budget_from_every_state() {
         explore(kind, 6, |run| {
             let Some(began) = run.cancelled else { return };
             let mut run = run.clone();
+            if run.exited && !run.machine.is_over() {
+                // Its driver says how it came out, after the time that it is told to wait.
+                run.now = run.now + run.machine.last_words(run.now);
+                run = run.step(Move::Settled).unwrap();
+            }
             while let Some(next) = run.step(Move::NextTimeout) {
                 run = next;
             }
@@ -156,4 +175,60 @@ fn a_pause_of_everybody_is_counted_against_nobody() {
     assert_eq!(run.machine.poll_action(), None);
     let next = run.machine.poll_timeout().unwrap();
     assert_eq!(next, Time::ZERO + Duration::from_secs(60) + Config::default().graceful);
+}
+
+/// C2: a status that is there is never called missing: while the last words of an actor that has
+/// exited are read, nobody signals it and nobody gives it up.
+#[test]
+fn who_has_exited_is_neither_signalled_nor_given_up_on() {
+    for kind in [Kind::Process, Kind::Thread] {
+        explore(kind, 6, |run| {
+            if run.exited || run.machine.is_over() {
+                return;
+            }
+            let exited = run.step(Move::Exited).unwrap();
+            assert_eq!(exited.machine.poll_timeout(), None, "{exited:?}");
+            for step in MOVES.iter().filter(|step| !matches!(step, Move::Settled)) {
+                let Some(next) = exited.step(*step) else { continue };
+                assert_eq!(next.actions, run.actions, "{step:?} after {run:?}");
+            }
+        });
+    }
+}
+
+/// C2: what the rungs before it did not use belongs to the wait after SIGKILL: a busy machine kills
+/// and reaps late.
+#[test]
+fn the_last_wait_ends_with_the_budget_and_not_before() {
+    let run = Run::new(Kind::Process).step(MOVES[0]).unwrap().step(Move::ChannelDead).unwrap();
+    let killed = run.step(Move::NextTimeout).unwrap().step(Move::NextTimeout).unwrap();
+    assert_eq!(killed.actions.last(), Some(&Action::Kill));
+    let config = Config::default();
+    assert!(killed.now + config.kill < Time::ZERO + config.budget, "an early kill");
+    assert_eq!(killed.machine.poll_timeout(), Some(Time::ZERO + config.budget));
+}
+
+/// C2, H14: last words are waited for inside the budget, and a moment where none is left.
+#[test]
+fn last_words_have_what_is_left_of_the_budget() {
+    let run = Run::new(Kind::Process).step(MOVES[1]).unwrap();
+    let left = |run: &Run| run.machine.last_words(run.now);
+    assert_eq!(left(&run), Duration::from_millis(200));
+    let killed = run.step(Move::NextTimeout).unwrap().step(Move::NextTimeout).unwrap();
+    assert_eq!(left(&killed), Duration::from_millis(50));
+    assert_eq!(left(&Run::new(Kind::Process)), Config::default().exit_status_wait);
+}
+
+/// C2, H24: cancels that leave no time leave the kernel its moment all the same.
+#[test]
+fn hurry_after_a_kill_leaves_the_kernel_its_moment() {
+    let hurried = Move::Cancel(Duration::ZERO);
+    let run = Run::new(Kind::Process).step(hurried).unwrap().step(hurried).unwrap();
+    assert_eq!(run.actions, [Action::Kill]);
+    assert!(run.machine.poll_timeout().unwrap() >= run.now + Duration::from_millis(50), "{run:?}");
+    let run = Run::new(Kind::Process).step(MOVES[1]).unwrap();
+    let killed = run.step(Move::NextTimeout).unwrap().step(Move::NextTimeout).unwrap();
+    assert_eq!(killed.actions.last(), Some(&Action::Kill));
+    let run = killed.step(hurried).unwrap();
+    assert!(run.machine.poll_timeout().unwrap() >= run.now + Duration::from_millis(40), "{run:?}");
 }

@@ -431,14 +431,17 @@ impl Server {
                 self.reap_one(pid);
             }
         }
-        let since = now();
-        if self.scan_at.is_some_and(|at| at <= since) {
+        if self.scan_at.is_some_and(|at| at <= now()) {
             self.scan_at = None;
-            while let Ok(Some((pid, _))) = waitid::peek() {
+            let mut cost = 0;
+            loop {
+                let since = processor_time();
+                let ended = waitid::peek();
+                cost += processor_time().saturating_sub(since);
+                let Ok(Some((pid, _))) = ended else { break };
                 self.reap_one(pid);
             }
-            let until = now();
-            self.scan_not_before = until + SCAN_PAUSE * (until - since);
+            self.scan_not_before = now() + SCAN_PAUSE * cost;
         }
     }
 
@@ -578,6 +581,14 @@ pub(crate) fn monotonic() -> u64 {
     time.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
 }
 
+/// What this thread has had of the processor, in nanoseconds. On a busy machine much less than the
+/// time that has passed: a pause reckoned in the latter would let dead actors wait for their turn
+/// as often as the forkserver did.
+fn processor_time() -> u64 {
+    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(std::time::Duration::from);
+    time.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+}
+
 /// The variable that carries the orphan grace in nanoseconds and the quota of children.
 pub(crate) const BOUNDS: &str = "HATCHERY_BOUNDS";
 
@@ -587,7 +598,8 @@ const TURN: usize = 8;
 const MAX_BACKLOG: usize = 64;
 /// Deaths come in bursts; strays are looked for once after each.
 const SWEEP_DELAY: u64 = 20_000_000;
-/// How much longer than a look at all children the time until the next one is.
+/// How much longer than a look at all children the time until the next one is, by the processor
+/// time of the look.
 const SCAN_PAUSE: u64 = 9;
 /// What the last sweep may take.
 const END_BOUND: u64 = 2_000_000_000;

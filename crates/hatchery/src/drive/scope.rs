@@ -408,16 +408,22 @@ impl Core {
         let Some(link) = lock(&self.mind).slots.get(&id).map(|slot| slot.link.clone()) else {
             return;
         };
-        link.drained(self.actor.runtime.config.exit_status_wait).await;
-        let fine = status == ExitStatus::Code(0);
+        self.apply(Event::Exited(id));
+        let (bound, was_forced) = {
+            let scope = &lock(&self.mind).scope;
+            (scope.last_words(id, clock::now()), scope.was_forced(id))
+        };
+        link.drained(bound).await;
+        // Nobody asks what led to a death of our own making.
+        let is_quoted = status != ExitStatus::Code(0) && !was_forced;
         let mut fault = Fault::new(
             current::fault_id(),
             link.path.clone(),
             FaultKind::Died(status),
             "nobody asked it to",
         );
-        if !fine {
-            fault.output = child.stderr_tail(TAIL_WAIT).await;
+        if is_quoted {
+            fault.output = child.stderr_tail(TAIL_WAIT.min(bound)).await;
         }
         if let Some(failure) = child.handle().birth_failure() {
             let step = failure.step.name().to_owned();
