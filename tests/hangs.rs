@@ -11,8 +11,8 @@ use hatchery_spawn::Resource;
 use hatchery_tests::{BACKENDS, PROCESSES, for_each, here};
 
 #[hatchery::function]
-async fn echo(bytes: Vec<u8>) -> Vec<u8> {
-    bytes
+async fn echo(text: String) -> String {
+    text
 }
 
 #[hatchery::function]
@@ -66,9 +66,9 @@ fn a_death_at_boot_is_told_at_once() {
             assert!(since.elapsed() < Duration::from_secs(3), "{:?}", since.elapsed());
             // The tree goes on working.
             let worker = n.start("worker").await?;
-            Ok(worker.call(echo(vec![1])).await?)
+            Ok(worker.call(echo("1".to_owned())).await?)
         });
-        assert_eq!(done.await.unwrap(), [1]);
+        assert_eq!(done.await.unwrap(), "1");
         runtime.close().await;
     });
 }
@@ -81,7 +81,7 @@ fn an_idle_tree_uses_no_cpu() {
             let mut actors = Vec::new();
             for name in ["a", "b", "c"] {
                 let actor = n.start(name).await?;
-                actor.call(echo(vec![1])).await?;
+                actor.call(echo("1".to_owned())).await?;
                 actors.push(actor);
             }
             let used = || actors.iter().map(|actor| ticks(actor.pid().unwrap())).sum::<u64>();
@@ -137,7 +137,7 @@ fn starts_work_while_threads_allocate_and_write() {
         let done = runtime.nursery(async |n| {
             for i in 0..30 {
                 let worker = n.start(&format!("a{i}")).await?;
-                worker.call(echo(vec![1])).await?;
+                worker.call(echo("1".to_owned())).await?;
             }
             Ok(())
         });
@@ -159,7 +159,7 @@ fn dropped_calls_tear_no_frame() {
             let worker = n.start("worker").await?;
             for i in 0..2_000_u64 {
                 let size = usize::try_from(i % 50).unwrap() * 1_000;
-                let mut call = worker.call(echo(vec![7; size])).into_future();
+                let mut call = worker.call(echo("7".repeat(size))).into_future();
                 for _ in 0..i % 3 {
                     // Some are dropped before they are sent, some on the way, some answered.
                     tokio::select! {
@@ -175,9 +175,9 @@ fn dropped_calls_tear_no_frame() {
                     }
                 }
             }
-            Ok(worker.call(echo(vec![9; 10])).await?)
+            Ok(worker.call(echo("9".repeat(10))).await?)
         });
-        assert_eq!(done.await.unwrap(), [9; 10]);
+        assert_eq!(done.await.unwrap(), "9".repeat(10));
         runtime.close().await;
     });
 }
