@@ -46,6 +46,7 @@ impl Lines {
             | Event::Ended { id, .. }
             | Event::Acked(id)
             | Event::ChannelDead(id)
+            | Event::Exited(id)
             | Event::Settled { id, .. }
             | Event::CancelActor { id, .. } => Some(*id),
             Event::BodyDone(_) | Event::Cancel { .. } => None,
