@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use hatchery::{CallError, Error, ExitStatus, FaultKind, Portal, StartCause, nursery};
-use hatchery_tests::{BACKENDS, PROCESSES, for_each, here};
+use hatchery_testkit::isolate;
+use hatchery_tests::{BACKENDS, PROCESSES, for_each, here, with};
 
 #[derive(Debug, PartialEq, thiserror::Error, serde::Serialize, serde::Deserialize)]
 #[error("{what} is broken")]
@@ -286,4 +287,43 @@ fn an_error_of_the_body_comes_first() {
         assert_eq!(error.faults().len(), 1, "{}", error.render());
         runtime.close().await;
     });
+}
+
+/// A channel that is polled busily gives the same answers in the same order, and its owner still
+/// hears a cancel at once.
+#[test]
+fn busy_polling_changes_no_answer_and_holds_up_no_cancel() {
+    isolate::run_test(here!(), Duration::from_secs(60), || {
+        for backend in BACKENDS {
+            let busy_poll = Duration::from_millis(1);
+            with(backend.clone(), hatchery::Config { busy_poll, ..Default::default() }, busy);
+        }
+    });
+}
+
+async fn busy(runtime: hatchery::Runtime) {
+    let outcome = runtime
+        .nursery(async |n| {
+            let worker = n.start("worker").await?;
+            for i in 0..100 {
+                assert_eq!(worker.call(add(i, 1)).await?, i + 1);
+            }
+            // It waits when the nursery ends, which cancels both.
+            tokio::select! {
+                _ = worker.call(for_ever()).into_future() => unreachable!("it never answers"),
+                sum = worker.call(add(1, 1)).into_future() => assert_eq!(sum?, 2),
+            }
+            Ok(())
+        })
+        .await;
+    outcome.unwrap();
+    runtime.close().await;
+}
+
+/// A bound on what may be burnt.
+#[test]
+fn busy_polling_is_bounded() {
+    let config = hatchery::Config { busy_poll: Duration::from_millis(2), ..Default::default() };
+    let refused = hatchery::Runtime::builder().config(config).open().map(drop).unwrap_err();
+    assert!(format!("{refused:?}").contains("BusyPoll"), "{refused:?}");
 }

@@ -68,7 +68,7 @@ async fn live(birth: Birth, channel: std::os::unix::net::UnixStream) -> i32 {
         let _gone = outbox.push(Lane::Control, &ToParent::Refused(refusal));
         return FAILED;
     }
-    let inbox = inbox.with_limit(config.max_frame_bytes);
+    let inbox = inbox.with_limit(config.max_frame_bytes).with_spin(&config);
     let actor = adopt(&birth, *hello, outbox.clone());
     let writer = tokio::spawn(outbox.clone().write_out());
     let ready = Ready { version: PROTOCOL_VERSION, pid: std::process::id() };

@@ -1,10 +1,11 @@
 //! The one way into a connection: bytes come in, whole messages go to one handler.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hatchery_proto::frame::Frame;
-use hatchery_proto::{CallId, Decoder, FrameError};
+use hatchery_proto::{CallId, Config, Decoder, FrameError};
 use serde::de::DeserializeOwned;
 
 use super::socket::Socket;
@@ -14,6 +15,8 @@ use super::socket::Socket;
 pub(crate) struct Inbox {
     socket: Arc<Socket>,
     decoder: Decoder,
+    /// How long it looks before it sleeps.
+    spin: Duration,
 }
 
 /// What has come.
@@ -43,12 +46,22 @@ impl Ended {
 
 impl Inbox {
     pub(crate) fn new(socket: Arc<Socket>, max_frame: usize) -> Self {
-        Self { socket, decoder: Decoder::new(max_frame) }
+        Self { socket, decoder: Decoder::new(max_frame), spin: Duration::ZERO }
     }
 
     /// The same with another limit for the frames to come.
     pub(crate) fn with_limit(mut self, max_frame: usize) -> Self {
         self.decoder.set_limit(max_frame);
+        self
+    }
+
+    /// The same, which looks for messages as long as the configuration says before it sleeps.
+    pub(crate) fn with_spin(mut self, config: &Config) -> Self {
+        self.spin = if config.busy_poll.is_zero() || is_on_one_cpu() {
+            Duration::ZERO
+        } else {
+            config.busy_poll
+        };
         self
     }
 
@@ -66,7 +79,7 @@ impl Inbox {
                         .map_err(Ended::Malformed),
                 };
             }
-            match self.socket.receive(self.decoder.buffer_mut()).await {
+            match self.socket.receive(self.decoder.buffer_mut(), self.spin).await {
                 Ok(0) | Err(_) => return Err(Ended::Closed),
                 Ok(read) => self.decoder.read(read),
             }
@@ -80,4 +93,9 @@ impl Inbox {
             Received::Item(call, _) => Err(Ended::violation(format!("a message of {call}"))),
         }
     }
+}
+
+/// Whether this process may use one CPU only: whoever looks there keeps others from answering.
+fn is_on_one_cpu() -> bool {
+    std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() == 1)
 }

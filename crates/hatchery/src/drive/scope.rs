@@ -299,7 +299,7 @@ impl Core {
             );
         }
         let spawning = backend.spawn(options.spec(&self.actor, path, theirs));
-        let inbox = Inbox::new(stream, config.max_frame_bytes);
+        let inbox = Inbox::new(stream, config.max_frame_bytes).with_spin(config);
         let is_process = *kind == Kind::Process;
         let reading = Reading { core: self.clone(), id, link: link.clone(), is_process };
         tokio::spawn(reading.read(inbox));

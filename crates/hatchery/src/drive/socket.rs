@@ -7,14 +7,14 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use hatchery_spawn::{receive_into, watch};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
 /// One end of a connection.
 #[derive(Debug)]
@@ -53,9 +53,9 @@ impl Socket {
     /// sending or closing, or by [`Socket::shut`].
     ///
     /// Cancel safe: nothing is read that is not in the buffer.
-    pub(crate) async fn receive(&self, buffer: &mut BytesMut) -> io::Result<usize> {
+    pub(crate) async fn receive(&self, buffer: &mut BytesMut, spin: Duration) -> io::Result<usize> {
         loop {
-            let mut ready = self.watched.readable().await?;
+            let mut ready = self.readable(spin).await?;
             let room = buffer.capacity() - buffer.len();
             match receive_into(self.watched.get_ref().as_fd(), buffer) {
                 Ok(read) => {
@@ -69,6 +69,23 @@ impl Socket {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Waits for something to read; for the first `spin` without sleeping, while other tasks of
+    /// the runtime have their turns.
+    async fn readable(&self, spin: Duration) -> io::Result<AsyncFdReadyGuard<'_, UnixStream>> {
+        if !spin.is_zero() {
+            let until = Instant::now() + spin;
+            while Instant::now() < until {
+                tokio::select! {
+                    biased;
+                    ready = self.watched.readable() => return ready,
+                    // In its turn the runtime asks the kernel for events.
+                    () = tokio::task::yield_now() => {}
+                }
+            }
+        }
+        self.watched.readable().await
     }
 
     /// Waits for room after a send found none. Ended by the peer's reading or closing, or by
