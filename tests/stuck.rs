@@ -5,7 +5,8 @@
 use std::time::{Duration, Instant};
 
 use hatchery::{
-    Backend, CallError, Error, FaultKind, Portal, Report, Runtime, Step, nursery, shield,
+    Backend, CallError, Error, FaultKind, Portal, Reason, Report, Runtime, Step, Why, nursery,
+    shield,
 };
 use hatchery_tests::{BACKENDS, BUDGET, PROCESSES, for_each, here};
 
@@ -118,7 +119,9 @@ fn a_portal_cancels_one_actor_alone() {
             one.settled().await;
             one.cancel();
             let after = one.call(idle()).await;
-            assert!(matches!(after, Err(CallError::Died(_) | CallError::Lost(_))), "{after:?}");
+            let Err(CallError::Cancelled(fault)) = after else { panic!("{after:?}") };
+            let due = Reason { by: hatchery::path(), why: Why::Requested };
+            assert_eq!(fault.kind, FaultKind::Cancelled(due));
             let late = two.call(idle()).within(Duration::from_millis(1)).await;
             assert!(matches!(late, Err(CallError::Deadline(_))), "{late:?}");
             Ok(())
