@@ -1,6 +1,7 @@
 //! The `hatchery` command.
 #![forbid(unsafe_code)]
 
+mod dump;
 mod matrix;
 mod render;
 mod soak;
@@ -24,6 +25,8 @@ enum Command {
     /// A root of a soak, in this process.
     #[command(hide = true)]
     SoakRoot { options: String },
+    /// Shows what every process of a tree is doing, and who seems to hold the others up.
+    Dump(dump::Args),
     /// One case of a matrix, in this process.
     #[command(hide = true)]
     Case(matrix::CaseArgs),
@@ -38,6 +41,7 @@ fn main() -> std::process::ExitCode {
         Command::Matrix(args) => matrix::run(&args),
         Command::Soak(args) => soak::run(&args),
         Command::SoakRoot { options } => soak::root(&options),
+        Command::Dump(args) => dump::run(&args),
         Command::Case(args) => matrix::case(&args),
     };
     std::process::ExitCode::from(code)

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::dump::Process;
+use crate::dump::{Dump, Process};
 
 /// Runs `scenario` in a process of its own and panics if it fails, hangs, or leaves anything.
 ///
@@ -242,7 +242,7 @@ pub struct Verdict {
     /// The end of what it wrote to stdout and stderr.
     pub output: String,
     /// What its tree was doing when the bound was spent.
-    pub tree: Option<Process>,
+    pub tree: Option<Dump>,
 }
 
 /// How a scenario's process ended.

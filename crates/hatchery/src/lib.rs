@@ -32,6 +32,7 @@ mod clock;
 mod context;
 mod current;
 mod drive;
+pub mod dump;
 mod error;
 mod function;
 mod items;

@@ -58,7 +58,7 @@ fn a_scenario_that_hangs_is_dumped_and_killed_at_its_bound() {
         },
         |verdict| {
             assert_eq!(verdict.end, End::Hung, "{verdict}");
-            assert_eq!(verdict.tree.as_ref().unwrap().count(), 2, "{verdict}");
+            assert_eq!(verdict.tree.as_ref().unwrap().process.count(), 2, "{verdict}");
             assert!(is_gone(verdict.said.parse().unwrap()));
         },
     );

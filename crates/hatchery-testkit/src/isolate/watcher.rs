@@ -18,7 +18,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 use super::{End, PRIVATE_DIR, ROLE, Verdict, WATCHER};
 use crate::counts;
-use crate::dump::Process;
+use crate::dump::{Dump, Process};
 
 /// Starts this program again as the scenario, sees it through, tells the verdict, and leaves.
 pub(super) fn watch(bound: Duration) -> ! {
@@ -80,7 +80,7 @@ impl Watcher {
         let mut said = Vec::new();
         let early = self.wait(outside, &mut said)?;
         let elapsed = self.begun.elapsed();
-        let tree = (early == Some(End::Hung)).then(|| Process::of(self.scenario.id())).flatten();
+        let tree = (early == Some(End::Hung)).then(|| Dump::of(self.scenario.id())).flatten();
         if early.is_some() {
             // It may have ended on its own in this very moment.
             let _gone = self.pidfd.send_signal(Signal::SIGKILL as i32);

@@ -19,7 +19,7 @@ use hatchery_proto::{
     ActorId, ActorName, ActorPath, ExitStatus, Fault, FaultKind, Hello, PROTOCOL_VERSION, Reason,
     Step, ToChild, ToParent, Why,
 };
-use hatchery_spawn::{Child, Exit, SpawnError, Spawning};
+use hatchery_spawn::{Child, ChildId, Exit, SpawnError, Spawning};
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::lines::Lines;
@@ -396,7 +396,9 @@ impl Core {
             let mut mind = lock(&self.mind);
             let Some(slot) = mind.slots.get_mut(&id) else { return };
             slot.child = Some(child);
-            slot.signal.take()
+            let signal = slot.signal.take();
+            mind.show(Some(id));
+            signal
         };
         if let Some(signal) = signal {
             self.signal(id, signal);
@@ -630,7 +632,11 @@ impl Mind {
         if let Some(id) = id
             && let Some(stage) = self.scope.member(id)
         {
-            let pid = self.slots.get(&id).and_then(|slot| slot.link.pid());
+            let child = self.slots.get(&id).and_then(|slot| slot.child.as_ref());
+            let pid = child.and_then(|child| match child.id() {
+                ChildId::Process(pid) => Some(pid),
+                ChildId::Thread(_) => None,
+            });
             self.lines.member(id, stage, pid.unwrap_or(0));
         }
     }
