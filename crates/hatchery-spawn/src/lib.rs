@@ -48,6 +48,7 @@ pub use inventory;
 pub use ledger::{Abandoned, Ledger};
 pub use own_thread::OwnThread;
 pub use prelude::Step;
+pub use relay::write_stderr;
 pub use spec::{Resource, Spec};
 pub use stdio::{Relay, Stdio};
 pub use sys::exit::{at_exit, exit_now};

@@ -22,6 +22,7 @@ use crate::own_thread::OwnThread;
 use crate::stdio::{Relay, Tail};
 use crate::sys::fds;
 use sink::Sink;
+pub use sink::write_stderr;
 
 /// Our own output that lines are passed on to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

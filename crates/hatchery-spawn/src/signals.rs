@@ -81,6 +81,11 @@ impl SignalSource {
         self.stopped.load(Ordering::SeqCst)
     }
 
+    /// Waits again from here on, although it was asked to stop.
+    pub fn resume(&self) {
+        self.stopped.store(false, Ordering::SeqCst);
+    }
+
     /// What ends the wait.
     #[must_use]
     pub fn stopper(&self) -> SignalStop {

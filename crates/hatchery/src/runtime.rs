@@ -42,13 +42,15 @@ pub struct Builder {
     config: Config,
     defaults: Defaults,
     signals: bool,
+    watchdog: Option<Duration>,
 }
 
 impl Runtime {
     /// Options of a runtime; every one has a default.
     #[must_use]
     pub fn builder() -> Builder {
-        Builder { config: Config::default(), defaults: Defaults::default(), signals: true }
+        let (config, defaults) = (Config::default(), Defaults::default());
+        Builder { config, defaults, signals: true, watchdog: Some(WATCHDOG) }
     }
 
     /// Opens a nursery at the root of this runtime's tree; see [`nursery`](crate::nursery()).
@@ -69,6 +71,15 @@ impl Runtime {
     #[must_use]
     pub fn abandoned(&self) -> Vec<Abandoned> {
         self.root.runtime.threads.ledger().list()
+    }
+
+    /// What the whole tree is doing right now, and who holds it up; see [`dump`](crate::dump).
+    ///
+    /// Reads `/proc`, which blocks for a millisecond or so for each process. `None` if there is no
+    /// `/proc`.
+    #[must_use]
+    pub fn dump(&self) -> Option<crate::dump::Dump> {
+        crate::dump::Dump::of(std::process::id())
     }
 
     /// The process id of the forkserver, once it runs; for looking from outside.
@@ -133,10 +144,23 @@ impl Builder {
         self
     }
 
-    /// Whether SIGINT, SIGTERM and SIGHUP on this process bring the tree down (C6). Default: yes.
+    /// Whether SIGINT, SIGTERM and SIGHUP on this process bring the tree down (C6), and SIGQUIT
+    /// shows on stderr what it is doing (see [`dump`](crate::dump)). Default: yes.
     #[must_use]
     pub fn signals(mut self, yes: bool) -> Self {
         self.signals = yes;
+        self
+    }
+
+    /// How long the process may take to end once its tree is down or its budget spent, after a
+    /// signal or after it began to exit; then it is ended without flushing anything, with
+    /// 128 + signal or with the status that it was about to give. Default: 1 s.
+    ///
+    /// It is for programs that can't end because something waits for a thread that sits in a
+    /// system call. `None` switches it off: then such a program stays.
+    #[must_use]
+    pub fn watchdog(mut self, bound: impl Into<Option<Duration>>) -> Self {
+        self.watchdog = bound.into();
         self
     }
 
@@ -148,7 +172,7 @@ impl Builder {
     /// signal handler could be had.
     pub fn open(self) -> Result<Runtime, OpenError> {
         self.config.validate().map_err(OpenError::Config)?;
-        let inner = Inner::new(self.config, self.defaults, true);
+        let inner = Inner::new(self.config, self.defaults, self.watchdog, true);
         let root = Arc::new(Actor::new(ActorPath::root(), inner, None));
         if self.signals {
             let watch = Watch::start(root.clone())
@@ -185,6 +209,8 @@ pub(crate) struct Inner {
     pub(crate) defaults: Defaults,
     pub(crate) threads: Threads,
     pub(crate) board: Arc<Board>,
+    /// How long the process may take to end beyond the budget, if anybody looks.
+    pub(crate) watchdog: Option<Duration>,
     /// How many births are under way: each holds several fds until its handshake.
     pub(crate) births: Semaphore,
     /// Only the root may end the tree as a whole.
@@ -212,13 +238,19 @@ struct Supervisor {
 }
 
 impl Inner {
-    fn new(config: Config, defaults: Defaults, is_root: bool) -> Arc<Self> {
+    fn new(
+        config: Config,
+        defaults: Defaults,
+        watchdog: Option<Duration>,
+        is_root: bool,
+    ) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let inner = Arc::new(Self {
             config,
             defaults,
             threads: Threads::new(),
             board: Arc::default(),
+            watchdog,
             births: Semaphore::new(MAX_BIRTHS),
             is_root,
             token: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -233,7 +265,7 @@ impl Inner {
 
     /// The runtime of an actor that has a process of its own.
     pub(crate) fn of_process(hello: &Hello) -> Arc<Self> {
-        Self::new(hello.config.clone(), Defaults::of(hello), false)
+        Self::new(hello.config.clone(), Defaults::of(hello), None, false)
     }
 
     /// The runtime that a thread actor was born into.
@@ -327,8 +359,13 @@ fn forget(root: &Arc<Actor>) {
 
 /// `main` has returned or `exit` was called: nobody opens scopes any more; those that come down
 /// in the background may finish (C1), bounded, and a signal that ended the tree gives the status.
-fn at_exit() {
+fn at_exit(status: i32) {
     let roots = std::mem::take(&mut *lock(&ROOTS));
+    let inners = || roots.iter().map(|root| root.runtime.clone());
+    let bound = |runtime: Arc<Inner>| Some(runtime.config.budget + CLOSE_SLACK + runtime.watchdog?);
+    if let Some(bound) = inners().filter_map(bound).max() {
+        signal::watch_exit(inners().collect(), status, Instant::now() + bound);
+    }
     for root in &roots {
         close_blocking(root);
     }
@@ -369,6 +406,8 @@ impl Actor {
     }
 }
 
+/// How long a process may take to end beyond its budget: what it does by itself takes moments.
+const WATCHDOG: Duration = Duration::from_secs(1);
 /// More at once only wait in the forkserver's queue, with their fds open.
 const MAX_BIRTHS: usize = 32;
 /// What the end of a runtime grants beyond the budget of its scopes (C2: at most 100 ms).

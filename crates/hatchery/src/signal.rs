@@ -2,17 +2,22 @@
 //!
 //! It depends on no tokio worker and takes no lock that user code can hold (H6). The first
 //! signal starts the graceful teardown; a second one, or the end of the budget, kills the tree
-//! and ends the process with 128 + signal.
+//! and ends the process with 128 + signal. SIGQUIT ends nothing: it shows what the tree is doing.
+//!
+//! The watchdog is for what comes after: a process whose tree is down, or that has begun to exit,
+//! and that stays because something waits for a thread of a user (H8).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use hatchery_proto::{Reason, Why};
+use hatchery_proto::board::What;
+use hatchery_proto::{Reason, Why, signal_name};
 use hatchery_spawn::signals::{SignalSource, SignalStop};
 
 use crate::current::Actor;
+use crate::dump::Dump;
 use crate::runtime::Inner;
 
 /// The running thread, and how to end it.
@@ -20,24 +25,28 @@ use crate::runtime::Inner;
 pub(crate) struct Watch {
     stop: SignalStop,
     thread: JoinHandle<()>,
+    watchdog: Option<Duration>,
 }
 
 impl Watch {
-    /// Takes over SIGINT, SIGTERM and SIGHUP until [`Watch::end`].
+    /// Takes over SIGINT, SIGTERM, SIGHUP and SIGQUIT until [`Watch::end`].
     pub(crate) fn start(root: Arc<Actor>) -> std::io::Result<Self> {
         let source = hatchery_spawn::signals::install(&SIGNALS)?;
-        let stop = source.stopper();
+        let (stop, watchdog) = (source.stopper(), root.runtime.watchdog);
         let thread = std::thread::Builder::new()
             .name("hatchery-signal".to_owned())
             .spawn(move || watch(&source, &root))?;
-        Ok(Self { stop, thread })
+        Ok(Self { stop, thread, watchdog })
     }
 
-    /// Gives the signals back and ends the thread.
+    /// Gives the signals back and ends the thread. If a signal has come, the process is to end:
+    /// then the thread stays to see to that, unless there is no watchdog.
     pub(crate) fn end(self) {
         self.stop.stop();
-        // It only waits and signals; a panic in it has nothing to clean up.
-        let _panicked = self.thread.join();
+        if received().is_none() || self.watchdog.is_none() {
+            // It only waits and signals; a panic in it has nothing to clean up.
+            let _panicked = self.thread.join();
+        }
     }
 }
 
@@ -47,23 +56,67 @@ pub(crate) fn received() -> Option<i32> {
 }
 
 fn watch(source: &SignalSource, root: &Arc<Actor>) {
-    let Some(signal) = source.recv(None) else { return };
+    let Some(signal) = next(source, None) else { return };
     RECEIVED.store(signal, Ordering::SeqCst);
+    root.mark.happened(What::Signal, &signal_name(signal));
     let budget = root.runtime.config.budget;
     let until = Instant::now() + budget;
     if root.open_scopes() == 0 {
         end_process(&root.runtime, signal);
     }
     root.cancel(Reason { by: root.path.clone(), why: Why::Signal(signal) }, budget);
-    // A stop means that the runtime was closed: the tree is down, the exit hook has the status.
-    while let Some(left) = until.checked_duration_since(Instant::now()) {
-        match source.recv(Some(left)) {
-            Some(_) => break,
-            None if source.is_stopped() => return,
-            None => {}
-        }
+    if next(source, Some(until)).is_none() && source.is_stopped() {
+        // The runtime was closed: the tree is down, and the program ends by itself; or it doesn't.
+        let Some(watchdog) = root.runtime.watchdog else { return };
+        source.resume();
+        let _second = next(source, Some(until + watchdog));
     }
     end_process(&root.runtime, signal);
+}
+
+/// The next signal that shall end the tree; `None` at `until`, or on a stop.
+fn next(source: &SignalSource, until: Option<Instant>) -> Option<i32> {
+    loop {
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        match source.recv(left)? {
+            nix::libc::SIGQUIT => show(),
+            signal => return Some(signal),
+        }
+    }
+}
+
+/// Shows the tree on stderr, by a thread that may take its time: reading it takes longer the
+/// larger it is, and stderr may have a slow reader.
+fn show() {
+    static SHOWING: AtomicBool = AtomicBool::new(false);
+    if SHOWING.swap(true, Ordering::SeqCst) {
+        return;
+    }
+    let shown = std::thread::Builder::new().name("hatchery-dump".to_owned()).spawn(|| {
+        if let Some(dump) = Dump::of(std::process::id()) {
+            hatchery_spawn::write_stderr(&dump.to_string(), SHOW_BOUND);
+        }
+        SHOWING.store(false, Ordering::SeqCst);
+    });
+    if shown.is_err() {
+        SHOWING.store(false, Ordering::SeqCst);
+    }
+}
+
+/// Ends the process at `until` if it is still there then, whatever it waits for: kills the trees
+/// of `runtimes` and leaves with `status`, or by the signal that came.
+pub(crate) fn watch_exit(runtimes: Vec<Arc<Inner>>, status: i32, until: Instant) {
+    let dog = move || {
+        while let Some(left) = until.checked_duration_since(Instant::now()) {
+            std::thread::park_timeout(left);
+        }
+        for runtime in &runtimes {
+            runtime.kill_tree();
+        }
+        hatchery_spawn::exit_now(received().map_or(status, |signal| 128 + signal))
+    };
+    // Without it the process only lacks its last resort.
+    let _none = std::thread::Builder::new().name("hatchery-exit".to_owned()).spawn(dog);
 }
 
 /// Kills what is left of the tree and ends the process; flushes nothing that could block.
@@ -74,4 +127,7 @@ pub(crate) fn end_process(runtime: &Inner, signal: i32) -> ! {
 
 static RECEIVED: AtomicI32 = AtomicI32::new(0);
 
-const SIGNALS: [i32; 3] = [nix::libc::SIGINT, nix::libc::SIGTERM, nix::libc::SIGHUP];
+const SIGNALS: [i32; 4] =
+    [nix::libc::SIGINT, nix::libc::SIGTERM, nix::libc::SIGHUP, nix::libc::SIGQUIT];
+/// How long a reader of stderr may take for a dump before it is cut off.
+const SHOW_BOUND: Duration = Duration::from_secs(5);

@@ -1,13 +1,14 @@
 //! Our own stdout or stderr as a place for whole lines, which never blocks who writes to it.
 
 use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
 use nix::sys::stat::{SFlag, fstat};
 
-use crate::sys::nowait;
+use crate::sys::{fds, nowait};
 
 /// What waits to be written to one of our own outputs.
 #[derive(Debug)]
@@ -102,6 +103,20 @@ impl Sink {
         }
     }
 
+    /// Writes all; says whether it came to that before `until`.
+    fn drain(&mut self, until: Instant) -> bool {
+        loop {
+            self.write();
+            let left = until.saturating_duration_since(Instant::now());
+            if self.is_empty() || left.is_zero() {
+                return self.is_empty();
+            }
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            let mut fds = [PollFd::new(self.output, PollFlags::POLLOUT)];
+            let _ready = poll(&mut fds, timeout);
+        }
+    }
+
     fn write_once(&mut self) -> Result<usize, Errno> {
         let rest = &self.queue[self.written..];
         let most = &rest[..rest.len().min(PIPE_BUF)];
@@ -126,6 +141,19 @@ impl Sink {
     }
 }
 
+/// Writes whole lines to our own stderr, and gives up after `bound` if its reader doesn't read.
+/// Says whether all was written.
+pub fn write_stderr(text: &str, bound: Duration) -> bool {
+    let (mut sink, until) = (Sink::new(fds::stdio(2)), Instant::now() + bound);
+    for line in text.lines() {
+        sink.push("", line.as_bytes());
+        if sink.queue.len() >= PIPE_BUF && !sink.drain(until) {
+            return false;
+        }
+    }
+    sink.drain(until)
+}
+
 /// What a pipe takes as a whole, and has room for if it polls writable.
 const PIPE_BUF: usize = 4096;
 /// What waits for a reader of ours at most.
@@ -136,7 +164,6 @@ mod tests {
     use std::io::{BufRead as _, BufReader};
     use std::os::fd::AsFd as _;
     use std::sync::mpsc;
-    use std::time::Duration;
 
     use super::*;
 

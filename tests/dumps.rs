@@ -1,0 +1,238 @@
+//! Hang dumps: what they show of actors that can't answer any more, and whom they blame.
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
+
+use std::io::Read as _;
+use std::time::{Duration, Instant};
+
+use futures_util::future::try_join_all;
+use hatchery::dump::boards::{Board, Kind, State, What};
+use hatchery::dump::culprit::Health;
+use hatchery::dump::{Dump, Process};
+use hatchery::{Backend, Error, nursery};
+use hatchery_spawn::OwnThread;
+use hatchery_testkit::fault;
+use hatchery_tests::{PROCESSES, for_each, here};
+
+#[hatchery::function]
+async fn idle() -> u64 {
+    std::future::pending().await
+}
+
+#[hatchery::function]
+async fn echo(number: u64) -> u64 {
+    number
+}
+
+/// Never comes back to its runtime: computes, or reads from a pipe into which nobody writes.
+#[hatchery::function]
+async fn stick(spins: bool) -> u64 {
+    let (mut nothing_comes, _held) = std::io::pipe().unwrap();
+    loop {
+        if !spins {
+            let _never = nothing_comes.read(&mut [0]);
+        }
+        std::hint::spin_loop();
+    }
+}
+
+/// A chain of actors, each of which waits for the next; the last one serves the call.
+#[hatchery::function]
+async fn chain(depth: u32, spins: bool) -> Result<u64, Error> {
+    if depth == 0 {
+        return Ok(stick(spins).here().await.unwrap_or(0));
+    }
+    let below = nursery(async |n| {
+        let below = n.start("next").await?;
+        Ok(below.call(chain(depth - 1, spins)).await?)
+    });
+    Ok(below.await?)
+}
+
+/// A dump in which there is what is looked for. What leads to it has been asked for; when it has
+/// come to that only a dump can tell.
+fn dump_with(mut found: impl FnMut(&Dump) -> bool) -> Dump {
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        let dump = Dump::of(std::process::id()).unwrap();
+        if found(&dump) {
+            return dump;
+        }
+        assert!(Instant::now() < until, "what is looked for never came:\n{dump}");
+        // Each look costs the tree some of its time.
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+/// Looks from a thread of its own, so that nobody who is looked at is held up.
+async fn aside<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> T {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let thread = OwnThread::spawn("look", move || drop(tell.send(look()))).unwrap();
+    let seen = told.await.unwrap();
+    thread.join();
+    seen
+}
+
+fn boards(dump: &Dump) -> Vec<&Board> {
+    dump.process.flatten().into_iter().filter_map(|process| process.board.as_ref()).collect()
+}
+
+fn serves(dump: &Dump, function: &str) -> bool {
+    let all = boards(dump).into_iter().flat_map(|board| &board.records);
+    all.into_iter().any(|record| record.kind == Kind::Serving && record.what.ends_with(function))
+}
+
+fn blamed(dump: &Dump) -> &str {
+    dump.culprit.as_ref().map_or("nobody", |culprit| &culprit.who)
+}
+
+/// An actor that is stopped is blamed, also if it only idled; it and all others are shown.
+#[test]
+fn a_stopped_actor_is_shown_and_blamed() {
+    for_each(here!(), &PROCESSES, async |runtime| {
+        let down: Result<(), _> = runtime
+            .nursery(async |n| {
+                let (one, two) = (n.start("one").await?, n.start("two").await?);
+                fault::sigstop(one.pid().unwrap()).unwrap();
+                let (calls, idles) = (one.call(echo(1)), two.call(idle()));
+                let looks = aside(|| {
+                    dump_with(|dump| serves(dump, "idle") && blamed(dump) == "root/one")
+                });
+                tokio::select! {
+                    _ = calls => panic!("a stopped actor answered"),
+                    _ = idles => panic!("an idle call was answered"),
+                    dump = looks => {
+                        let culprit = dump.culprit.as_ref().unwrap();
+                        assert_eq!(culprit.health, Health::Stopped, "{dump}");
+                        assert!(dump.to_string().contains("serves `dumps::idle` to root"), "{dump}");
+                        // Root, forkserver, two actors; all but the forkserver write things down.
+                        assert_eq!((dump.process.count(), boards(&dump).len()), (4, 3), "{dump}");
+                    }
+                }
+                n.cancel();
+                std::future::pending().await
+            })
+            .await;
+        assert!(down.unwrap_err().is_cancelled());
+        runtime.close().await;
+    });
+}
+
+/// A chain of calls leads to the actor whose one thread is stuck, at any depth; it says nothing
+/// itself any more and is shown all the same.
+#[test]
+fn a_stuck_actor_at_the_end_of_a_chain_is_blamed() {
+    for_each(here!(), &PROCESSES, async |runtime| {
+        for spins in [false, true] {
+            let down: Result<(), _> = runtime
+                .nursery(async |n| {
+                    let first = n.start("first").await?;
+                    let calls = first.call(chain(2, spins));
+                    let looks = aside(|| dump_with(|dump| blamed(dump) == "root/first/next/next"));
+                    tokio::select! {
+                        _ = calls => panic!("a stuck actor answered"),
+                        dump = looks => {
+                            let culprit = dump.culprit.as_ref().unwrap();
+                            assert_eq!(culprit.chain.len(), 3, "{dump}");
+                            if spins {
+                                assert_eq!(culprit.health, Health::Running, "{dump}");
+                            } else {
+                                assert!(culprit.health.to_string().contains("read"), "{dump}");
+                            }
+                        }
+                    }
+                    n.cancel();
+                    std::future::pending().await
+                })
+                .await;
+            // Who had to be forced, and how fast that was, is other tests' business.
+            assert!(down.is_err());
+        }
+        runtime.close().await;
+    });
+}
+
+/// A teardown that waits is shown with its rung and what is left of its budget.
+#[test]
+fn a_teardown_shows_its_rung_and_its_budget() {
+    for_each(here!(), &PROCESSES, async |runtime| {
+        let nursery = runtime.nursery(async |n| {
+            let child = n.start("child").await?;
+            tokio::select! {
+                _ = child.call(stick(false)) => {}
+                _ = aside(|| dump_with(|dump| serves(dump, "stick"))) => {}
+            }
+            n.cancel();
+            std::future::pending::<hatchery::Result<()>>().await
+        });
+        let looks = aside(|| dump_with(|dump| blamed(dump) == "root/child" && is_asked(dump)));
+        let (down, dump) = tokio::join!(nursery, looks);
+
+        let root = dump.process.board.as_ref().unwrap();
+        let child = root.records.iter().find(|record| is_member_that_goes(record)).unwrap();
+        assert!(child.until.is_some_and(|until| until > child.since), "{dump}");
+        assert!(root.events.iter().any(|event| event.what == What::Asked), "{dump}");
+        drop(down);
+        runtime.close().await;
+    });
+}
+
+fn is_asked(dump: &Dump) -> bool {
+    dump.process.board.iter().flat_map(|board| &board.records).any(is_member_that_goes)
+}
+
+fn is_member_that_goes(record: &hatchery::dump::boards::Record) -> bool {
+    let goes = [State::Asked, State::Acknowledged, State::Terminated, State::Killed];
+    record.kind == Kind::Member && goes.contains(&record.state)
+}
+
+/// Who looks while thousands of calls come and go sees whole records only, and disturbs nobody.
+#[test]
+fn a_look_at_a_busy_tree_is_whole_and_harmless() {
+    for_each(here!(), &[Backend::Forkserver, Backend::Thread], async |runtime| {
+        let sum = runtime.nursery(async |n| {
+            let child = n.start("child").await?;
+            let looks = aside(|| {
+                (0..20).map(|_| Dump::of(std::process::id()).unwrap()).collect::<Vec<_>>()
+            });
+            let mut looks = std::pin::pin!(looks);
+            let mut sum = 0;
+            let dumps = loop {
+                let calls = (0..100).map(|number| child.call(echo(number)));
+                let calls = try_join_all(calls.map(IntoFuture::into_future));
+                tokio::select! {
+                    dumps = &mut looks => break dumps,
+                    answers = calls => sum += answers?.len(),
+                }
+            };
+            let records = dumps.iter().flat_map(boards).flat_map(|board| &board.records);
+            let calls = records.filter(|record| matches!(record.kind, Kind::Call | Kind::Serving));
+            for call in calls {
+                assert_eq!(call.what, "dumps::echo", "{call:?}");
+            }
+            Ok(sum)
+        });
+        assert!(sum.await.unwrap() > 0);
+        runtime.close().await;
+    });
+}
+
+/// Only the last events are kept, in order, and calls that ended leave no record.
+#[test]
+fn the_last_events_are_kept_and_what_is_over_is_gone() {
+    for_each(here!(), &[Backend::Thread], async |runtime| {
+        for _ in 0..60 {
+            let done = runtime.nursery(async |n| {
+                let child = n.start("child").await?;
+                Ok(child.call(echo(7)).await?)
+            });
+            assert_eq!(done.await.unwrap(), 7);
+        }
+        let board = Process::of(std::process::id()).unwrap().board.unwrap();
+        assert!(board.events.len() >= 100, "{}", board.events.len());
+        assert!(board.events.is_sorted_by_key(|event| event.at));
+        assert_eq!(board.events.last().unwrap().what, What::NurseryClosed);
+        let open: Vec<_> = board.records.iter().filter(|record| record.actor == 0).collect();
+        assert_eq!(open.len(), 1, "{open:?}");
+        runtime.close().await;
+    });
+}
