@@ -86,6 +86,8 @@ struct Client {
     /// What its socket did not take. Bounded: who has [`MAX_BACKLOG`] of these is not read from
     /// until it reads, so that only the ends of its children are added.
     backlog: VecDeque<(Vec<u8>, Option<Pidfd>)>,
+    /// What epoll tells about it.
+    watched: EpollFlags,
     /// The number of its last request; the next one's is higher.
     last: Option<u64>,
 }
@@ -274,9 +276,11 @@ impl Server {
 
     fn admit(&mut self, socket: OwnedFd, owner: Owner) {
         let fd = socket.as_raw_fd();
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, fd.cast_unsigned().into());
+        let watched = EpollFlags::EPOLLIN;
+        let event = EpollEvent::new(watched, fd.cast_unsigned().into());
         if self.epoll.add(&socket, event).is_ok() {
-            self.clients.insert(fd, Client { owner, socket, backlog: VecDeque::new(), last: None });
+            let backlog = VecDeque::new();
+            self.clients.insert(fd, Client { owner, socket, backlog, watched, last: None });
         }
     }
 
@@ -416,8 +420,11 @@ impl Server {
         let mut flags = EpollFlags::empty();
         flags.set(EpollFlags::EPOLLIN, !client.is_clogged());
         flags.set(EpollFlags::EPOLLOUT, !client.backlog.is_empty());
-        let mut event = EpollEvent::new(flags, fd.cast_unsigned().into());
-        let _same = self.epoll.modify(&client.socket, &mut event);
+        if flags != client.watched {
+            client.watched = flags;
+            let mut event = EpollEvent::new(flags, fd.cast_unsigned().into());
+            let _same = self.epoll.modify(&client.socket, &mut event);
+        }
         if gone {
             self.leave(fd, Leaving::Closed);
         }
@@ -433,16 +440,34 @@ impl Server {
         }
         if self.scan_at.is_some_and(|at| at <= now()) {
             self.scan_at = None;
-            let mut cost = 0;
-            loop {
-                let since = processor_time();
-                let ended = waitid::peek();
-                cost += processor_time().saturating_sub(since);
-                let Ok(Some((pid, _))) = ended else { break };
-                self.reap_one(pid);
-            }
+            let (cost, done) = self.scan();
             self.scan_not_before = now() + SCAN_PAUSE * cost;
+            if !done {
+                self.scan_at = Some(self.scan_not_before);
+            }
         }
+    }
+
+    /// Looks at all children, and gives back the processor time of looking and whether that was
+    /// all. The kernel goes through all of them to find one that has ended; if there are several,
+    /// asking for each by its number is less work.
+    fn scan(&mut self) -> (u64, bool) {
+        let mut cost = 0;
+        for _ in 0..FEW {
+            let since = processor_time();
+            let ended = waitid::peek();
+            cost += processor_time().saturating_sub(since);
+            let Ok(Some((pid, _))) = ended else { return (cost, true) };
+            self.reap_one(pid);
+        }
+        let since = processor_time();
+        let mut ended = self.book.all();
+        ended.retain(|pid| matches!(waitid::peek_at(*pid), Ok(Some(_))));
+        cost += processor_time().saturating_sub(since);
+        for pid in ended {
+            self.reap_one(pid);
+        }
+        (cost, false)
     }
 
     fn reap_one(&mut self, pid: i32) {
@@ -601,5 +626,7 @@ const SWEEP_DELAY: u64 = 20_000_000;
 /// How much longer than a look at all children the time until the next one is, by the processor
 /// time of the look.
 const SCAN_PAUSE: u64 = 9;
+/// How many of the ended a scan finds one by one before it asks for each by its number.
+const FEW: usize = 8;
 /// What the last sweep may take.
 const END_BOUND: u64 = 2_000_000_000;
