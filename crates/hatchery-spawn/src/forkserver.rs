@@ -7,7 +7,9 @@
 
 pub(crate) mod book;
 pub(crate) mod client;
+pub(crate) mod confined;
 pub(crate) mod fork;
+pub(crate) mod memory;
 pub(crate) mod server;
 pub(crate) mod strays;
 pub(crate) mod wire;
@@ -24,6 +26,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use tokio::sync::oneshot;
 
 use crate::backend::{Backend, Spawning};
+use crate::confine::cgroup;
 use crate::error::SpawnError;
 use crate::exit::Exit;
 use crate::image;
@@ -266,12 +269,16 @@ impl Forkserver {
             since: Instant::now(),
             bound,
             birth: Arc::new(birth),
-            execs: !matches!(run, Run::Main(_)),
+            // What was asked for on top of a plain fork is answered for at the start.
+            execs: !matches!(run, Run::Main(_)) || !spec.confine.is_empty(),
             stdin: None,
             stdout: None,
             stderr: None,
             tail: None,
         };
+        if let Some(cgroup) = &spec.confine.cgroup {
+            cgroup::remember(cgroup);
+        }
         let mut fds = vec![birth_end];
         let (request, stdio, rest) = describe(spec, run, bound);
         self.stdio(stdio, &mut fds, &mut waiting).map_err(|error| ("pipe2", error))?;
@@ -347,6 +354,7 @@ fn describe(spec: Spec, run: Run, bound: Duration) -> (Request, [Stdio; 3], Vec<
         current_dir: spec.current_dir.map(|path| bytes(path.into_os_string())),
         has_channel: spec.channel.is_some(),
         limits: spec.limits.iter().map(|(what, soft, hard)| (*what as u32, *soft, *hard)).collect(),
+        confine: spec.confine,
     };
     let rest = spec.channel.into_iter().chain(spec.fds).collect();
     (request, [spec.stdin, spec.stdout, spec.stderr], rest)

@@ -2,6 +2,7 @@
 //!
 //! Not for people: no promise holds for it from one version to the next.
 
+use crate::confine::{Access, Cgroup, Confinement, SyscallFilter};
 use crate::forkserver::server::monotonic;
 use crate::forkserver::wire::{self, Answer, Request, Run};
 
@@ -13,6 +14,11 @@ use crate::forkserver::wire::{self, Answer, Request, Run};
 pub fn request(bytes: &[u8]) {
     if let Some(pid) = wire::decode_kill(bytes) {
         assert_eq!(wire::encode_kill(pid), bytes, "a kill has one form");
+    }
+    if let Some((number, deadline)) = wire::decode_elsewhere(bytes) {
+        let mut again = wire::encode_elsewhere(number);
+        wire::set_deadline(&mut again, deadline);
+        assert_eq!(again, bytes, "what is elsewhere has one form");
     }
     if let Ok(request) = Request::decode(bytes) {
         assert_eq!(Request::decode(&request.encode()), Ok(request));
@@ -59,10 +65,17 @@ pub fn good_requests() -> Vec<Vec<u8>> {
         current_dir: Some(b"/".to_vec()),
         has_channel: true,
         limits: vec![(7, 10, 20)],
+        confine: Confinement::new()
+            .nice(1)
+            .cpus([0, 1])
+            .files([("/usr", Access::Execute)])
+            .syscalls(SyscallFilter::deny([1], 38))
+            .user_with_groups(1, 2, [3])
+            .cgroup(Cgroup::under("/sys/fs/cgroup").memory(1 << 20).pids(7)),
     };
     let image = Request { run: Run::Image("actor".to_owned()), ..program.clone() };
-    let kill = wire::encode_kill(77).to_vec();
-    vec![program.encode(), image.encode(), Request::default().encode(), kill]
+    let (kill, elsewhere) = (wire::encode_kill(77).to_vec(), wire::encode_elsewhere(7));
+    vec![program.encode(), image.encode(), Request::default().encode(), kill, elsewhere]
 }
 
 /// A good answer of every kind, to be spoiled.

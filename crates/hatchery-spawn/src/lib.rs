@@ -20,6 +20,7 @@
 mod backend;
 mod child;
 mod command;
+mod confine;
 mod error;
 mod exit;
 mod forkserver;
@@ -40,6 +41,7 @@ mod thread;
 pub use backend::{Backend, Spawning};
 pub use child::{BirthFailure, Child, ChildHandle, ChildId};
 pub use command::{Command, CommandError, Output};
+pub use confine::{Access, Cgroup, Confinement, Instruction, SyscallFilter};
 pub use error::{SignalError, SpawnError, WaitError};
 pub use exit::Exit;
 pub use forkserver::{Bounds, Exec, Fork, Forkserver};

@@ -4,16 +4,23 @@
 //! fine. It never drops what its parent owned: after the scrub those numbers mean other things.
 
 use std::ffi::{CString, OsStr};
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd as _, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::resource::{Resource as Limit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
-use nix::unistd::{Pid, getppid, setpgid};
+use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::unistd::{Gid, Pid, Uid, getppid, setgroups, setpgid, setresgid, setresuid};
 
+use crate::confine::{Access, User, cgroup};
 use crate::forkserver::wire::{Request, Run};
-use crate::sys::{close_range, env, fds, overflow, process, sigaction, title};
+use crate::sys::{
+    close_range, env, fds, landlock, overflow, priority, process, seccomp, sigaction, title,
+};
 
 /// A step of a child's birth, in the order in which they are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -30,18 +37,32 @@ pub enum Step {
     FdScrub,
     /// Default dispositions; the stack-overflow message.
     Signals,
+    /// Its cgroup: what it uses from here on is counted there.
+    Cgroup,
     /// Limits: the root's own, then those asked for.
     Limits,
+    /// Its nice value, while it may still lower it.
+    Nice,
+    /// The processors that it may run on.
+    CpuAffinity,
+    /// Who it is. After all that needs the root's rights; before it opens anything by a path.
+    User,
     /// Where it starts.
     WorkingDirectory,
     /// Its variables.
     Environment,
     /// What `ps` shows.
     ProcessName,
-    /// Becoming another program.
-    Exec,
     /// Finding the main of ours that was asked for.
     Main,
+    /// No more rights than it has. Before the two that can be had without rights only then.
+    NoNewPrivileges,
+    /// Its view of the file system. After all that opens files for it.
+    Landlock,
+    /// The filter of its system calls. Last, as it may forbid any of the steps.
+    Seccomp,
+    /// Becoming another program.
+    Exec,
 }
 
 impl Step {
@@ -54,20 +75,28 @@ impl Step {
             Self::Fds => "fds",
             Self::FdScrub => "fd scrub",
             Self::Signals => "signals",
+            Self::Cgroup => "cgroup",
             Self::Limits => "limits",
+            Self::Nice => "nice",
+            Self::CpuAffinity => "cpu affinity",
+            Self::User => "user",
             Self::WorkingDirectory => "working directory",
             Self::Environment => "environment",
             Self::ProcessName => "process name",
-            Self::Exec => "exec",
             Self::Main => "main",
+            Self::NoNewPrivileges => "no new privileges",
+            Self::Landlock => "landlock",
+            Self::Seccomp => "seccomp",
+            Self::Exec => "exec",
         }
     }
 
     /// The step with that number on the wire.
     pub(crate) fn from_number(number: u8) -> Option<Self> {
         use Step::{
-            Environment, Exec, FdScrub, Fds, Limits, Main, ParentDeathSignal, ProcessGroup,
-            ProcessName, Signals, WorkingDirectory,
+            Cgroup, CpuAffinity, Environment, Exec, FdScrub, Fds, Landlock, Limits, Main, Nice,
+            NoNewPrivileges, ParentDeathSignal, ProcessGroup, ProcessName, Seccomp, Signals, User,
+            WorkingDirectory,
         };
         [
             ParentDeathSignal,
@@ -75,12 +104,19 @@ impl Step {
             Fds,
             FdScrub,
             Signals,
+            Cgroup,
             Limits,
+            Nice,
+            CpuAffinity,
+            User,
             WorkingDirectory,
             Environment,
             ProcessName,
-            Exec,
             Main,
+            NoNewPrivileges,
+            Landlock,
+            Seccomp,
+            Exec,
         ]
         .into_iter()
         .find(|step| *step as u8 == number)
@@ -100,6 +136,8 @@ pub(crate) struct Nest<'a> {
     pub(crate) open_files: (u64, u64),
     /// The child's mark for the environment of what it starts.
     pub(crate) mark: &'a str,
+    /// The cgroup that it joins.
+    pub(crate) cgroup: Option<&'a Path>,
 }
 
 /// Where things are in a child that was born.
@@ -136,18 +174,27 @@ fn steps(
     birth: &mut RawFd,
 ) -> Result<Slots, Failed> {
     let at = |step| move |errno| (step, errno);
-    // Arm first, look second: a server that died in between is seen by getppid (H11). Compared
-    // with the pid from before the fork: in a container the parent may rightly be 1.
-    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(at(Step::ParentDeathSignal))?;
-    if getppid().as_raw() != nest.server {
-        return Err((Step::ParentDeathSignal, Errno::ESRCH));
-    }
+    die_with(nest.server).map_err(at(Step::ParentDeathSignal))?;
     setpgid(Pid::from_raw(0), Pid::from_raw(0)).map_err(at(Step::ProcessGroup))?;
     let slots = place_fds(request, received, nest, birth).map_err(at(Step::Fds))?;
     let first_free = slots.image.unwrap_or(slots.birth) + 1;
     close_range::close_from(first_free.cast_unsigned()).map_err(at(Step::FdScrub))?;
     signals(request).map_err(at(Step::Signals))?;
+    if let Some(path) = nest.cgroup {
+        cgroup::join(path).map_err(at(Step::Cgroup))?;
+    }
     limits(request, nest).map_err(at(Step::Limits))?;
+    if let Some(nice) = request.confine.nice {
+        priority::set_nice(nice).map_err(at(Step::Nice))?;
+    }
+    if let Some(cpus) = &request.confine.cpus {
+        run_on(cpus).map_err(at(Step::CpuAffinity))?;
+    }
+    for user in &request.confine.users {
+        become_user(user).map_err(at(Step::User))?;
+        // The kernel forgets the signal with the old rights.
+        die_with(nest.server).map_err(at(Step::ParentDeathSignal))?;
+    }
     if let Some(path) = &request.current_dir {
         nix::unistd::chdir(OsStr::from_bytes(path)).map_err(at(Step::WorkingDirectory))?;
     }
@@ -156,6 +203,22 @@ fn steps(
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
         .map_err(at(Step::Signals))?;
     Ok(slots)
+}
+
+/// The last steps before main or exec: what it takes away may be what an earlier step needs.
+pub(crate) fn confine(request: &Request, slots: &Slots) -> Result<(), Failed> {
+    let at = |step| move |errno| (step, errno);
+    let confine = &request.confine;
+    if confine.no_new_privs || !confine.files.is_empty() || !confine.filters.is_empty() {
+        nix::sys::prctl::set_no_new_privs().map_err(at(Step::NoNewPrivileges))?;
+    }
+    for layer in &confine.files {
+        restrict_files(layer, slots.image).map_err(at(Step::Landlock))?;
+    }
+    for filter in &confine.filters {
+        seccomp::install(&filter.program).map_err(at(Step::Seccomp))?;
+    }
+    Ok(())
 }
 
 /// Becomes what was asked for, where that is another image. Returns only if it fails.
@@ -272,6 +335,55 @@ fn limits(request: &Request, nest: &Nest<'_>) -> Result<(), Errno> {
         setrlimit(limit, *soft, *hard)?;
     }
     Ok(())
+}
+
+/// Arm first, look second: a server that died in between is seen by getppid (H11). Compared with
+/// the pid from before the fork: in a container the parent may rightly be 1.
+fn die_with(server: i32) -> Result<(), Errno> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if getppid().as_raw() == server { Ok(()) } else { Err(Errno::ESRCH) }
+}
+
+fn run_on(cpus: &[u32]) -> Result<(), Errno> {
+    let mut set = CpuSet::new();
+    for &cpu in cpus {
+        set.set(usize::try_from(cpu).map_err(|_| Errno::EINVAL)?)?;
+    }
+    sched_setaffinity(Pid::from_raw(0), &set)
+}
+
+fn become_user(user: &User) -> Result<(), Errno> {
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    let groups: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
+    // Groups first: without the old user there is no right to it.
+    setgroups(&groups)?;
+    setresgid(gid, gid, gid)?;
+    setresuid(uid, uid, uid)
+}
+
+fn restrict_files(allowed: &[(PathBuf, Access)], image: Option<RawFd>) -> Result<(), Errno> {
+    // Older ones let files be cut that may not be written.
+    if landlock::version()? < 3 {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    let rules = landlock::Ruleset::new(landlock::ALL)?;
+    let read = landlock::READ_FILE | landlock::READ_DIR;
+    for (path, access) in allowed {
+        let path = nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+        let access = match access {
+            Access::Read => read,
+            Access::Execute => read | landlock::EXECUTE,
+            Access::Write => landlock::ALL & !landlock::EXECUTE,
+        };
+        let is_directory = SFlag::from_bits_truncate(fstat(&path)?.st_mode & SFlag::S_IFMT.bits())
+            == SFlag::S_IFDIR;
+        let access = if is_directory { access } else { access & landlock::OF_FILES };
+        rules.allow(path.as_fd(), access)?;
+    }
+    if let Some(image) = image {
+        rules.allow(fds::in_slot(image), landlock::READ_FILE | landlock::EXECUTE)?;
+    }
+    rules.enforce()
 }
 
 fn environment(request: &Request, nest: &Nest<'_>) {

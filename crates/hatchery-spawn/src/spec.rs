@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
+use crate::confine::Confinement;
 use crate::stdio::Stdio;
 use crate::sys::scm_rights::MAX_FDS;
 
@@ -25,6 +26,7 @@ pub struct Spec {
     pub(crate) channel: Option<OwnedFd>,
     pub(crate) fds: Vec<OwnedFd>,
     pub(crate) limits: Vec<(Resource, u64, u64)>,
+    pub(crate) confine: Confinement,
     pub(crate) stack_size: Option<usize>,
 }
 
@@ -87,6 +89,7 @@ impl Spec {
             channel: None,
             fds: Vec::new(),
             limits: Vec::new(),
+            confine: Confinement::default(),
             stack_size: None,
         }
     }
@@ -98,7 +101,8 @@ impl Spec {
         self
     }
 
-    /// Bytes that a main of ours finds in its [`Birth`](crate::Birth). At most 64 KiB.
+    /// Bytes that a main of ours finds in its [`Birth`](crate::Birth). Together with arguments and
+    /// environment at most 8 MiB.
     #[must_use]
     pub fn payload(mut self, payload: Vec<u8>) -> Self {
         self.payload = payload;
@@ -183,10 +187,18 @@ impl Spec {
         self
     }
 
-    /// Limits a resource. Default: the root's limits.
+    /// Limits a resource, of the child and of each that it asks for. Default: the root's limits.
     #[must_use]
     pub fn limit(mut self, resource: Resource, soft: u64, hard: u64) -> Self {
         self.limits.push((resource, soft, hard));
+        self
+    }
+
+    /// Bounds what it may do, and all that it starts. Default: nothing is bounded. Replaces what
+    /// was said before.
+    #[must_use]
+    pub fn confine(mut self, confinement: Confinement) -> Self {
+        self.confine = confinement;
         self
     }
 
@@ -212,8 +224,9 @@ impl Spec {
         if self.name.contains('\0') || self.args.iter().any(|arg| has_nul(arg)) {
             return Err(("execve", Errno::EINVAL));
         }
-        // The birth pipe, stdio and the channel are sent beside these.
-        if self.fds.len() + 5 > MAX_FDS {
+        self.confine.check()?;
+        // The birth pipe, stdio, the channel and what is too long for a message go beside these.
+        if self.fds.len() + 6 > MAX_FDS {
             return Err(("sendmsg(SCM_RIGHTS)", Errno::EMSGSIZE));
         }
         Ok(())

@@ -43,6 +43,9 @@ impl Threads {
         if !spec.limits.is_empty() {
             return Err(unsupported("limits"));
         }
+        if !spec.confine.is_empty() {
+            return Err(unsupported("confinement"));
+        }
         if spec.current_dir.is_some() || !spec.env.is_empty() || spec.env_clear {
             return Err(unsupported("a directory or an environment of its own"));
         }

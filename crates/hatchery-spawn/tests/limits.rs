@@ -381,7 +381,10 @@ fn the_longest_payload_arrives_and_a_longer_one_is_refused() {
         for backend in [&server.fork() as &dyn Backend, &server.exec()] {
             let text = answer(backend, Spec::main("length").payload(vec![0xff; 64 * 1024]));
             assert_eq!(text, "65536");
-            let spec = Spec::main("length").payload(vec![0; 1 << 20]);
+            // Longer than a message.
+            let text = answer(backend, Spec::main("length").payload(vec![0xff; 4 << 20]));
+            assert_eq!(text, (4 << 20).to_string());
+            let spec = Spec::main("length").payload(vec![0; 8 << 20]);
             let error = spawn(backend, spec).map(drop).unwrap_err();
             assert!(matches!(error, SpawnError::TooLarge { .. }), "{error:?}");
         }

@@ -276,7 +276,7 @@ fn a_spec_that_can_not_be_sent_is_refused_at_the_door() {
             let error = block_on(fork.spawn(spec)).unwrap_err();
             assert_eq!(error.io_error().and_then(|error| error.raw_os_error()), Some(errno));
         }
-        let huge = block_on(fork.spawn(quiet("wait").payload(vec![0; 300_000]))).unwrap_err();
+        let huge = block_on(fork.spawn(quiet("wait").payload(vec![0; 9_000_000]))).unwrap_err();
         assert!(matches!(huge, SpawnError::TooLarge { .. }), "{huge:?}");
         let (spec, exit) = known(3);
         assert_eq!(block_on(block_on(fork.spawn(spec)).unwrap().wait()).unwrap(), exit);

@@ -62,7 +62,9 @@ pub use hatchery_proto::{
     ActorPath, ActorReport, Config, ConfigError, ExitStatus, Fault, FaultKind, Forced,
     HandshakeError, Reason, Report, Step, StepTaken, Why, signal_name,
 };
-pub use hatchery_spawn::{Abandoned, Resource};
+pub use hatchery_spawn::{
+    Abandoned, Access, Cgroup, Confinement, Instruction, Resource, SyscallFilter,
+};
 pub use items::{Items, StreamCall};
 pub use nursery::{ActorBuilder, Nursery, OneShot, OneShotFuture, nursery, nursery_with_report};
 pub use peer::{Peer, PeerPortal, here};

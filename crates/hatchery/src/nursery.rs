@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use hatchery_proto::scope::{Outcome, Role};
 use hatchery_proto::{Fault, FaultKind, Reason, Report, Why};
-use hatchery_spawn::Resource;
+use hatchery_spawn::{Confinement, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
@@ -245,6 +245,20 @@ impl ActorBuilder {
     /// Limits a resource of its process.
     pub fn limit(mut self, resource: Resource, soft: u64, hard: u64) -> Self {
         self.options.limits.push((resource, soft, hard));
+        self
+    }
+
+    /// Bounds what its process may do, and all that it starts: nice value, processors, rights,
+    /// files, system calls, user, cgroup. Default: nothing is bounded. Replaces what was said
+    /// before.
+    ///
+    /// What this machine can't do, and any of it on a thread, fails the start with
+    /// [`StartCause::Spawn`](crate::StartCause::Spawn), whose source names the step. A filter or a
+    /// list of files must leave the actor what it needs: a tokio runtime and the channel to its
+    /// spawner; `/dev/null` to write, if it starts others; and with [`Backend::Exec`] all that the
+    /// start of a program takes.
+    pub fn confine(mut self, confinement: Confinement) -> Self {
+        self.options.confine = confinement;
         self
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hatchery_proto::{ActorPath, Hello};
-use hatchery_spawn::{Relay, Resource, Spec};
+use hatchery_spawn::{Confinement, Relay, Resource, Spec};
 
 use crate::actor;
 use crate::current::Actor;
@@ -114,6 +114,7 @@ pub(crate) struct Options {
     pub(crate) stdout: Option<Stdio>,
     pub(crate) stderr: Option<Stdio>,
     pub(crate) limits: Vec<(Resource, u64, u64)>,
+    pub(crate) confine: Confinement,
     pub(crate) stack_size: Option<usize>,
 }
 
@@ -134,7 +135,8 @@ impl Options {
             .payload(runtime.token())
             .stdout(stdout.of(path, keep))
             .stderr(stderr.of(path, keep))
-            .channel(channel);
+            .channel(channel)
+            .confine(self.confine.clone());
         for (resource, soft, hard) in &self.limits {
             spec = spec.limit(*resource, *soft, *hard);
         }

@@ -16,9 +16,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::{oneshot, watch};
 
+use super::memory;
 use super::server::monotonic;
 use super::strays;
-use super::wire::{self, Answer, MAX_BYTES};
+use super::wire::{self, Answer, MAX_BYTES, MAX_ELSEWHERE};
 use crate::child::{BirthFailure, Child, Core, read_birth};
 use crate::error::SpawnError;
 use crate::exit::Exit;
@@ -109,7 +110,7 @@ impl Client {
     pub(crate) fn request(
         &self,
         waiting: Waiting,
-        fds: Vec<OwnedFd>,
+        mut fds: Vec<OwnedFd>,
         encode: impl FnOnce(u64) -> Vec<u8>,
     ) {
         let mut state = self.state();
@@ -121,12 +122,16 @@ impl Client {
         }
         let number = state.next;
         state.next += 1;
-        let bytes = encode(number);
+        let mut bytes = encode(number);
         if bytes.len() > MAX_BYTES {
-            drop(state);
-            let (name, length) = (waiting.name.clone(), bytes.len());
-            let error = SpawnError::TooLarge { name, length, limit: MAX_BYTES };
-            return tell(waiting.answer, Err(error));
+            match elsewhere(&waiting.name, &bytes) {
+                Ok(memory) => fds.push(memory),
+                Err(error) => {
+                    drop(state);
+                    return tell(waiting.answer, Err(error));
+                }
+            }
+            bytes = wire::encode_elsewhere(number);
         }
         state.waiting.insert(number, waiting);
         state.queue.push_back(Outgoing { number, bytes, fds });
@@ -430,6 +435,16 @@ impl State {
             .extract_if(.., |(waiting, _)| is_done(waiting) || waiting.since + waiting.bound <= now)
             .collect()
     }
+}
+
+/// Puts a request that is too long for a message into memory.
+fn elsewhere(name: &str, bytes: &[u8]) -> Result<OwnedFd, SpawnError> {
+    let (name, length) = (name.to_owned(), bytes.len());
+    if length > MAX_ELSEWHERE {
+        return Err(SpawnError::TooLarge { name, length, limit: MAX_ELSEWHERE });
+    }
+    let call = "memfd_create".to_owned();
+    memory::write(bytes).map_err(|cause| SpawnError::Call { name, call, cause })
 }
 
 /// Tells those whose request could not be sent.

@@ -81,7 +81,7 @@ fn child(request: &Request, received: &[RawFd], nest: &Nest<'_>) -> ! {
             .map(|marker| env::set(image::BIRTH_MARKER.as_ref(), marker.as_ref())),
         Run::Program => Ok(()),
     };
-    if let Err(failed) = prepared {
+    if let Err(failed) = prepared.and_then(|()| prelude::confine(request, &slots)) {
         fail(slots.birth(), failed);
     }
     let failed = prelude::exec(request, &slots);
@@ -98,6 +98,9 @@ fn forked(run: ActorMain, request: &Request, slots: &Slots) -> ! {
     image::set_shared_socket(slots.shared.unwrap_or(-1));
     let (name, payload) = (request.name.clone(), request.payload.clone());
     let birth = Birth { name, payload, channel, fds: adopted, how: BirthKind::Forked };
+    if let Err(failed) = prelude::confine(request, slots) {
+        fail(slots.birth(), failed);
+    }
     prelude::born(slots);
     image::leave(image::run_main(run, birth))
 }

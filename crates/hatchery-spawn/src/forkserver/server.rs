@@ -18,9 +18,12 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair
 use nix::time::{ClockId, clock_gettime};
 
 use super::book::{Book, Owner};
+use super::confined::Confined;
 use super::fork;
+use super::memory;
 use super::strays;
-use super::wire::{self, Answer, MAX_BYTES, Request};
+use super::wire::{self, Answer, MAX_BYTES, MAX_ELSEWHERE, Request};
+use crate::confine::cgroup;
 use crate::exit::Exit;
 use crate::image::Preload;
 use crate::prelude::Nest;
@@ -50,6 +53,7 @@ pub(crate) fn main(root: i32, tree: &str) -> ! {
 
 struct Server {
     book: Book,
+    confined: Confined,
     clients: BTreeMap<RawFd, Client>,
     epoll: Epoll,
     signals: SignalFd,
@@ -172,6 +176,7 @@ impl Server {
         scm_rights::send(client.as_fd(), &Answer::Ready.encode(), &[]).map_err(call("sendmsg"))?;
         Ok(Self {
             book: Book::default(),
+            confined: Confined::default(),
             clients: BTreeMap::new(),
             epoll,
             signals,
@@ -290,7 +295,7 @@ impl Server {
             let Some(client) = self.clients.get(&fd).filter(|client| !client.is_clogged()) else {
                 return;
             };
-            let received = match scm_rights::receive(client.socket.as_fd(), &mut self.buffer) {
+            let mut received = match scm_rights::receive(client.socket.as_fd(), &mut self.buffer) {
                 Ok(received) if received.length > 0 => received,
                 Err(Errno::EAGAIN | Errno::EINTR) => return,
                 // An empty message looks like the end, but nobody of ours sends one.
@@ -311,7 +316,8 @@ impl Server {
                 }
                 continue;
             }
-            let Ok(request) = Request::decode(&self.buffer[..received.length]) else {
+            let message = &self.buffer[..received.length];
+            let Some(request) = parse(message, &mut received.fds, received.truncated) else {
                 return self.leave(fd, Leaving::Broken);
             };
             if !self.is_next(fd, request.number) {
@@ -327,7 +333,7 @@ impl Server {
             if received.fds.len() < 4 + usize::from(request.has_channel) {
                 return self.leave(fd, Leaving::Broken);
             }
-            self.spawn(fd, owner, &request, &received.fds);
+            self.spawn(fd, owner, request, &received.fds);
         }
     }
 
@@ -357,7 +363,7 @@ impl Server {
         }
     }
 
-    fn spawn(&mut self, fd: RawFd, owner: Owner, request: &Request, received: &[OwnedFd]) {
+    fn spawn(&mut self, fd: RawFd, owner: Owner, mut request: Request, received: &[OwnedFd]) {
         let number = request.number;
         let failed = |(call, errno): CallFailed| Answer::Failed {
             number,
@@ -373,23 +379,37 @@ impl Server {
         let mark = self.next_mark;
         self.next_mark += 1;
         let text = format!("{}.{mark}", self.tree);
+        let above = match owner {
+            Owner::Actor(pid) => Some(pid),
+            Owner::Root => None,
+        };
+        let cgroup = cgroup::name(&self.tree, mark);
+        let bound = match self.confined.bind(above, &mut request, &cgroup) {
+            Ok(bound) => bound,
+            Err(error) => return self.answer(fd, &failed(error), None),
+        };
         let nest = Nest {
             server: self.pid,
             shared: self.shared_actors.as_raw_fd(),
             image: self.image.as_raw_fd(),
             open_files: self.open_files,
             mark: &text,
+            cgroup: bound.cgroup.as_deref(),
         };
-        let born = fork::fork(request, received, &nest, &mut self.spare);
+        let born = fork::fork(&request, received, &nest, &mut self.spare);
         match born {
             Ok((pid, pidfd)) => {
+                self.confined.born(pid, bound);
                 self.book.born(pid, owner, mark);
                 self.answer(fd, &Answer::Spawned { number, pid }, Some(pidfd));
                 if !self.clients.contains_key(&fd) {
                     process::kill_own_child(pid, false, libc::SIGKILL);
                 }
             }
-            Err(error) => self.answer(fd, &failed(error), None),
+            Err(error) => {
+                self.confined.unborn(bound);
+                self.answer(fd, &failed(error), None);
+            }
         }
         // After the pidfd was sent and closed its number is free again.
         if self.spare.is_none() {
@@ -483,6 +503,7 @@ impl Server {
     fn died(&mut self, pid: i32, status: &Exit) {
         // Also after a stray's death: what it had started is our child now.
         self.sweep_at.get_or_insert(now() + SWEEP_DELAY);
+        self.confined.died(pid);
         let Some(owner) = self.book.died(pid, now(), self.grace) else { return };
         let own: Vec<RawFd> = self.sockets_of(Owner::Actor(pid));
         for fd in own {
@@ -516,6 +537,10 @@ impl Server {
                 process::kill_own_child(pid, false, libc::SIGKILL);
             }
         }
+        if !self.confined.clear() {
+            // What was killed in there is ours to reap, or was moved there and is somebody else's.
+            self.sweep_at = Some(now() + SWEEP_DELAY);
+        }
     }
 
     /// The root is gone, or wants the tree gone: everything goes, and so does this.
@@ -523,6 +548,7 @@ impl Server {
         let until = now() + END_BOUND;
         loop {
             let mut rest = self.book.all();
+            let cleared = self.confined.end();
             rest.extend(children());
             for pid in rest {
                 process::kill_own_child(pid, true, libc::SIGKILL);
@@ -536,7 +562,8 @@ impl Server {
                         self.book.died(pid, 0, 0);
                     }
                     Ok(None) => break,
-                    Err(_) => exit::exit_now(0),
+                    Err(_) if cleared || self.confined.clear() => exit::exit_now(0),
+                    Err(_) => break,
                 }
             }
             if now() > until {
@@ -552,6 +579,20 @@ impl Server {
 
 fn open(path: &str, flags: OFlag) -> Result<OwnedFd, Errno> {
     nix::fcntl::open(path, flags | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
+}
+
+/// A client's request; one that is elsewhere is read from the memory that came last. `None` if it
+/// is none. Memory that found no room in our table leaves an empty request of that number.
+fn parse(message: &[u8], fds: &mut Vec<OwnedFd>, truncated: bool) -> Option<Request> {
+    let Some((number, deadline)) = wire::decode_elsewhere(message) else {
+        return Request::decode(message).ok();
+    };
+    if truncated {
+        return Some(Request { number, deadline, ..Request::default() });
+    }
+    let bytes = memory::read(&fds.pop()?, MAX_ELSEWHERE).ok()?;
+    let request = Request::decode(&bytes).ok()?;
+    Some(Request { number, deadline, ..request })
 }
 
 /// All children of this process, strays included.

@@ -7,6 +7,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use crate::confine::cgroup;
 use crate::image::SERVER_MARKER;
 use crate::prelude::MARK;
 use crate::sys::pidfd::Pidfd;
@@ -34,7 +35,7 @@ pub(crate) fn sweep(tree: &str, bound: Duration) {
     while Instant::now() < until {
         let left = all_of(tree);
         if left.is_empty() {
-            return;
+            return cgroup::sweep(tree, until);
         }
         for process in &left {
             let _gone = process.send_signal(libc::SIGKILL);

@@ -3,7 +3,11 @@
 //! One SEQPACKET message each, never empty, of at most [`MAX_BYTES`]. Numbers are little endian,
 //! texts have their length before them. Both ends are the same image, so there is no version.
 
+use std::ffi::OsString;
 use std::fmt;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+
+use crate::confine::{Access, Cgroup, Confinement, Instruction, SyscallFilter, User};
 
 /// The longest message, in bytes: below what one datagram may hold by default.
 pub(crate) const MAX_BYTES: usize = 160 * 1024;
@@ -26,7 +30,31 @@ pub(crate) struct Request {
     pub(crate) current_dir: Option<Vec<u8>>,
     pub(crate) has_channel: bool,
     pub(crate) limits: Vec<(u32, u64, u64)>,
+    pub(crate) confine: Confinement,
 }
+
+/// Stands for a request that is too long for a message: it is in memory, whose fd comes last.
+pub(crate) fn encode_elsewhere(number: u64) -> Vec<u8> {
+    let mut out = Writer(Vec::with_capacity(ELSEWHERE_BYTES));
+    out.u64(number);
+    out.u64(0);
+    out.u8(ELSEWHERE);
+    out.0
+}
+
+/// Number and deadline of a request that is elsewhere; `None` for anything else. No request is that
+/// short.
+pub(crate) fn decode_elsewhere(bytes: &[u8]) -> Option<(u64, u64)> {
+    let mut input = Reader(bytes);
+    let head = (input.u64().ok()?, input.u64().ok()?);
+    (input.u8() == Ok(ELSEWHERE) && input.0.is_empty()).then_some(head)
+}
+
+const ELSEWHERE: u8 = 0xfe;
+const ELSEWHERE_BYTES: usize = 17;
+
+/// The longest request that is elsewhere, in bytes: more than the kernel takes in an exec.
+pub(crate) const MAX_ELSEWHERE: usize = 8 * 1024 * 1024;
 
 /// The only other message of a client: kill this child of mine, whose pidfd has found no room.
 pub(crate) fn encode_kill(pid: i32) -> [u8; 5] {
@@ -122,6 +150,7 @@ impl Request {
             out.u64(*soft);
             out.u64(*hard);
         }
+        out.confinement(&self.confine);
         out.0
     }
 
@@ -149,6 +178,7 @@ impl Request {
             let resource = u32::try_from(input.u64()?).map_err(|_| Malformed)?;
             Ok((resource, input.u64()?, input.u64()?))
         })?;
+        let confine = input.confinement()?;
         let program_without_name = run == Run::Program && argv.is_empty();
         if !input.0.is_empty() || program_without_name {
             return Err(Malformed);
@@ -165,6 +195,7 @@ impl Request {
             current_dir,
             has_channel,
             limits,
+            confine,
         })
     }
 }
@@ -245,6 +276,50 @@ impl Writer {
         self.u8(u8::from(bytes.is_some()));
         self.bytes(bytes.unwrap_or_default());
     }
+    fn optional_u64(&mut self, value: Option<u64>) {
+        self.u8(u8::from(value.is_some()));
+        self.u64(value.unwrap_or_default());
+    }
+    fn confinement(&mut self, confine: &Confinement) {
+        let Confinement { nice, cpus, no_new_privs, files, filters, users, cgroup } = confine;
+        self.u8(u8::from(nice.is_some()));
+        self.i32(nice.unwrap_or_default());
+        self.u8(u8::from(cpus.is_some()));
+        self.u32s(cpus.as_deref().unwrap_or_default());
+        self.u8(u8::from(*no_new_privs));
+        self.u32(files.len());
+        for layer in files {
+            self.u32(layer.len());
+            for (path, access) in layer {
+                self.bytes(path.as_os_str().as_bytes());
+                self.u8(*access as u8);
+            }
+        }
+        self.u32(filters.len());
+        for SyscallFilter { program } in filters {
+            self.u32(program.len());
+            for Instruction { code, jt, jf, k } in program {
+                self.0.extend(code.to_le_bytes());
+                self.0.extend([*jt, *jf]);
+                self.0.extend(k.to_le_bytes());
+            }
+        }
+        self.u32(users.len());
+        for User { uid, gid, groups } in users {
+            self.0.extend(uid.to_le_bytes());
+            self.0.extend(gid.to_le_bytes());
+            self.u32s(groups);
+        }
+        self.optional(cgroup.as_ref().map(|cgroup| cgroup.parent.as_os_str().as_bytes()));
+        self.optional_u64(cgroup.as_ref().and_then(|cgroup| cgroup.memory));
+        self.optional_u64(cgroup.as_ref().and_then(|cgroup| cgroup.pids));
+    }
+    fn u32s(&mut self, numbers: &[u32]) {
+        self.u32(numbers.len());
+        for number in numbers {
+            self.0.extend(number.to_le_bytes());
+        }
+    }
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -258,6 +333,9 @@ impl<'a> Reader<'a> {
     fn u8(&mut self) -> Result<u8, Malformed> {
         self.take::<1>().map(|[byte]| byte)
     }
+    fn u32(&mut self) -> Result<u32, Malformed> {
+        self.take().map(u32::from_le_bytes)
+    }
     fn u64(&mut self) -> Result<u64, Malformed> {
         self.take().map(u64::from_le_bytes)
     }
@@ -265,7 +343,7 @@ impl<'a> Reader<'a> {
         self.take().map(i32::from_le_bytes)
     }
     fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
-        let length = u32::from_le_bytes(self.take()?) as usize;
+        let length = self.u32()? as usize;
         let (head, rest) = self.0.split_at_checked(length).ok_or(Malformed)?;
         self.0 = rest;
         Ok(head)
@@ -283,8 +361,51 @@ impl<'a> Reader<'a> {
         &mut self,
         mut item: impl FnMut(&mut Self) -> Result<T, Malformed>,
     ) -> Result<Vec<T>, Malformed> {
-        let length = u32::from_le_bytes(self.take()?);
+        let length = self.u32()?;
         (0..length).map(|_| item(self)).collect()
+    }
+    fn optional_u64(&mut self) -> Result<Option<u64>, Malformed> {
+        let there = self.u8()? != 0;
+        let value = self.u64()?;
+        Ok(there.then_some(value))
+    }
+    fn path(&mut self) -> Result<std::path::PathBuf, Malformed> {
+        Ok(OsString::from_vec(self.bytes()?.to_vec()).into())
+    }
+    fn confinement(&mut self) -> Result<Confinement, Malformed> {
+        let (has_nice, nice) = (self.u8()? != 0, self.i32()?);
+        let (has_cpus, cpus) = (self.u8()? != 0, self.list(Self::u32)?);
+        let no_new_privs = self.u8()? != 0;
+        let files = self.list(|input| input.list(|input| Ok((input.path()?, input.access()?))))?;
+        let filters = self.list(|input| {
+            let program = input.list(|input| {
+                let code = u16::from_le_bytes(input.take()?);
+                let (jt, jf) = (input.u8()?, input.u8()?);
+                Ok(Instruction { code, jt, jf, k: input.u32()? })
+            })?;
+            Ok(SyscallFilter { program })
+        })?;
+        let users = self.list(|input| {
+            let (uid, gid) = (input.u32()?, input.u32()?);
+            Ok(User { uid, gid, groups: input.list(Self::u32)? })
+        })?;
+        let has_cgroup = self.u8()? != 0;
+        let parent = self.path()?;
+        let (memory, pids) = (self.optional_u64()?, self.optional_u64()?);
+        Ok(Confinement {
+            nice: has_nice.then_some(nice),
+            cpus: has_cpus.then_some(cpus),
+            no_new_privs,
+            files,
+            filters,
+            users,
+            cgroup: has_cgroup.then_some(Cgroup { parent, memory, pids }),
+        })
+    }
+    fn access(&mut self) -> Result<Access, Malformed> {
+        let number = self.u8()?;
+        let all = [Access::Read, Access::Execute, Access::Write];
+        all.into_iter().find(|access| *access as u8 == number).ok_or(Malformed)
     }
 }
 
@@ -305,6 +426,13 @@ mod tests {
             current_dir: Some(b"/".to_vec()),
             has_channel: true,
             limits: vec![(7, 10, 20)],
+            confine: Confinement::new()
+                .nice(-3)
+                .cpus([0, 3])
+                .files([("/usr", Access::Execute), ("/tmp", Access::Write)])
+                .syscalls(SyscallFilter::deny([1, 2], 38))
+                .user_with_groups(1, 2, [3])
+                .cgroup(Cgroup::under("/sys/fs/cgroup").memory(1 << 20).pids(7)),
         }
     }
 
@@ -323,6 +451,18 @@ mod tests {
         ] {
             assert_eq!(Answer::decode(&answer.encode()), Ok(answer));
         }
+    }
+
+    #[test]
+    fn what_is_elsewhere_is_no_request_and_no_kill() {
+        let mut elsewhere = encode_elsewhere(9);
+        set_deadline(&mut elsewhere, 99);
+        assert_eq!(decode_elsewhere(&elsewhere), Some((9, 99)));
+        assert_eq!(decode_kill(&elsewhere), None);
+        assert_eq!(Request::decode(&elsewhere), Err(Malformed));
+        let shortest = Request::default().encode();
+        assert!(shortest.len() > elsewhere.len());
+        assert_eq!(decode_elsewhere(&shortest), None);
     }
 
     #[test]

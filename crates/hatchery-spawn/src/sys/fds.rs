@@ -51,3 +51,9 @@ pub(crate) fn shared(fd: RawFd) -> BorrowedFd<'static> {
     // SAFETY: the prelude put it there and nothing ever takes it over or closes it.
     unsafe { BorrowedFd::borrow_raw(fd) }
 }
+
+/// What the prelude has placed in a slot, until the exec or the end of the process.
+pub(crate) fn in_slot(fd: RawFd) -> BorrowedFd<'static> {
+    // SAFETY: the prelude put it there and nothing takes it over or closes it before the exec.
+    unsafe { BorrowedFd::borrow_raw(fd) }
+}

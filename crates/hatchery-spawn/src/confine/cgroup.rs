@@ -1,0 +1,178 @@
+//! A cgroup of one's own, below one that was delegated: made by the forkserver before the fork,
+//! joined by the child, killed and removed by the forkserver after the last of its actors.
+//!
+//! Only version 2. The forkserver does this as it is there before and after, whatever becomes of
+//! the spawner; if it was killed itself, the root or `hatchery reap` finds the directory by name.
+
+use std::collections::BTreeSet;
+use std::ffi::CString;
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+
+/// A cgroup (version 2) for one child and all that it starts, below a directory that somebody with
+/// the right to do so has delegated to this user.
+///
+/// What isn't there fails the start with [`SpawnError::Call`](crate::SpawnError::Call), which names
+/// the file: a directory of another kind, `cgroup.kill` (Linux 5.14), a controller that is neither
+/// enabled below the parent nor can be enabled there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cgroup {
+    pub(crate) parent: PathBuf,
+    pub(crate) memory: Option<u64>,
+    pub(crate) pids: Option<u64>,
+}
+
+impl Cgroup {
+    /// One below `parent`, such as `/sys/fs/cgroup/my.slice/my.service/actors`. No process may be
+    /// in the parent itself if memory or pids shall be limited; that is the kernel's rule.
+    #[must_use]
+    pub fn under(parent: impl AsRef<Path>) -> Self {
+        Self { parent: parent.as_ref().to_owned(), memory: None, pids: None }
+    }
+
+    /// At most so many bytes of memory, without swap. Over it, the kernel ends the whole cgroup.
+    #[must_use]
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.memory = Some(bytes);
+        self
+    }
+
+    /// At most so many processes and threads.
+    #[must_use]
+    pub fn pids(mut self, count: u64) -> Self {
+        self.pids = Some(count);
+        self
+    }
+
+    /// Makes it under that name, with its limits. Of a failed one nothing is left.
+    pub(crate) fn make(&self, name: &str) -> Result<PathBuf, (&'static str, Errno)> {
+        if !is_cgroup(&self.parent) {
+            return Err(("statfs(a cgroup v2 directory)", Errno::EOPNOTSUPP));
+        }
+        let path = self.parent.join(name);
+        fs::create_dir(&path).map_err(failed("mkdir(cgroup)"))?;
+        self.limit(&path).inspect_err(|_| {
+            // Empty, as nobody has joined it.
+            let _removed = fs::remove_dir(&path);
+        })?;
+        Ok(path)
+    }
+
+    fn limit(&self, path: &Path) -> Result<(), (&'static str, Errno)> {
+        if !path.join("cgroup.kill").exists() {
+            return Err(("open(cgroup.kill)", Errno::EOPNOTSUPP));
+        }
+        if let Some(bytes) = self.memory {
+            self.set(path, "memory", "memory.max", &bytes.to_string(), "write(memory.max)")?;
+            // Or one of them dies alone, and the others wait for it.
+            write(&path.join("memory.oom.group"), "1")
+                .map_err(failed("write(memory.oom.group)"))?;
+            // A machine without swap has no such file, and needs none.
+            match write(&path.join("memory.swap.max"), "0") {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed("write(memory.swap.max)")(error));
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        if let Some(count) = self.pids {
+            self.set(path, "pids", "pids.max", &count.to_string(), "write(pids.max)")?;
+        }
+        Ok(())
+    }
+
+    /// Writes a limit, after enabling its controller if that was not done.
+    fn set(
+        &self,
+        path: &Path,
+        controller: &str,
+        file: &str,
+        value: &str,
+        call: &'static str,
+    ) -> Result<(), (&'static str, Errno)> {
+        let file = path.join(file);
+        if !file.exists() {
+            let enable = self.parent.join("cgroup.subtree_control");
+            let enabled = write(&enable, &format!("+{controller}"));
+            enabled.map_err(failed("write(cgroup.subtree_control)"))?;
+        }
+        write(&file, value).map_err(failed(call))
+    }
+}
+
+/// Moves this process into it.
+pub(crate) fn join(path: &Path) -> Result<(), Errno> {
+    write(&path.join("cgroup.procs"), "0").map_err(|error| errno(&error))
+}
+
+/// Ends all that is in it.
+pub(crate) fn kill(path: &Path) {
+    // Gone, or the next look finds it again.
+    let _gone = write(&path.join("cgroup.kill"), "1");
+}
+
+/// Removes it; says whether it is gone. Not while anything is in it.
+pub(crate) fn remove(path: &Path) -> bool {
+    match fs::remove_dir(path) {
+        Ok(()) => true,
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
+/// Whether a path is a directory of cgroup v2.
+pub(crate) fn is_cgroup(path: &Path) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
+    statfs(path.as_c_str()).is_ok_and(|kind| kind.filesystem_type() == CGROUP2_SUPER_MAGIC)
+}
+
+/// Opened for writing and never made: in a plain directory this must not succeed.
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    fs::File::options().write(true).open(path)?.write_all(text.as_bytes())
+}
+
+fn failed(call: &'static str) -> impl FnOnce(io::Error) -> (&'static str, Errno) {
+    move |error| (call, errno(&error))
+}
+
+fn errno(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
+/// Remembers where this process has asked for cgroups, for [`sweep`].
+pub(crate) fn remember(cgroup: &Cgroup) {
+    PARENTS.lock().unwrap_or_else(PoisonError::into_inner).insert(cgroup.parent.clone());
+}
+
+/// Ends and removes what is left of a tree whose forkserver is gone, where this process has asked
+/// for cgroups. What actors have asked for elsewhere is left to `hatchery reap`.
+pub(crate) fn sweep(tree: &str, until: Instant) {
+    // Held for an instant only, but the end of a tree waits for nothing at all (H6).
+    let Ok(parents) = PARENTS.try_lock() else { return };
+    let prefix = format!("{PREFIX}{tree}.");
+    let is_of = |entry: &fs::DirEntry| entry.file_name().as_bytes().starts_with(prefix.as_bytes());
+    let inside = parents.iter().filter_map(|parent| fs::read_dir(parent).ok()).flatten().flatten();
+    let left: Vec<PathBuf> = inside.filter(is_of).map(|entry| entry.path()).collect();
+    drop(parents);
+    for path in left {
+        kill(&path);
+        while !remove(&path) && Instant::now() < until {
+            std::thread::yield_now();
+        }
+    }
+}
+
+static PARENTS: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+/// What an actor's cgroup is called. The tree says whose it is when nobody of it is left.
+pub(crate) fn name(tree: &str, mark: u64) -> String {
+    format!("{PREFIX}{tree}.{mark}")
+}
+
+const PREFIX: &str = "hatchery-";
