@@ -93,7 +93,7 @@ fn spawns(birth: Birth) -> i32 {
     let server = Forkserver::inherited().unwrap();
     let mut channel = birth.channel.unwrap();
     let spec = match &birth.payload[..] {
-        b"nicer" => Spec::main("look").confine(Confinement::new().nice(1)),
+        b"nicer" => Spec::main("look").confine(Confinement::new().nice(18)),
         b"root" => Spec::main("look").confine(Confinement::new().user(0, 0)),
         b"cgroup" => Spec::main("look").confine(Confinement::new().cgroup(Cgroup::under("/"))),
         _ => Spec::main("look"),
@@ -180,18 +180,18 @@ impl Drop for Place {
 fn nice_processors_and_rights_are_as_asked_for() {
     isolated("nice_processors_and_rights_are_as_asked_for", || {
         let server = start();
-        let bounds = || Confinement::new().nice(7).cpus([0]).no_new_privs();
+        let bounds = || Confinement::new().nice(19).cpus([0]).no_new_privs();
         for backend in both(&server) {
             let plain = answer(&*backend, Spec::main("look"));
-            assert!(plain.contains("privs 0") && !plain.contains("nice 7"), "{plain}");
+            assert!(plain.contains("privs 0") && !plain.contains("nice 19"), "{plain}");
             let found = answer(&*backend, Spec::main("look").confine(bounds()));
-            assert!(found.starts_with("nice 7 cpus 0 privs 1"), "{} {found}", backend.name());
+            assert!(found.starts_with("nice 19 cpus 0 privs 1"), "{} {found}", backend.name());
         }
         let script = "nice; grep -E 'Cpus_allowed_list|NoNewPrivs' /proc/self/status";
         let spec = Spec::program("sh").args(["-c", script]).confine(bounds());
         let found = output(&server, spec);
         let words: Vec<&str> = found.split_whitespace().collect();
-        assert_eq!(words, ["7", "NoNewPrivs:", "1", "Cpus_allowed_list:", "0"]);
+        assert_eq!(words, ["19", "NoNewPrivs:", "1", "Cpus_allowed_list:", "0"]);
     });
 }
 
@@ -353,9 +353,9 @@ fn a_child_is_the_user_that_was_asked_for() {
             let grouped = Confinement::new().user_with_groups(65534, 65533, [7, 9]);
             let found = answer(&*backend, Spec::main("look").confine(grouped));
             assert!(found.contains(" groups [7, 9] "), "{found}");
-            let back = Confinement::new().user(65534, 65533).cpus([0]).nice(3);
+            let back = Confinement::new().user(65534, 65533).cpus([0]).nice(19);
             let found = answer(&*backend, Spec::main("look").confine(back));
-            assert!(found.starts_with("nice 3 cpus 0 "), "{found}");
+            assert!(found.starts_with("nice 19 cpus 0 "), "{found}");
         }
         if is_root() {
             let spec = Spec::program("id").arg("-u").confine(Confinement::new().user(65534, 65533));
@@ -404,7 +404,7 @@ fn nothing() -> Confinement {
 fn what_a_confined_actor_starts_is_confined_as_it_is() {
     isolated("what_a_confined_actor_starts_is_confined_as_it_is", || {
         let server = start();
-        let cpu = Confinement::new().nice(5).cpus([0]).no_new_privs();
+        let cpu = Confinement::new().nice(19).cpus([0]).no_new_privs();
         let filter = SyscallFilter::deny([libc::SYS_getpriority], libc::EPERM);
         for backend in both(&server) {
             let of = |confinement: &Confinement, wish: &str| {
@@ -412,9 +412,9 @@ fn what_a_confined_actor_starts_is_confined_as_it_is() {
                 answer(&*backend, spec.confine(confinement.clone()))
             };
             let own = of(&cpu, "");
-            assert!(own.starts_with("nice 5 cpus 0 privs 1 filters 0"), "{own}");
+            assert!(own.starts_with("nice 19 cpus 0 privs 1 filters 0"), "{own}");
             let nicer = of(&cpu, "nicer");
-            assert!(nicer.starts_with("nice 5 "), "{nicer}");
+            assert!(nicer.starts_with("nice 19 "), "{nicer}");
             let filtered = of(&Confinement::new().syscalls(filter.clone()), "");
             assert!(filtered.contains("privs 1 filters 2"), "{filtered}");
             if !is_root() {
