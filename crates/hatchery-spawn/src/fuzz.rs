@@ -6,22 +6,30 @@ use crate::confine::{Access, Cgroup, Confinement, SyscallFilter};
 use crate::forkserver::server::monotonic;
 use crate::forkserver::wire::{self, Answer, Request, Run};
 
-/// Decodes bytes as whatever a client may send. What is understood is understood alike when it is
-/// written and read once more.
+/// Decodes bytes as whatever a client may send, and shows what they were taken for. What is
+/// understood is understood alike when it is written and read once more.
 ///
 /// # Panics
 /// If that is not so.
-pub fn request(bytes: &[u8]) {
+#[must_use]
+pub fn request(bytes: &[u8]) -> String {
     if let Some(pid) = wire::decode_kill(bytes) {
         assert_eq!(wire::encode_kill(pid), bytes, "a kill has one form");
+        return format!("kill {pid}");
     }
     if let Some((number, deadline)) = wire::decode_elsewhere(bytes) {
         let mut again = wire::encode_elsewhere(number);
         wire::set_deadline(&mut again, deadline);
         assert_eq!(again, bytes, "what is elsewhere has one form");
+        return format!("elsewhere {number}");
     }
-    if let Ok(request) = Request::decode(bytes) {
-        assert_eq!(Request::decode(&request.encode()), Ok(request));
+    match Request::decode(bytes) {
+        Ok(request) => {
+            let shown = format!("{request:?}");
+            assert_eq!(Request::decode(&request.encode()), Ok(request));
+            shown
+        }
+        Err(malformed) => malformed.to_string(),
     }
 }
 
@@ -29,10 +37,12 @@ pub fn request(bytes: &[u8]) {
 ///
 /// # Panics
 /// See [`request`].
-pub fn answer(bytes: &[u8]) {
+#[must_use]
+pub fn answer(bytes: &[u8]) -> String {
     if let Ok(answer) = Answer::decode(bytes) {
         assert_eq!(Answer::decode(&answer.encode()), Ok(answer));
     }
+    said(bytes)
 }
 
 /// A good request for one of our own mains, to be spoiled. Its fds come beside it: a birth pipe and

@@ -1,0 +1,293 @@
+//! What each decoder has promised, as functions that panic if it isn't so.
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use hatchery_proto::frame::{self, Frame};
+use hatchery_proto::handshake::{Event, Handshake, Outcome};
+use hatchery_proto::peer::{Door, Meet, Token};
+use hatchery_proto::stream::{Policy, Terms};
+use hatchery_proto::{
+    ActorPath, CallId, Config, Decoder, Ended, ExitStatus, Fault, FaultKind, FrameError, Hello,
+    PROTOCOL_VERSION, Ready, Reason, Time, ToChild, ToParent, Why,
+};
+use hatchery_spawn::fuzz as forkserver;
+
+use crate::shape;
+
+/// A decoder and what it is good for.
+#[derive(Debug, Clone, Copy)]
+pub struct Target {
+    /// On the command line, and of its corpus.
+    pub name: &'static str,
+    /// Panics if a promise is broken; otherwise says what the input was taken for.
+    pub run: fn(&[u8]) -> u64,
+    /// Good input.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+}
+
+/// Every decoder that reads what another process has written.
+pub const TARGETS: [Target; 5] = [
+    Target { name: "frames", run: frames, seeds: frame_seeds },
+    Target { name: "messages", run: messages, seeds: message_seeds },
+    Target { name: "handshake", run: handshakes, seeds: handshake_seeds },
+    Target { name: "requests", run: requests, seeds: forkserver::good_requests },
+    Target { name: "answers", run: answers, seeds: forkserver::good_answers },
+];
+
+/// A stream of bytes gives the same frames and the same error in whatever pieces it comes, and no
+/// announced length buys memory. The first byte is the length of the pieces.
+fn frames(input: &[u8]) -> u64 {
+    let Some((&piece, stream)) = input.split_first() else { return 0 };
+    let whole = cut(stream, stream.len().max(1));
+    let pieces = cut(stream, usize::from(piece).max(1));
+    assert_eq!(whole, pieces, "in pieces of {piece} bytes");
+    let (frames, error) = whole;
+    let mut found = error.as_ref().map_or(1, shape::of_error);
+    for (number, bytes) in frames.into_iter().enumerate() {
+        let kind = Frame::new(bytes.clone());
+        if let Ok(Frame::Item { call, value }) = &kind {
+            let mut again = BytesMut::new();
+            frame::put_item(*call, value, LIMIT, &mut again).expect("it was below the limit");
+            assert_eq!(&again[4..], &bytes[..], "an item has one form");
+        }
+        let kind = kind.as_ref().map_or_else(shape::of_error, kind_of);
+        // Of long streams there would be no end.
+        if number < 2 {
+            found = shape::and(found, kind);
+        }
+    }
+    found
+}
+
+fn kind_of(frame: &Frame) -> u64 {
+    match frame {
+        Frame::Message(bytes) => message(bytes),
+        Frame::Item { .. } => 2,
+    }
+}
+
+type Cut = (Vec<Bytes>, Option<FrameError>);
+
+fn cut(stream: &[u8], length: usize) -> Cut {
+    let mut decoder = Decoder::new(LIMIT);
+    let mut frames = Vec::new();
+    for piece in stream.chunks(length) {
+        let mut left = piece;
+        while !left.is_empty() {
+            let buffer = decoder.buffer_mut();
+            // What a socket would do: it fills what room there is.
+            let room = (buffer.capacity() - buffer.len()).min(left.len());
+            assert!(room > 0, "no room to read into");
+            buffer.put_slice(&left[..room]);
+            decoder.read(room);
+            left = &left[room..];
+            loop {
+                match decoder.next_frame() {
+                    Ok(Some(frame)) => frames.push(frame),
+                    Ok(None) => break,
+                    Err(error) => return (frames, Some(error)),
+                }
+            }
+        }
+    }
+    let room = decoder.buffer_mut().capacity();
+    assert!(room <= 4 * stream.len() + 256 * 1024, "{room} bytes for {}", stream.len());
+    (frames, None)
+}
+
+/// What is understood as a message is understood alike when it is written and read again.
+fn messages(input: &[u8]) -> u64 {
+    message(input)
+}
+
+fn message(bytes: &[u8]) -> u64 {
+    let to_child = again::<ToChild>(bytes);
+    let to_parent = again::<ToParent>(bytes);
+    if let Ok(ToParent::Reply { result: Err(fault), .. }) = &to_parent {
+        // For people, of whatever a stranger has sent.
+        drop(fault.render());
+    }
+    shape::and(
+        to_child.as_ref().map_or_else(shape::of_error, shape::of),
+        to_parent.as_ref().map_or_else(shape::of_error, shape::of),
+    )
+}
+
+fn again<T>(bytes: &[u8]) -> Result<T, FrameError>
+where
+    T: serde::Serialize + serde::de::DeserializeOwned + std::fmt::Debug + PartialEq,
+{
+    let value: T = frame::decode(bytes)?;
+    let mut buffer = BytesMut::new();
+    frame::encode(&value, usize::MAX, &mut buffer).expect("what was read can be written");
+    assert_eq!(frame::decode::<T>(&buffer[4..]).as_ref(), Ok(&value));
+    Ok(value)
+}
+
+/// Messages on a new connection: a start has one outcome, whatever is said; nobody who doesn't know
+/// the token is let in. The first byte tells the side: spawner, or door.
+fn handshakes(input: &[u8]) -> u64 {
+    let Some((&side, stream)) = input.split_first() else { return 0 };
+    let (frames, error) = cut(stream, stream.len().max(1));
+    let mut found = error.as_ref().map_or(1, shape::of_error);
+    if side % 2 == 0 {
+        let mut start = Handshake::new(std::time::Duration::from_secs(1), Time::default());
+        let mut outcomes = 0;
+        for bytes in frames {
+            let event = match frame::decode::<ToParent>(&bytes) {
+                Ok(ToParent::Ready(ready)) => Event::Ready(ready),
+                Ok(ToParent::Refused(error)) => Event::Refused(error),
+                // Whatever else is said first ends the connection.
+                Ok(_) | Err(_) => Event::Exited(ExitStatus::Unknown),
+            };
+            let speaks_ours =
+                matches!(&event, Event::Ready(ready) if ready.version == PROTOCOL_VERSION);
+            let outcome = start.handle(event);
+            assert!(outcome != Some(Outcome::Serving) || speaks_ours, "{outcome:?}");
+            outcomes += usize::from(outcome.is_some());
+            found = shape::and(found, shape::of(&outcome));
+        }
+        assert!(outcomes <= 1, "{outcomes} outcomes");
+        return found;
+    }
+    let mut door = Door::new(TOKEN);
+    for bytes in frames {
+        let Ok(ToChild::Meet(meet)) = frame::decode::<ToChild>(&bytes) else { break };
+        let entered = door.enter(&meet);
+        assert_eq!(
+            entered.is_ok(),
+            meet.token == TOKEN && meet.version == PROTOCOL_VERSION,
+            "{meet:?}"
+        );
+        found = shape::and(found, shape::of(&entered));
+    }
+    found
+}
+
+fn requests(input: &[u8]) -> u64 {
+    shape::of(&Plain(forkserver::request(input)))
+}
+
+fn answers(input: &[u8]) -> u64 {
+    shape::of(&Plain(forkserver::answer(input)))
+}
+
+/// A text that is shown as it is.
+struct Plain(String);
+
+impl std::fmt::Debug for Plain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn frame_seeds() -> Vec<Vec<u8>> {
+    let mut stream = BytesMut::new();
+    for message in to_parent() {
+        frame::encode(&message, LIMIT, &mut stream).expect("a seed");
+    }
+    frame::encode_item(CallId::new(7), &"item", LIMIT, &mut stream).expect("a seed");
+    let one = [&[1][..], &stream[..]].concat();
+    let all = [&[255][..], &stream[..]].concat();
+    vec![one, all, vec![3, 0, 0, 0, 1, 0xc0], vec![1, 0xff, 0xff, 0xff, 0xff]]
+}
+
+fn message_seeds() -> Vec<Vec<u8>> {
+    let mut seeds = Vec::new();
+    for message in to_child() {
+        let mut buffer = BytesMut::new();
+        frame::encode(&message, LIMIT, &mut buffer).expect("a seed");
+        seeds.push(buffer[4..].to_vec());
+    }
+    for message in to_parent() {
+        let mut buffer = BytesMut::new();
+        frame::encode(&message, LIMIT, &mut buffer).expect("a seed");
+        seeds.push(buffer[4..].to_vec());
+    }
+    seeds
+}
+
+fn handshake_seeds() -> Vec<Vec<u8>> {
+    let mut seeds = Vec::new();
+    for message in to_parent() {
+        let mut stream = BytesMut::from(&[0_u8][..]);
+        frame::encode(&message, LIMIT, &mut stream).expect("a seed");
+        seeds.push(stream.to_vec());
+    }
+    for token in [TOKEN, Token([1; 16])] {
+        let mut stream = BytesMut::from(&[1_u8][..]);
+        let meet = Meet { version: PROTOCOL_VERSION, path: ActorPath::root(), token };
+        for _ in 0..2 {
+            let message = ToChild::Meet(Box::new(meet.clone()));
+            frame::encode(&message, LIMIT, &mut stream).expect("a seed");
+        }
+        seeds.push(stream.to_vec());
+    }
+    seeds
+}
+
+fn to_child() -> Vec<ToChild> {
+    let path = ActorPath::parse("root/worker").expect("a path");
+    let reason = Reason { by: path.clone(), why: Why::Signal(15) };
+    let call = CallId::new(7);
+    let terms = Terms { credit: 1 << 16, policy: Policy::DropOldest };
+    let (function, args) = ("crate::square".to_owned(), Bytes::from_static(&[0x91, 7]));
+    let budget = std::time::Duration::from_millis(900);
+    let hello = Hello {
+        version: PROTOCOL_VERSION,
+        path: path.clone(),
+        config: Config::default(),
+        backend: "exec".to_owned(),
+        stdio: "relay".to_owned(),
+    };
+    let meet = Meet { version: PROTOCOL_VERSION, path: path.clone(), token: TOKEN };
+    vec![
+        ToChild::Hello(Box::new(hello)),
+        ToChild::Meet(Box::new(meet)),
+        ToChild::Call {
+            call,
+            function: function.clone(),
+            args: args.clone(),
+            deadline: Some(budget),
+        },
+        ToChild::Open { call, function, args, terms },
+        ToChild::Grant { call, bytes: 4096 },
+        ToChild::CloseStream { call },
+        ToChild::CancelCall { call, reason: reason.clone() },
+        ToChild::Cancel { reason: reason.clone(), budget },
+        ToChild::CancelBelow { path, reason },
+    ]
+}
+
+fn to_parent() -> Vec<ToParent> {
+    let path = ActorPath::parse("root/worker").expect("a path");
+    let call = CallId::new(7);
+    let fault = |id| Fault::new(id, path.clone(), FaultKind::Failed, "no".to_owned());
+    let mut deep = fault(0);
+    for id in 1..30 {
+        let mut above = fault(id).because("below".to_owned());
+        above.below.push(deep);
+        deep = above;
+    }
+    let ended = Ended {
+        faults: vec![fault(99)],
+        undrained: vec![path.clone()],
+        why: Some(Reason { by: path.clone(), why: Why::Deadline }),
+        ..Ended::default()
+    };
+    vec![
+        ToParent::Ready(Ready { version: PROTOCOL_VERSION, pid: 77 }),
+        ToParent::Refused(hatchery_proto::HandshakeError::Version { spawner: 1, actor: 2 }),
+        ToParent::Started { call, value: Bytes::from_static(&[1]) },
+        ToParent::Grant { call, bytes: 4096 },
+        ToParent::CloseStream { call },
+        ToParent::Reply { call, result: Ok(Bytes::from_static(&[0xc0])) },
+        ToParent::Reply { call, result: Err(Box::new(deep)) },
+        ToParent::CancelAck,
+        ToParent::CancelParent { reason: Reason { by: path, why: Why::Requested } },
+        ToParent::Ended(ended),
+    ]
+}
+
+/// What frames may be here; smaller than an actor's, so that the limit is met.
+const LIMIT: usize = 64 * 1024;
+const TOKEN: Token = Token([7; 16]);
