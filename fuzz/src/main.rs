@@ -27,7 +27,7 @@ struct Args {
     /// The same seed and number of runs give the same inputs, from the same corpus.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Keeps inputs that were taken for something new in the corpus.
+    /// Keeps inputs that were taken for something new, while the target's corpus has fewer than 64.
     #[arg(long)]
     keep: bool,
     /// Tries only the inputs of these files, on the targets that were named.
@@ -62,11 +62,12 @@ fn main() -> ExitCode {
 /// Says whether the target has withstood.
 fn attack(target: &Target, args: &Args) -> io::Result<bool> {
     let corpus = Corpus::of(target);
-    let kept = if args.input.is_empty() {
+    let kept: Vec<Vec<u8>> = if args.input.is_empty() {
         corpus.read()?.into_iter().map(|(_, input)| input).collect()
     } else {
-        args.input.iter().map(std::fs::read).collect::<io::Result<Vec<_>>>()?
+        args.input.iter().map(std::fs::read).collect::<io::Result<_>>()?
     };
+    let mut room = if args.keep { MOST_KEPT.saturating_sub(kept.len()) } else { 0 };
     let watch = Watch::over(*target);
     let since = Instant::now();
     let found = match Fuzzer::new(*target, kept, args.seed) {
@@ -83,7 +84,10 @@ fn attack(target: &Target, args: &Args) -> io::Result<bool> {
                 watch.begins(fuzzer.prepare());
                 runs += 1;
                 match fuzzer.run() {
-                    Ok(Some(input)) if args.keep => drop(corpus.keep("kept", input)?),
+                    Ok(Some(input)) if room > 0 => {
+                        corpus.keep("kept", input)?;
+                        room -= 1;
+                    }
                     Ok(_) => {}
                     Err(found) => break found,
                 }
@@ -130,5 +134,7 @@ impl Watch {
     }
 }
 
+/// A corpus is read by people too.
+const MOST_KEPT: usize = 64;
 /// An input takes microseconds; a machine may sleep for a while.
 const LONGEST: Duration = Duration::from_secs(10);
