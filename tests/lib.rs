@@ -67,4 +67,4 @@ where
 }
 
 /// Nothing here takes this long unless it hangs.
-const HANG: Duration = Duration::from_secs(30);
+pub const HANG: Duration = Duration::from_secs(30);

@@ -386,7 +386,7 @@ impl Core {
             Err(self.start_error(path, backend, cause))
         });
         if let Some(slot) = lock(&self.mind).slots.get(&id) {
-            slot.link.outbox.break_channel();
+            slot.link.outbox.release();
         }
         self.apply(Event::NotBorn(id));
     }
@@ -444,6 +444,7 @@ impl Core {
             });
         }
         link.set_end(Box::new(self.left(id, status).unwrap_or_else(|| fault.clone())));
+        link.outbox.release();
         self.apply(Event::Settled { id, status, fault: Box::new(fault) });
         // Late readers find the end; the process itself is gone.
         lock(&self.mind).slots.remove(&id);
@@ -814,7 +815,11 @@ impl Reading {
             match handled {
                 Ok(Some(message)) => self.about_itself(message),
                 Ok(None) => {}
-                Err(end) => break self.end(&end),
+                Err(end) => {
+                    // Before anybody is told that all has been read: an fd less is part of it (C10).
+                    drop(inbox);
+                    break self.end(&end);
+                }
             }
             tokio::task::consume_budget().await;
         }

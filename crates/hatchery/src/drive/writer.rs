@@ -54,7 +54,6 @@ pub(crate) enum ItemError {
 /// The sending half of one connection.
 #[derive(Debug)]
 pub(crate) struct Outbox {
-    socket: Arc<Socket>,
     state: Mutex<Queue>,
     /// Rung when something is queued; the writer task waits on it.
     work: Notify,
@@ -66,6 +65,8 @@ pub(crate) struct Outbox {
 
 #[derive(Debug, Default)]
 struct Queue {
+    /// Let go of when the other side has settled, whoever still holds a portal to it (C10).
+    socket: Option<Arc<Socket>>,
     /// Whole frames, the first of which may be out in part.
     current: Bytes,
     control: BytesMut,
@@ -82,9 +83,9 @@ struct Queue {
 
 impl Outbox {
     pub(crate) fn new(socket: Arc<Socket>, max_frame: usize, limit: usize) -> Self {
-        let state = Mutex::new(Queue::default());
+        let state = Mutex::new(Queue { socket: Some(socket), ..Queue::default() });
         let (work, left) = (Notify::new(), Notify::new());
-        Self { socket, state, work, left, max_frame, limit }
+        Self { state, work, left, max_frame, limit }
     }
 
     /// Takes one frame, whole or not at all. Never waits; any thread.
@@ -261,9 +262,19 @@ impl Outbox {
     pub(crate) fn break_channel(&self) {
         let mut queue = lock(&self.state);
         queue.close();
-        self.socket.shut();
+        if let Some(socket) = &queue.socket {
+            socket.shut();
+        }
         let _told = self.after(queue, Ok(()));
         self.work.notify_one();
+    }
+
+    /// The same, and our half of the fd is closed: the other side has settled. What is still to be
+    /// read is the reader's, with its own half.
+    pub(crate) fn release(&self) {
+        self.break_channel();
+        let socket = lock(&self.state).socket.take();
+        drop(socket);
     }
 
     async fn write_all(&self) -> io::Result<()> {
@@ -273,7 +284,8 @@ impl Outbox {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.socket.room(&mut second).await?;
+                    let socket = lock(&self.state).socket.clone();
+                    socket.ok_or(io::ErrorKind::BrokenPipe)?.room(&mut second).await?;
                 }
                 Err(error) => return Err(error),
             }
@@ -309,7 +321,8 @@ impl Outbox {
         if queue.current.is_empty() {
             queue.advance();
         }
-        let sent = match self.socket.send(&queue.current) {
+        let sent = match queue.socket.as_ref().map_or(Err(Errno::EPIPE), |s| s.send(&queue.current))
+        {
             Ok(sent) => sent,
             Err(Errno::EAGAIN) => return Ok(()),
             Err(errno) => {
@@ -347,7 +360,8 @@ impl Queue {
 
     fn close(&mut self) {
         let waiting = std::mem::take(&mut self.waiting);
-        *self = Self { closed: true, waiting, ..Self::default() };
+        let socket = self.socket.take();
+        *self = Self { closed: true, waiting, socket, ..Self::default() };
     }
 }
 
