@@ -217,7 +217,8 @@ const ITEM: u8 = 0xC1;
 /// That byte and the number of the context.
 const ITEM_HEAD: usize = 9;
 const READ_CHUNK: usize = 8 * 1024;
-const MAX_CHUNK: usize = 64 * 1024;
+/// About what a socket holds: more never comes at once.
+const MAX_CHUNK: usize = 256 * 1024;
 /// How much is taken at once for a frame of which a part has come.
 const MAX_RESERVE: usize = 1 << 20;
 /// Deep enough for a fault of the deepest tree, shallow enough for any stack.

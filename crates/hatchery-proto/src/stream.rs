@@ -191,7 +191,7 @@ impl Incoming {
     ///
     /// Half is enough: no message costs more, so a sender whose reader has caught up can go on.
     pub fn grant(&mut self) -> Option<u64> {
-        (self.open && self.owed * 2 >= self.window).then(|| std::mem::take(&mut self.owed))
+        (self.open && self.owed * 4 >= self.window).then(|| std::mem::take(&mut self.owed))
     }
 
     /// The sender has closed its half.

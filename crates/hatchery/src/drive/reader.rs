@@ -17,6 +17,8 @@ pub(crate) struct Inbox {
     decoder: Decoder,
     /// How long it looks before it sleeps.
     spin: Duration,
+    /// How many bytes of its buffer were handed out since it was filled last.
+    lent: usize,
 }
 
 /// What has come.
@@ -46,7 +48,7 @@ impl Ended {
 
 impl Inbox {
     pub(crate) fn new(socket: Arc<Socket>, max_frame: usize) -> Self {
-        Self { socket, decoder: Decoder::new(max_frame), spin: Duration::ZERO }
+        Self { socket, decoder: Decoder::new(max_frame), spin: Duration::ZERO, lent: 0 }
     }
 
     /// The same with another limit for the frames to come.
@@ -73,11 +75,19 @@ impl Inbox {
         loop {
             if let Some(frame) = self.decoder.next_frame().map_err(Ended::Malformed)? {
                 return match Frame::new(frame).map_err(Ended::Malformed)? {
-                    Frame::Item { call, value } => Ok(Received::Item(call, value)),
+                    Frame::Item { call, value } => {
+                        self.lent += value.len();
+                        Ok(Received::Item(call, value))
+                    }
                     Frame::Message(message) => hatchery_proto::frame::decode(&message)
                         .map(Received::Message)
                         .map_err(Ended::Malformed),
                 };
+            }
+            if std::mem::take(&mut self.lent) >= LENT {
+                // Who got them may be done with them after its turn; then the same memory is used
+                // again, rather than new pages for every read.
+                tokio::task::yield_now().await;
             }
             match self.socket.receive(self.decoder.buffer_mut(), self.spin).await {
                 Ok(0) | Err(_) => return Err(Ended::Closed),
@@ -99,3 +109,6 @@ impl Inbox {
 fn is_on_one_cpu() -> bool {
     std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() == 1)
 }
+
+/// So many bytes are worth waiting for.
+const LENT: usize = 32 * 1024;
