@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use bytes::Bytes;
+use hatchery::Blob;
 use hatchery::{Callee, ContextError, Error, Nothing, Portal};
 
 use crate::calls::echo;
@@ -29,7 +29,7 @@ async fn wait(callee: Callee<Nothing, Nothing>) -> Result<(), Error> {
 
 /// Reads for ever.
 #[hatchery::context]
-async fn swallow(callee: Callee<Bytes, Nothing>) -> Result<(), Error> {
+async fn swallow(callee: Callee<Blob, Nothing>) -> Result<(), Error> {
     let mut stream = callee.started(())?;
     while stream.recv().await?.is_some() {}
     Ok(())
@@ -37,7 +37,7 @@ async fn swallow(callee: Callee<Bytes, Nothing>) -> Result<(), Error> {
 
 /// Writes for ever.
 #[hatchery::context]
-async fn pour(callee: Callee<Nothing, Bytes>, size: usize) -> Result<(), Error> {
+async fn pour(callee: Callee<Nothing, Blob>, size: usize) -> Result<(), Error> {
     let mut stream = callee.started(())?;
     let message = payload::bytes(size);
     loop {

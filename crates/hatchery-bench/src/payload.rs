@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use bytes::Bytes;
+use hatchery::Blob;
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -51,6 +51,6 @@ pub(crate) fn frames(size: usize, least: usize) -> (Vec<u8>, usize) {
 }
 
 /// Bytes that are no struct.
-pub(crate) fn bytes(size: usize) -> Bytes {
-    Bytes::from(vec![7; size])
+pub(crate) fn bytes(size: usize) -> Blob {
+    Blob::from(vec![7; size])
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use bytes::Bytes;
+use hatchery::Blob;
 use hatchery::{Callee, Error, Nothing, Portal, Watch};
 use tokio::task::JoinSet;
 
@@ -17,7 +17,7 @@ static STALLED: Mutex<Vec<Watch>> = Mutex::new(Vec::new());
 
 /// Starts, and never reads.
 #[hatchery::context]
-async fn stall(callee: Callee<Bytes, Nothing>) -> Result<(), Error> {
+async fn stall(callee: Callee<Blob, Nothing>) -> Result<(), Error> {
     if let Ok(mut stalled) = STALLED.lock() {
         stalled.push(callee.watch());
     }

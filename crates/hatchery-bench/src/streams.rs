@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use bytes::Bytes;
+use hatchery::Blob;
 use hatchery::{Callee, Error, Nothing, Portal};
 
 use crate::cli::Extent;
@@ -28,7 +28,7 @@ async fn read_blocks(callee: Callee<Block, Nothing>) -> Result<u64, Error> {
 
 /// The same for bytes.
 #[hatchery::context]
-async fn read_bytes(callee: Callee<Bytes, Nothing>) -> Result<u64, Error> {
+async fn read_bytes(callee: Callee<Blob, Nothing>) -> Result<u64, Error> {
     let mut stream = callee.started(())?;
     let mut count = 0;
     while stream.recv().await?.is_some() {

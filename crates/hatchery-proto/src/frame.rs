@@ -2,11 +2,15 @@
 //!
 //! A message of a stream has a shorter form: a byte that no MessagePack value begins with, the
 //! number of its context, and the value; so it is encoded once, straight into the outgoing buffer.
+//! Its large [`Blob`](crate::Blob)s stay where they are: such a frame goes out in several pieces.
+
+use std::io;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::blob;
 use crate::id::CallId;
 
 /// Why bytes are no frame, or a message can't become one.
@@ -107,7 +111,7 @@ pub fn encode(
     let start = buffer.len();
     buffer.put_u32(0);
     let encoded = rmp_serde::encode::write(&mut (&mut *buffer).writer(), message);
-    seal(start, encoded, limit, buffer).map(drop)
+    seal(start, encoded, 0, limit, buffer).map(drop)
 }
 
 /// What a frame holds.
@@ -142,8 +146,17 @@ impl Frame {
     }
 }
 
-/// Appends the frame of a stream's message; says how many bytes its value has. On an error the
-/// buffer is as it was.
+/// A stream's message that was encoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// How many bytes its value has, blobs included.
+    pub length: usize,
+    /// The blobs that were left out of the buffer, and the places in it where they belong.
+    pub blobs: Vec<(usize, Bytes)>,
+}
+
+/// Appends the frame of a stream's message, but for its large blobs. On an error the buffer is as
+/// it was.
 ///
 /// # Errors
 /// [`FrameError::Encode`] or [`FrameError::TooLarge`].
@@ -152,13 +165,52 @@ pub fn encode_item(
     value: &impl Serialize,
     limit: usize,
     buffer: &mut BytesMut,
-) -> Result<usize, FrameError> {
+) -> Result<Item, FrameError> {
     let start = buffer.len();
     buffer.put_u32(0);
     buffer.put_u8(ITEM);
     buffer.put_u64(call.number());
-    let encoded = rmp_serde::encode::write(&mut (&mut *buffer).writer(), value);
-    seal(start, encoded, limit, buffer).map(|length| length - ITEM_HEAD)
+    let mut writer = Sharing { buffer, blobs: Vec::new() };
+    let encoded = rmp_serde::encode::write(&mut writer, value);
+    let Sharing { buffer, blobs } = writer;
+    let beside = blobs.iter().map(|(_, blob)| blob.len()).sum();
+    let length = seal(start, encoded, beside, limit, buffer)? - ITEM_HEAD;
+    Ok(Item { length, blobs })
+}
+
+/// Takes the frame that begins at `start` out of `buffer`, its blobs put in.
+pub fn cut(buffer: &mut BytesMut, start: usize, blobs: Vec<(usize, Bytes)>) -> Vec<Bytes> {
+    let mut frame = buffer.split_off(start).freeze();
+    let (mut pieces, mut done) = (Vec::with_capacity(blobs.len() * 2 + 1), start);
+    for (place, blob) in blobs {
+        pieces.push(frame.split_to(place - done));
+        pieces.push(blob);
+        done = place;
+    }
+    if !frame.is_empty() {
+        pieces.push(frame);
+    }
+    pieces
+}
+
+/// Writes into a buffer, but for large blobs, which it keeps a share of.
+struct Sharing<'a> {
+    buffer: &'a mut BytesMut,
+    blobs: Vec<(usize, Bytes)>,
+}
+
+impl io::Write for Sharing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match blob::offered(bytes) {
+            Some(blob) => self.blobs.push((self.buffer.len(), blob)),
+            None => self.buffer.extend_from_slice(bytes),
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Appends the frame of a stream's message whose value is encoded already.
@@ -176,17 +228,19 @@ pub fn put_item(
     buffer.put_u8(ITEM);
     buffer.put_u64(call.number());
     buffer.extend_from_slice(value);
-    seal(start, Ok(()), limit, buffer).map(drop)
+    seal(start, Ok(()), 0, limit, buffer).map(drop)
 }
 
-/// Puts the length before what was appended since `start`, or takes it off again.
+/// Puts the length before what was appended since `start`, or takes it off again; `beside` bytes
+/// of it are elsewhere.
 fn seal(
     start: usize,
     encoded: Result<(), rmp_serde::encode::Error>,
+    beside: usize,
     limit: usize,
     buffer: &mut BytesMut,
 ) -> Result<usize, FrameError> {
-    let length = buffer.len() - start - HEAD;
+    let length = buffer.len() - start - HEAD + beside;
     let error = match encoded {
         Err(error) => Some(FrameError::Encode(error.to_string())),
         Ok(()) if length > limit => Some(FrameError::TooLarge { length, limit }),
@@ -209,6 +263,14 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FrameError> {
     let mut deserializer = rmp_serde::Deserializer::from_read_ref(bytes);
     deserializer.set_max_depth(MAX_NESTING);
     T::deserialize(&mut deserializer).map_err(|error| FrameError::Decode(error.to_string()))
+}
+
+/// The same, whose large [`Blob`](crate::Blob)s share the memory of `bytes`.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_shared<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, FrameError> {
+    blob::decoding(bytes, decode)
 }
 
 const HEAD: usize = 4;

@@ -18,6 +18,7 @@
 //! project's `docs/contract.md` and `ai/conc-anal/`.
 #![forbid(unsafe_code)]
 
+mod blob;
 pub mod board;
 pub mod budget;
 pub mod call;
@@ -37,6 +38,7 @@ pub mod stream;
 pub mod teardown;
 mod time;
 
+pub use blob::Blob;
 pub use config::{Config, ConfigError};
 pub use error::{ExitStatus, Fault, FaultKind, Payload, signal_name};
 pub use frame::{Decoder, FrameError};

@@ -59,7 +59,7 @@ pub use function::{Call, NoError, RemoteError};
 pub use hatchery_macros::{context, function};
 pub use hatchery_proto::stream::Policy;
 pub use hatchery_proto::{
-    ActorPath, ActorReport, Config, ConfigError, ExitStatus, Fault, FaultKind, Forced,
+    ActorPath, ActorReport, Blob, Config, ConfigError, ExitStatus, Fault, FaultKind, Forced,
     HandshakeError, Reason, Report, Step, StepTaken, Why, signal_name,
 };
 pub use hatchery_spawn::{

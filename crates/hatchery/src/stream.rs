@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 
 use crate::current;
 use crate::drive::pipe::{Next, Pipe, Sent, StreamStats};
+use crate::drive::writer::Framed;
 use crate::error::StreamError;
 
 /// Both halves of a context's stream: sends `W`, receives `R`.
@@ -89,7 +90,7 @@ impl<R: DeserializeOwned, W: Serialize> Duplex<R, W> {
 pub struct Sender<W> {
     pipe: Arc<Pipe>,
     /// A message that waits for room.
-    staged: Option<Bytes>,
+    staged: Option<Framed>,
     open: bool,
     of: PhantomData<fn(W)>,
 }
@@ -121,7 +122,7 @@ impl<W> Sender<W> {
         Poll::Ready(Ok(()))
     }
 
-    fn settle(sent: Sent) -> Result<Option<Bytes>, StreamError> {
+    fn settle(sent: Sent) -> Result<Option<Framed>, StreamError> {
         match sent {
             Sent::Yes => Ok(None),
             Sent::Full(value) => Ok(Some(value)),
@@ -320,8 +321,8 @@ fn yield_now_and_then(cx: &mut Context<'_>) -> Poll<()> {
     std::pin::pin!(tokio::task::consume_budget()).poll(cx)
 }
 
-fn decode<R: DeserializeOwned>(value: &[u8]) -> Result<R, StreamError> {
-    hatchery_proto::frame::decode(value).map_err(|cause| {
+fn decode<R: DeserializeOwned>(value: &Bytes) -> Result<R, StreamError> {
+    hatchery_proto::frame::decode_shared(value).map_err(|cause| {
         let message = format!("decoding a message as `{}`", std::any::type_name::<R>());
         let fault = current::fault(FaultKind::BadReply, message).because(cause.to_string());
         StreamError::Unreadable(Box::new(fault))

@@ -19,7 +19,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::link::Answer;
-use super::writer::{ItemError, Lane, Outbox, PushError};
+use super::writer::{Framed, ItemError, Lane, Outbox, PushError};
 use crate::board::Entry;
 use crate::current;
 use crate::lock::lock;
@@ -85,7 +85,7 @@ pub(crate) enum Sent {
     /// It is on its way.
     Yes,
     /// No room; here it is, encoded.
-    Full(Bytes),
+    Full(Framed),
     /// This half, or the context, is closed; a fault says why if it did not end well.
     Closed(Option<Box<Fault>>),
     /// It is no message.
@@ -368,7 +368,7 @@ impl Pipe {
                 Sent::Full(value)
             }
             Err(ItemError::Denied(Denied::Closed, _)) => Sent::Closed(None),
-            Err(ItemError::Push(PushError::Closed)) => Sent::Full(Bytes::new()),
+            Err(ItemError::Push(PushError::Closed)) => Sent::Full(Framed::nothing()),
             Err(ItemError::Push(PushError::Frame(cause))) => {
                 let message =
                     format!("sending a message of `{}`", std::any::type_name_of_val(value));
@@ -379,7 +379,7 @@ impl Pipe {
     }
 
     /// Sends a message that had to wait, when there is room.
-    pub(crate) fn poll_send(&self, value: &Bytes, cx: &Task<'_>) -> Poll<Sent> {
+    pub(crate) fn poll_send(&self, value: &Framed, cx: &Task<'_>) -> Poll<Sent> {
         // The other side must see what it is to make room for.
         self.outbox.flush_soon();
         if self.outbox.poll_room(cx).is_pending() && !self.is_over() {
@@ -389,7 +389,7 @@ impl Pipe {
         if let Some(closed) = state.closed_for_sending() {
             return Poll::Ready(closed);
         }
-        match state.context.outgoing.send(value.len()) {
+        match state.context.outgoing.send(value.length) {
             Ok(()) => {}
             Err(Denied::Closed) => return Poll::Ready(Sent::Closed(None)),
             Err(Denied::Full) => {
@@ -397,7 +397,7 @@ impl Pipe {
                 return Poll::Pending;
             }
         }
-        match self.outbox.push_encoded(self.call, value) {
+        match self.outbox.push_framed(value) {
             Ok(()) => {
                 state.stats.sent += 1;
                 Poll::Ready(Sent::Yes)

@@ -4,7 +4,7 @@
 //! time: one wake-up for every message sent, for nothing. So writing is tried, and only while the
 //! socket is full a second fd of it is watched for room.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use hatchery_spawn::{receive_into, watch};
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
+use nix::sys::socket::{MsgFlags, Shutdown, send, sendmsg, shutdown};
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
@@ -43,6 +43,17 @@ impl Socket {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         loop {
             match send(self.watched.as_raw_fd(), bytes, flags) {
+                Err(Errno::EINTR) => {}
+                sent => return sent,
+            }
+        }
+    }
+
+    /// The same for several pieces, one after the other.
+    pub(crate) fn send_pieces(&self, pieces: &[IoSlice<'_>]) -> Result<usize, Errno> {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        loop {
+            match sendmsg::<()>(self.watched.as_raw_fd(), pieces, &[], flags, None) {
                 Err(Errno::EINTR) => {}
                 sent => return sent,
             }

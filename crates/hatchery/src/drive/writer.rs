@@ -9,7 +9,7 @@
 //! Lock order: `state` is the innermost lock of this crate; nothing is called while it is held.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -48,7 +48,27 @@ pub(crate) enum ItemError {
     /// As for any frame.
     Push(PushError),
     /// The stream has no room for it; here it is, encoded.
-    Denied(Denied, Bytes),
+    Denied(Denied, Framed),
+}
+
+/// A stream's message that waits for room, encoded.
+#[derive(Debug)]
+pub(crate) struct Framed {
+    /// How many bytes its value has.
+    pub(crate) length: usize,
+    /// Its whole frame.
+    pieces: Vec<Bytes>,
+}
+
+impl Framed {
+    /// One that is never sent: its connection is closed.
+    pub(crate) fn nothing() -> Self {
+        Self { length: 0, pieces: Vec::new() }
+    }
+
+    fn total(&self) -> usize {
+        self.pieces.iter().map(Bytes::len).sum()
+    }
 }
 
 /// The sending half of one connection.
@@ -67,10 +87,11 @@ pub(crate) struct Outbox {
 struct Queue {
     /// Let go of when the other side has settled, whoever still holds a portal to it (C10).
     socket: Option<Arc<Socket>>,
-    /// Whole frames, the first of which may be out in part.
-    current: Bytes,
+    /// Whole frames, the first of which may be out in part, in pieces.
+    current: VecDeque<Bytes>,
     control: BytesMut,
-    data: VecDeque<Bytes>,
+    /// Whole frames each, in pieces.
+    data: VecDeque<Vec<Bytes>>,
     /// The end of `data`, still growing.
     tail: BytesMut,
     queued: usize,
@@ -140,26 +161,46 @@ impl Outbox {
             return Err(ItemError::Push(PushError::Closed));
         }
         let start = queue.tail.len();
-        let length = frame::encode_item(call, value, self.max_frame, &mut queue.tail)
-            .map_err(|error| ItemError::Push(PushError::Frame(error)))?;
-        if let Err(denied) = admit(length) {
-            let begins = queue.tail.len() - length;
-            let value = Bytes::copy_from_slice(&queue.tail[begins..]);
-            queue.tail.truncate(start);
-            return Err(ItemError::Denied(denied, value));
+        let frame::Item { length, blobs } =
+            frame::encode_item(call, value, self.max_frame, &mut queue.tail)
+                .map_err(|error| ItemError::Push(PushError::Frame(error)))?;
+        let admitted = admit(length);
+        if admitted.is_ok() && blobs.is_empty() {
+            return self.taken(queue, start).map_err(ItemError::Push);
         }
-        self.taken(queue, start).map_err(ItemError::Push)
+        let framed = Framed { length, pieces: frame::cut(&mut queue.tail, start, blobs) };
+        match admitted {
+            Ok(()) => self.append(queue, &framed).map_err(ItemError::Push),
+            Err(denied) => Err(ItemError::Denied(denied, framed)),
+        }
     }
 
     /// The same for a message that is encoded already.
-    pub(crate) fn push_encoded(&self, call: CallId, value: &[u8]) -> Result<(), PushError> {
+    pub(crate) fn push_framed(&self, framed: &Framed) -> Result<(), PushError> {
         let mut queue = lock(&self.state);
         if queue.closed {
             return Err(PushError::Closed);
         }
+        if framed.total() >= BATCH {
+            return self.append(queue, framed);
+        }
         let start = queue.tail.len();
-        frame::put_item(call, value, self.max_frame, &mut queue.tail).map_err(PushError::Frame)?;
+        framed.pieces.iter().for_each(|piece| queue.tail.extend_from_slice(piece));
         self.taken(queue, start)
+    }
+
+    /// Queues a large frame as it is, after those before it.
+    fn append(
+        &self,
+        mut queue: std::sync::MutexGuard<'_, Queue>,
+        framed: &Framed,
+    ) -> Result<(), PushError> {
+        let idle = queue.queued == 0;
+        queue.queued += framed.total();
+        queue.seal_tail();
+        queue.data.push_back(framed.pieces.clone());
+        let written = if idle { self.write_once(&mut queue) } else { Ok(()) };
+        self.after(queue, written)
     }
 
     fn taken(
@@ -174,8 +215,7 @@ impl Outbox {
         let written = if queue.queued == queue.tail.len() {
             self.write_once(&mut queue)
         } else {
-            let sealed = queue.tail.split().freeze();
-            queue.data.push_back(sealed);
+            queue.seal_tail();
             Ok(())
         };
         self.after(queue, written)
@@ -321,8 +361,7 @@ impl Outbox {
         if queue.current.is_empty() {
             queue.advance();
         }
-        let sent = match queue.socket.as_ref().map_or(Err(Errno::EPIPE), |s| s.send(&queue.current))
-        {
+        let sent = match queue.send() {
             Ok(sent) => sent,
             Err(Errno::EAGAIN) => return Ok(()),
             Err(errno) => {
@@ -330,12 +369,8 @@ impl Outbox {
                 return Err(errno);
             }
         };
-        queue.current.advance(sent);
         queue.queued -= sent;
-        if queue.current.is_empty() {
-            // Lets the buffer behind it be used again.
-            queue.current = Bytes::new();
-        }
+        queue.drop_written(sent);
         queue.written = Some(Instant::now());
         Ok(())
     }
@@ -349,13 +384,43 @@ impl Queue {
 
     /// Puts the next whole frames into `current`.
     fn advance(&mut self) {
-        self.current = if !self.control.is_empty() {
-            self.control.split().freeze()
+        if !self.control.is_empty() {
+            self.current.push_back(self.control.split().freeze());
         } else if let Some(sealed) = self.data.pop_front() {
-            sealed
+            self.current.extend(sealed);
         } else {
-            self.tail.split().freeze()
-        };
+            self.current.push_back(self.tail.split().freeze());
+        }
+    }
+
+    /// What comes later is not to be put before what is queued behind this.
+    fn seal_tail(&mut self) {
+        if !self.tail.is_empty() {
+            let sealed = self.tail.split().freeze();
+            self.data.push_back(vec![sealed]);
+        }
+    }
+
+    /// Sends some of what is current.
+    fn send(&self) -> Result<usize, Errno> {
+        let Some(socket) = &self.socket else { return Err(Errno::EPIPE) };
+        if let (Some(only), 1) = (self.current.front(), self.current.len()) {
+            return socket.send(only);
+        }
+        let pieces = self.current.iter().take(MAX_PIECES);
+        let pieces: Vec<_> = pieces.map(|piece| IoSlice::new(piece)).collect();
+        socket.send_pieces(&pieces)
+    }
+
+    /// Forgets what is out, so that the buffers behind it may be used again.
+    fn drop_written(&mut self, mut sent: usize) {
+        while let Some(first) = self.current.front_mut() {
+            if first.len() > sent {
+                return first.advance(sent);
+            }
+            sent -= first.len();
+            self.current.pop_front();
+        }
     }
 
     fn close(&mut self) {
@@ -365,6 +430,8 @@ impl Queue {
     }
 }
 
+/// What one system call takes.
+const MAX_PIECES: usize = 64;
 /// Messages of streams are written together from about this many bytes on.
 const BATCH: usize = 32 * 1024;
 /// Who sends again within this time is in a burst: gathering costs it nothing.
