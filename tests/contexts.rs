@@ -1,4 +1,4 @@
-//! Scenarios 62 to 66 and 69 to 73: two linked tasks, in two actors, that can't leave each other
+//! Scenarios 62 to 64, 69, 70 and 73, and the policies of 68: two linked tasks, in two actors, that can't leave each other
 //! hanging.
 //!
 //! Each in a process of its own, which counts threads, fds and children before and after.
@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use futures_util::{SinkExt, StreamExt};
-use hatchery::{Callee, ContextError, Error, FaultKind, Nothing, Policy, Portal, StreamError, Why};
-use hatchery_tests::{BACKENDS, for_each, here};
+use hatchery::{Callee, ContextError, Error, FaultKind, Nothing, Policy, StreamError, Why};
+use hatchery_tests::{BACKENDS, for_each, here, with_worker};
 
 #[derive(Debug, PartialEq, thiserror::Error, serde::Serialize, serde::Deserialize)]
 #[error("{what} is broken")]
@@ -74,15 +74,6 @@ async fn remember(callee: Callee<Nothing, Nothing>, file: String) {
 #[hatchery::function]
 fn count(to: u64) -> impl Stream<Item = u64> + Send {
     futures_util::stream::iter(0..to)
-}
-
-async fn with_worker(
-    runtime: hatchery::Runtime,
-    body: impl AsyncFnOnce(Portal) -> hatchery::Result<()>,
-) {
-    let ended = runtime.nursery(async |n| body(n.start("worker").await?).await).await;
-    ended.unwrap_or_else(|error| panic!("{}", error.render()));
-    runtime.close().await;
 }
 
 /// Scenario 62.

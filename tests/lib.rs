@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use hatchery::{Backend, Config, Runtime, Stdio};
+use hatchery::{Backend, Config, Portal, Runtime, Stdio};
 use hatchery_testkit::counts::Counts;
 use hatchery_testkit::isolate;
 
@@ -35,12 +35,38 @@ pub fn for_each<F>(test: &str, backends: &[Backend], scenario: impl Fn(Runtime) 
 where
     F: Future<Output = ()>,
 {
-    isolate::run_test(test, HANG * 3, || {
+    for_each_within(HANG, test, backends, scenario);
+}
+
+/// The same for a scenario that has much to do: it hangs if one backend takes longer than `hang`.
+///
+/// # Panics
+/// As [`for_each`].
+pub fn for_each_within<F>(
+    hang: Duration,
+    test: &str,
+    backends: &[Backend],
+    scenario: impl Fn(Runtime) -> F,
+) where
+    F: Future<Output = ()>,
+{
+    let all = hang * u32::try_from(backends.len()).unwrap_or(u32::MAX);
+    isolate::run_test(test, all, || {
         for backend in backends {
             eprintln!("on {}", backend.name());
-            with(backend.clone(), Config::with_budget(BUDGET), &scenario);
+            within(hang, backend.clone(), Config::with_budget(BUDGET), &scenario);
         }
     });
+}
+
+/// Opens a nursery with one actor and ends with the runtime closed.
+///
+/// # Panics
+/// If the nursery doesn't end well.
+pub async fn with_worker(runtime: Runtime, body: impl AsyncFnOnce(Portal) -> hatchery::Result<()>) {
+    let ended = runtime.nursery(async |n| body(n.start("worker").await?).await).await;
+    ended.unwrap_or_else(|error| panic!("{}", error.render()));
+    runtime.close().await;
 }
 
 /// The same on one backend with other bounds, in this very process.
@@ -51,13 +77,20 @@ pub fn with<F>(backend: Backend, config: Config, scenario: impl Fn(Runtime) -> F
 where
     F: Future<Output = ()>,
 {
+    within(HANG, backend, config, scenario);
+}
+
+fn within<F>(hang: Duration, backend: Backend, config: Config, scenario: impl Fn(Runtime) -> F)
+where
+    F: Future<Output = ()>,
+{
     let before = Counts::now();
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let tokio = tokio.expect("a tokio runtime");
     tokio.block_on(async {
         let runtime = Runtime::builder().backend(backend).config(config).stdio(Stdio::Null);
         let runtime = runtime.signals(false).open().expect("a runtime");
-        let ended = tokio::time::timeout(HANG, scenario(runtime)).await;
+        let ended = tokio::time::timeout(hang, scenario(runtime)).await;
         ended.expect("the scenario hangs");
     });
     drop(tokio);

@@ -251,9 +251,17 @@ fn conclude<B, E: RemoteError>(
     path: &ActorPath,
     ended: Ended,
 ) -> Result<B, ContextError<E>> {
+    let theirs = word.err();
+    // The same fault, seen by the body first: told once, and as the other side's, also if that is a
+    // cancel which this actor has brought about in another way.
+    if let (Some(own), Some(theirs)) = (&own, &theirs)
+        && own.id == theirs.id
+    {
+        return Err(ContextError::remote(theirs.clone(), path));
+    }
     let asked_for = value.is_some() || own.is_some() || ended.by_itself;
     // That the other side was cancelled is what this side asked for, when it did.
-    let theirs = word.err().filter(|fault| {
+    let theirs = theirs.filter(|fault| {
         !(asked_for
             && matches!(&fault.kind, FaultKind::Cancelled(reason) if reason.by == current::path()))
     });
@@ -262,14 +270,8 @@ fn conclude<B, E: RemoteError>(
         (None, Some(theirs), _) => Err(ContextError::remote(theirs, path)),
         (Some(own), None, _) if ended.timed_out => Err(ContextError::Deadline(own)),
         (Some(own), None, _) => Err(ContextError::Body(own)),
-        // The same fault, seen by the body first: told once.
-        (Some(own), Some(theirs), _) if own.contains(theirs.id) => {
-            if own.id == theirs.id {
-                Err(ContextError::remote(theirs, path))
-            } else {
-                Err(ContextError::Body(own))
-            }
-        }
+        // The body's fault has the other's as its cause.
+        (Some(own), Some(theirs), _) if own.contains(theirs.id) => Err(ContextError::Body(own)),
         (Some(own), Some(theirs), _) => {
             let faults = vec![*own, *theirs];
             let group = Fault::group(current::fault_id(), current::path(), faults);
