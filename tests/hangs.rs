@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_core::Stream;
 use hatchery::{Backend, Error, FaultKind, StartCause};
 use hatchery_spawn::Resource;
 use hatchery_tests::{BACKENDS, PROCESSES, for_each, here};
@@ -178,6 +179,49 @@ fn dropped_calls_tear_no_frame() {
             Ok(worker.call(echo("9".repeat(10))).await?)
         });
         assert_eq!(done.await.unwrap(), "9".repeat(10));
+        runtime.close().await;
+    });
+}
+
+/// H13: 64 starts of one name at once: one is admitted, all others are told at once.
+#[test]
+fn many_starts_of_one_name_are_decided_at_once() {
+    for_each(here!(), &BACKENDS, async |runtime| {
+        let done = runtime.nursery(async |n| {
+            let starts = futures_util::future::join_all((0..64).map(|_| n.start("same"))).await;
+            let (started, refused): (Vec<_>, Vec<_>) = starts.into_iter().partition(Result::is_ok);
+            assert_eq!((started.len(), refused.len()), (1, 63));
+            for error in refused.into_iter().filter_map(Result::err) {
+                assert!(matches!(error.cause, StartCause::NameTaken), "{error}");
+            }
+            Ok(())
+        });
+        done.await.unwrap();
+        runtime.close().await;
+    });
+}
+
+/// More than anybody reads.
+#[hatchery::function]
+fn endless() -> impl Stream<Item = String> + Send {
+    futures_util::stream::repeat("7".repeat(1_000))
+}
+
+/// H22: while nobody reads a stream, calls on the same channel are answered, and its cancel comes
+/// through.
+#[test]
+fn a_stream_that_nobody_reads_holds_up_nobody_else() {
+    for_each(here!(), &BACKENDS, async |runtime| {
+        let done = runtime.nursery(async |n| {
+            let worker = n.start("worker").await?;
+            let unread = worker.stream(endless()).await?;
+            for _ in 0..1_000 {
+                assert_eq!(worker.call(echo("1".to_owned())).await?, "1");
+            }
+            drop(unread);
+            Ok(worker.call(echo("2".to_owned())).await?)
+        });
+        assert_eq!(done.await.unwrap(), "2");
         runtime.close().await;
     });
 }

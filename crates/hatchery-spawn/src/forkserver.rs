@@ -38,6 +38,13 @@ use crate::sys::{fds, scm_rights, waitid};
 use client::{Client, Waiting};
 use wire::{Request, Run};
 
+/// Whose child a process is, as the kernel says it.
+fn parent_of(pid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    parent.trim().parse().ok()
+}
+
 /// The bounds of a forkserver.
 #[derive(Debug, Clone)]
 pub struct Bounds {
@@ -220,6 +227,23 @@ impl Forkserver {
     pub fn kill_tree(&self) {
         if let Some(process) = &self.inner.process {
             process.end(self.inner.bounds.close);
+        }
+    }
+
+    /// Stops the forkserver and every child, or lets all go on. Needs no runtime and takes no lock;
+    /// reads `/proc`. What children start is theirs to stop.
+    pub fn hold_tree(&self, stopped: bool) {
+        let Some(server) = &self.inner.process else { return };
+        let signal = if stopped { libc::SIGSTOP } else { libc::SIGCONT };
+        // First the one that could start more of them, and that alone gives numbers free.
+        let _gone = server.pidfd.send_signal(signal);
+        let list = format!("/proc/{0}/task/{0}/children", server.pid);
+        let children = std::fs::read_to_string(list).unwrap_or_default();
+        for pid in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+            let Ok(child) = Pidfd::open(pid) else { continue };
+            if parent_of(pid) == Some(server.pid) {
+                let _gone = child.send_signal(signal);
+            }
         }
     }
 

@@ -111,6 +111,12 @@ impl Drop for SignalSource {
     }
 }
 
+/// Whether this process ignores the signal, as under nohup(1).
+#[must_use]
+pub fn is_ignored(signal: i32) -> bool {
+    sigaction::is_ignored(signal)
+}
+
 /// From now on SIGTERM ends the reading side of `channel`, so that whoever reads it wakes up, also
 /// in a runtime that has no signal handling of its own. Once for each process.
 ///

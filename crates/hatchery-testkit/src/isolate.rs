@@ -33,19 +33,33 @@ use crate::dump::{Dump, Process};
 /// If the scenario failed, was still running after `bound`, or left processes or files; with its
 /// output, and with a dump of what was left.
 pub fn run_test(name: &str, bound: Duration, scenario: impl FnOnce()) {
-    let filter = name.split_once("::").map_or(name, |(_crate, path)| path);
-    let args = [filter, "--exact", "--nocapture", "--test-threads=1"];
+    if let Some(verdict) = observe(name, bound, scenario) {
+        let filter = filter(name);
+        assert!(verdict.is_clean(), "`{filter}` {verdict}");
+    }
+}
+
+/// The same for scenarios that don't end by returning: gives back what was seen from outside, and
+/// nothing inside.
+///
+/// # Panics
+/// If the scenario does, or if it can't be started.
+pub fn observe(name: &str, bound: Duration, scenario: impl FnOnce()) -> Option<Verdict> {
+    let args = [filter(name), "--exact", "--nocapture", "--test-threads=1"];
     match role() {
-        Role::Outside => {
-            let verdict = Isolated::new(bound).args(args).run().expect("the watcher starts");
-            assert!(verdict.is_clean(), "`{filter}` {verdict}");
-        }
+        Role::Outside => Some(Isolated::new(bound).args(args).run().expect("the watcher starts")),
         Role::Watcher(bound) => watcher::watch(bound),
         Role::Scenario => {
             die_with_watcher();
             scenario();
+            None
         }
     }
+}
+
+/// A test's name as libtest knows it.
+fn filter(name: &str) -> &str {
+    name.split_once("::").map_or(name, |(_crate, path)| path)
 }
 
 /// The same for scenarios that close what they open: the process must hold after `scenario` what

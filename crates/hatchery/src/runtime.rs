@@ -144,8 +144,11 @@ impl Builder {
         self
     }
 
-    /// Whether SIGINT, SIGTERM and SIGHUP on this process bring the tree down (C6), and SIGQUIT
-    /// shows on stderr what it is doing (see [`dump`](crate::dump)). Default: yes.
+    /// Whether SIGINT, SIGTERM and SIGHUP on this process bring the tree down (C6), SIGTSTP stops
+    /// the tree with the root, until SIGCONT, and SIGQUIT shows on stderr what all are doing (see
+    /// [`dump`](crate::dump)). Default: yes.
+    ///
+    /// A SIGHUP or SIGTSTP that is ignored when the runtime opens stays so, as nohup(1) wants it.
     #[must_use]
     pub fn signals(mut self, yes: bool) -> Self {
         self.signals = yes;
@@ -320,6 +323,14 @@ impl Inner {
         let server = lock(&self.killable).clone();
         if let Some(server) = server {
             server.kill_tree();
+        }
+    }
+
+    /// Stops every process below this one, or lets all go on.
+    pub(crate) fn hold_tree(&self, stopped: bool) {
+        let server = lock(&self.killable).clone();
+        if let Some(server) = server {
+            server.hold_tree(stopped);
         }
     }
 

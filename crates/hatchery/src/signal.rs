@@ -2,7 +2,8 @@
 //!
 //! It depends on no tokio worker and takes no lock that user code can hold (H6). The first
 //! signal starts the graceful teardown; a second one, or the end of the budget, kills the tree
-//! and ends the process with 128 + signal. SIGQUIT ends nothing: it shows what the tree is doing.
+//! and ends the process with 128 + signal. SIGQUIT ends nothing: it shows what the tree is doing. SIGTSTP stops the tree and
+//! then the root, and what continues the root continues the tree.
 //!
 //! The watchdog is for what comes after: a process whose tree is down, or that has begun to exit,
 //! and that stays because something waits for a thread of a user (H8).
@@ -14,7 +15,9 @@ use std::time::{Duration, Instant};
 
 use hatchery_proto::board::What;
 use hatchery_proto::{Reason, Why, signal_name};
-use hatchery_spawn::signals::{SignalSource, SignalStop};
+use hatchery_spawn::signals::{SignalSource, SignalStop, is_ignored};
+use nix::libc;
+use nix::sys::signal::{Signal, raise};
 
 use crate::current::Actor;
 use crate::dump::Dump;
@@ -29,9 +32,11 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Takes over SIGINT, SIGTERM, SIGHUP and SIGQUIT until [`Watch::end`].
+    /// Takes over the signals that are the tree's business until [`Watch::end`].
     pub(crate) fn start(root: Arc<Actor>) -> std::io::Result<Self> {
-        let source = hatchery_spawn::signals::install(&SIGNALS)?;
+        let is_wanted = |signal: &i32| !MAY_BE_IGNORED.contains(signal) || !is_ignored(*signal);
+        let signals: Vec<i32> = SIGNALS.into_iter().filter(is_wanted).collect();
+        let source = hatchery_spawn::signals::install(&signals)?;
         let (stop, watchdog) = (source.stopper(), root.runtime.watchdog);
         let thread = std::thread::Builder::new()
             .name("hatchery-signal".to_owned())
@@ -56,7 +61,7 @@ pub(crate) fn received() -> Option<i32> {
 }
 
 fn watch(source: &SignalSource, root: &Arc<Actor>) {
-    let Some(signal) = next(source, None) else { return };
+    let Some(signal) = next(source, &root.runtime, None) else { return };
     RECEIVED.store(signal, Ordering::SeqCst);
     root.mark.happened(What::Signal, &signal_name(signal));
     let budget = root.runtime.config.budget;
@@ -65,21 +70,27 @@ fn watch(source: &SignalSource, root: &Arc<Actor>) {
         end_process(&root.runtime, signal);
     }
     root.cancel(Reason { by: root.path.clone(), why: Why::Signal(signal) }, budget);
-    if next(source, Some(until)).is_none() && source.is_stopped() {
+    if next(source, &root.runtime, Some(until)).is_none() && source.is_stopped() {
         // The runtime was closed: the tree is down, and the program ends by itself; or it doesn't.
         let Some(watchdog) = root.runtime.watchdog else { return };
         source.resume();
-        let _second = next(source, Some(until + watchdog));
+        let _second = next(source, &root.runtime, Some(until + watchdog));
     }
     end_process(&root.runtime, signal);
 }
 
 /// The next signal that shall end the tree; `None` at `until`, or on a stop.
-fn next(source: &SignalSource, until: Option<Instant>) -> Option<i32> {
+fn next(source: &SignalSource, runtime: &Inner, until: Option<Instant>) -> Option<i32> {
     loop {
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
         match source.recv(left)? {
-            nix::libc::SIGQUIT => show(),
+            libc::SIGQUIT => show(),
+            libc::SIGTSTP => {
+                runtime.hold_tree(true);
+                // Sent to this thread: it goes on only after a SIGCONT.
+                let _stopped = raise(Signal::SIGSTOP);
+                runtime.hold_tree(false);
+            }
             signal => return Some(signal),
         }
     }
@@ -127,7 +138,8 @@ pub(crate) fn end_process(runtime: &Inner, signal: i32) -> ! {
 
 static RECEIVED: AtomicI32 = AtomicI32::new(0);
 
-const SIGNALS: [i32; 4] =
-    [nix::libc::SIGINT, nix::libc::SIGTERM, nix::libc::SIGHUP, nix::libc::SIGQUIT];
+const SIGNALS: [i32; 5] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGTSTP];
+/// Who ignores these from the start wants to outlive its terminal.
+const MAY_BE_IGNORED: [i32; 2] = [libc::SIGHUP, libc::SIGTSTP];
 /// How long a reader of stderr may take for a dump before it is cut off.
 const SHOW_BOUND: Duration = Duration::from_secs(5);

@@ -23,7 +23,8 @@ pub fn at_exit(hook: fn(i32)) {
 
 fn run(status: i32) {
     let hooks = std::mem::take(&mut *HOOKS.lock().unwrap_or_else(|error| error.into_inner()));
-    for hook in hooks {
+    // The last one first, as libc does it.
+    for hook in hooks.into_iter().rev() {
         // A panic must not unwind into libc.
         let _panicked = std::panic::catch_unwind(|| hook(status));
     }

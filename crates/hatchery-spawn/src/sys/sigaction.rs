@@ -25,6 +25,15 @@ pub(crate) fn count(signal: i32) -> Result<Before, Errno> {
     set(signal, counting as *const () as usize, libc::SA_RESTART)
 }
 
+/// Whether `signal` is ignored at present.
+pub(crate) fn is_ignored(signal: i32) -> bool {
+    // SAFETY: all-zero is a valid sigaction.
+    let mut now: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: nothing is set, and `now` is ours to be written to.
+    let asked = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut now) };
+    asked == 0 && now.sa_sigaction == libc::SIG_IGN
+}
+
 /// Gives a disposition back.
 pub(crate) fn restore(before: Before) {
     // SAFETY: the action came from the kernel for this very signal.
