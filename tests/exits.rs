@@ -122,7 +122,8 @@ fn leak_a_nursery(tokio: &tokio::runtime::Runtime) {
     tokio.spawn(hatchery::nursery(async |n| {
         let (one, two) = (n.start("one").await?, n.start("two").await?);
         let sum = one.call(square(3)).await? + two.call(square(4)).await?;
-        drop(tell.send(sum));
+        // Whoever waits for it is there.
+        let _told = tell.send(sum);
         pending::<hatchery::Result<()>>().await
     }));
     assert_eq!(tokio.block_on(told).unwrap(), 25);
