@@ -97,7 +97,9 @@ impl Runtime {
         self.root.cancel_scopes();
         let bound = self.root.runtime.config.budget + CLOSE_SLACK;
         // Scopes have their own bounds; this one only guards against a bug in them.
-        let _bounded = tokio::time::timeout(bound, self.root.scopes_closed()).await;
+        if tokio::time::timeout(bound, self.root.scopes_closed()).await.is_err() {
+            still_open(&self.root, bound);
+        }
         let reason = Reason { by: self.root.path.clone(), why: Why::Finished };
         let config = &self.root.runtime.config;
         let going = Cancelling { reason, until: Instant::now() + config.peer_drain * 2 };
@@ -391,20 +393,28 @@ fn close_blocking(root: &Arc<Actor>) {
     if root.open_scopes() > 0
         && let Ok(handle) = root.runtime.supervisor()
     {
-        let root = root.clone();
+        let waited = root.clone();
         let (done, closed) = std::sync::mpsc::channel();
         // Waited for on this thread without a runtime: it may be a worker of one.
         handle.spawn(async move {
-            root.scopes_closed().await;
+            waited.scopes_closed().await;
             done.send(()).is_ok()
         });
         // Scopes have their own bounds; this one only guards against a bug in them.
-        let _bounded = closed.recv_timeout(bound);
+        if closed.recv_timeout(bound).is_err() {
+            still_open(root, bound);
+        }
     }
     crate::drive::door::root_closes(root);
     root.runtime.close();
     current::leave_process(root);
     forget(root);
+}
+
+/// A wait that ran out is never silent (H25), also where nobody is left to be told by an error.
+fn still_open(root: &Actor, waited: Duration) {
+    let open = root.open_scopes();
+    tracing::error!(stage = "the end of a runtime", ?waited, open, "nurseries are still open");
 }
 
 impl Actor {
