@@ -6,14 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-<<<<<<< HEAD
 use futures_core::Stream;
-use hatchery::{Backend, Error, FaultKind, StartCause};
-=======
 use hatchery::{Backend, Config, Error, FaultKind, Nursery, StartCause};
->>>>>>> 50125eb (tests: every bounded wait that runs out says its name; a thousand starts beside busy threads; who ends is not counted)
 use hatchery_spawn::Resource;
-use hatchery_tests::{BACKENDS, PROCESSES, for_each, for_each_within, here};
+use hatchery_tests::{BACKENDS, PROCESSES, for_each, for_each_with, here};
 
 #[hatchery::function]
 async fn echo(text: String) -> String {
@@ -128,7 +124,7 @@ fn starts_work_while_threads_allocate_and_write() {
     // Eight times 125, so that the bound that catches hangs stands for a hundred starts and not for
     // a thousand. Teardowns have their whole time: they are no matter of this test.
     let eight = [PROCESSES, PROCESSES, PROCESSES, PROCESSES].concat();
-    for_each_within(here!(), &eight, &Config::default(), async |runtime| {
+    for_each_with(&Config::default(), here!(), &eight, async |runtime| {
         let stop = Arc::new(AtomicBool::new(false));
         let busy: Vec<_> = (0..16)
             .map(|i| {

@@ -35,46 +35,53 @@ pub fn for_each<F>(test: &str, backends: &[Backend], scenario: impl Fn(Runtime) 
 where
     F: Future<Output = ()>,
 {
-<<<<<<< HEAD
     for_each_within(HANG, test, backends, scenario);
 }
 
 /// The same for a scenario that has much to do: it hangs if one backend takes longer than `hang`.
-=======
-    for_each_within(test, backends, &Config::with_budget(BUDGET), scenario);
-}
-
-/// The same with other bounds.
->>>>>>> 50125eb (tests: every bounded wait that runs out says its name; a thousand starts beside busy threads; who ends is not counted)
 ///
 /// # Panics
 /// As [`for_each`].
 pub fn for_each_within<F>(
-<<<<<<< HEAD
     hang: Duration,
     test: &str,
     backends: &[Backend],
-=======
-    test: &str,
-    backends: &[Backend],
-    config: &Config,
->>>>>>> 50125eb (tests: every bounded wait that runs out says its name; a thousand starts beside busy threads; who ends is not counted)
     scenario: impl Fn(Runtime) -> F,
 ) where
     F: Future<Output = ()>,
 {
-<<<<<<< HEAD
+    each(hang, test, backends, &Config::with_budget(BUDGET), scenario);
+}
+
+/// The same with other bounds of the tree.
+///
+/// # Panics
+/// As [`for_each`].
+pub fn for_each_with<F>(
+    config: &Config,
+    test: &str,
+    backends: &[Backend],
+    scenario: impl Fn(Runtime) -> F,
+) where
+    F: Future<Output = ()>,
+{
+    each(HANG, test, backends, config, scenario);
+}
+
+fn each<F>(
+    hang: Duration,
+    test: &str,
+    backends: &[Backend],
+    config: &Config,
+    scenario: impl Fn(Runtime) -> F,
+) where
+    F: Future<Output = ()>,
+{
     let all = hang * u32::try_from(backends.len()).unwrap_or(u32::MAX);
     isolate::run_test(test, all, || {
         for backend in backends {
             eprintln!("on {}", backend.name());
-            within(hang, backend.clone(), Config::with_budget(BUDGET), &scenario);
-=======
-    isolate::run_test(test, HANG * 3, || {
-        for backend in backends {
-            eprintln!("on {}", backend.name());
-            with(backend.clone(), config.clone(), &scenario);
->>>>>>> 50125eb (tests: every bounded wait that runs out says its name; a thousand starts beside busy threads; who ends is not counted)
+            within(hang, backend.clone(), config.clone(), &scenario);
         }
     });
 }

@@ -11,7 +11,7 @@ use hatchery::{
 };
 use hatchery_spawn::{Bounds, Forkserver, SpawnError, Spawning, Spec};
 use hatchery_testkit::fault;
-use hatchery_tests::{BUDGET, for_each_within, here};
+use hatchery_tests::{BUDGET, for_each_with, here};
 
 /// What the wait under test may take.
 const SHORT: Duration = Duration::from_millis(300);
@@ -52,7 +52,7 @@ impl hatchery_spawn::Backend for Mute {
 /// H25, H12: a start that nobody answers is the handshake's time-out, by name.
 #[test]
 fn a_silent_actor_is_the_handshake_by_name() {
-    for_each_within(here!(), &FORKSERVER, &short(), async |runtime| {
+    for_each_with(&short(), here!(), &FORKSERVER, async |runtime| {
         let server = Forkserver::start(Bounds::default()).unwrap();
         let mute = Arc::new(Mute { server: server.clone(), channels: Mutex::default() });
         let done = runtime.nursery(async |n| {
@@ -78,7 +78,7 @@ fn a_silent_actor_is_the_handshake_by_name() {
 /// H25, H26: a forkserver that stands still is an unanswered request, by name.
 #[test]
 fn a_stopped_forkserver_is_an_unanswered_request() {
-    for_each_within(here!(), &FORKSERVER, &short(), async |runtime| {
+    for_each_with(&short(), here!(), &FORKSERVER, async |runtime| {
         let done = runtime.nursery(async |n| {
             n.start("first").await?;
             let server = runtime.forkserver_pid().unwrap();
@@ -106,7 +106,7 @@ async fn host(callee: Callee<Nothing, Nothing>) {
 /// by its name.
 #[test]
 fn a_stopped_actor_is_told_by_the_wait_that_found_it() {
-    for_each_within(here!(), &FORKSERVER, &short(), async |runtime| {
+    for_each_with(&short(), here!(), &FORKSERVER, async |runtime| {
         let done = runtime.nursery(async |n| {
             let child = n.start("child").await?;
             let peer: Peer = child.peer().await?;
@@ -132,7 +132,7 @@ fn a_stopped_actor_is_told_by_the_wait_that_found_it() {
 /// H25: a callee that stands still while its context is cancelled is a stage of its own.
 #[test]
 fn the_end_of_a_context_that_does_not_come_is_a_stage() {
-    for_each_within(here!(), &FORKSERVER, &short(), async |runtime| {
+    for_each_with(&short(), here!(), &FORKSERVER, async |runtime| {
         let done = runtime.nursery(async |n| {
             let child = n.start("child").await?;
             let pid = child.pid().unwrap();
@@ -158,7 +158,7 @@ fn the_end_of_a_context_that_does_not_come_is_a_stage() {
 #[test]
 fn a_teardown_without_an_answer_names_every_rung() {
     let config = Config { cancel_ack: Duration::from_millis(50), ..short() };
-    for_each_within(here!(), &FORKSERVER, &config, async |runtime| {
+    for_each_with(&config, here!(), &FORKSERVER, async |runtime| {
         let down: Result<(), _> = runtime
             .nursery(async |n| {
                 let child = n.start("child").await?;
