@@ -15,7 +15,7 @@ use crate::report::ActorReport;
 use crate::stream::Terms;
 
 /// Raised whenever a message changes its form.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// From the spawner to the actor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -133,11 +133,28 @@ pub struct Hello {
     /// The new actor's place.
     pub path: ActorPath,
     /// The bounds of the tree.
+    #[serde(with = "unless_default")]
     pub config: Config,
     /// The default backend of the tree, by name.
     pub backend: String,
     /// The default stdio of the tree, by name.
     pub stdio: String,
+}
+
+/// Bounds that are the default ones are not sent: every actor has to read them before it answers,
+/// and both sides are of one [`PROTOCOL_VERSION`].
+mod unless_default {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::Config;
+
+    pub(super) fn serialize<S: Serializer>(config: &Config, to: S) -> Result<S::Ok, S::Error> {
+        (*config != Config::default()).then_some(config).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Config, D::Error> {
+        Option::deserialize(from).map(Option::unwrap_or_default)
+    }
 }
 
 /// The answer to a handshake.

@@ -198,7 +198,7 @@ fn steps(
     if let Some(path) = &request.current_dir {
         nix::unistd::chdir(OsStr::from_bytes(path)).map_err(at(Step::WorkingDirectory))?;
     }
-    environment(request, nest);
+    environment(request, nest).map_err(at(Step::Environment))?;
     name(request).map_err(at(Step::ProcessName))?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
         .map_err(at(Step::Signals))?;
@@ -386,7 +386,7 @@ fn restrict_files(allowed: &[(PathBuf, Access)], image: Option<RawFd>) -> Result
     rules.enforce()
 }
 
-fn environment(request: &Request, nest: &Nest<'_>) {
+fn environment(request: &Request, nest: &Nest<'_>) -> Result<(), Errno> {
     if request.env_clear {
         let keys: Vec<_> = std::env::vars_os().map(|(key, _)| key).collect();
         for key in keys {
@@ -400,7 +400,8 @@ fn environment(request: &Request, nest: &Nest<'_>) {
             None => env::remove(key),
         }
     }
-    env::set(OsStr::new(MARK), OsStr::new(nest.mark));
+    // The forkserver has made room for it.
+    env::put(MARK, nest.mark)
 }
 
 fn name(request: &Request) -> Result<(), Errno> {

@@ -26,7 +26,7 @@ use super::wire::{self, Answer, MAX_BYTES, MAX_ELSEWHERE, Request};
 use crate::confine::cgroup;
 use crate::exit::Exit;
 use crate::image::Preload;
-use crate::prelude::Nest;
+use crate::prelude::{MARK, Nest};
 use crate::sys::pidfd::Pidfd;
 use crate::sys::{close_range, env, exit, fds, process, scm_rights, sigaction, title, waitid};
 
@@ -144,6 +144,8 @@ impl Server {
         let null = open("/dev/null", OFlag::O_RDWR).map_err(call("open(/dev/null)"))?;
         let image = open("/proc/self/exe", OFlag::O_PATH).map_err(call("open(/proc/self/exe)"))?;
         preload()?;
+        // Room for what each child carries, so that it need not move its environment for that.
+        env::put(MARK, "").map_err(call("putenv"))?;
         // Inherited or made by a preload: children get none of it.
         sigaction::reset_all();
         let mut wanted = SigSet::empty();
