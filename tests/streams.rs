@@ -261,8 +261,12 @@ fn a_context_can_be_dropped_at_each_of_its_await_points() {
                     Ok(cx.result().await?)
                 })
             };
-            let points = drop_at_each(converse, async |_| worker.call(ping()).await.unwrap());
-            assert!(points.await > 2);
+            // How many there are is the machine's choice: an answer may be quicker than the wait.
+            let mut points = 0;
+            while points < 100 {
+                points +=
+                    drop_at_each(converse, async |_| worker.call(ping()).await.unwrap()).await;
+            }
             Ok(())
         })
         .await;
@@ -287,8 +291,10 @@ fn a_connection_can_be_dropped_at_each_of_its_await_points() {
                 assert_eq!(first, Some(1));
                 Ok::<_, Error>(())
             };
-            let points = drop_at_each(visit, async |_| worker.call(ping()).await.unwrap());
-            assert!(points.await > 2);
+            let mut points = 0;
+            while points < 100 {
+                points += drop_at_each(visit, async |_| worker.call(ping()).await.unwrap()).await;
+            }
             visit().await?;
             Ok(())
         })

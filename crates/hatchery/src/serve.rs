@@ -123,8 +123,18 @@ impl Service {
         match function::dispatch_context(name, args, RawCallee::new(pipe.clone())) {
             Ok(running) => {
                 lock(&self.open).insert(call, Running::Context(pipe.clone()));
-                let stopping = pipe.clone();
-                let stopped = async move { stopping.stopped().await };
+                let (stopping, actor) = (pipe.clone(), self.actor.clone());
+                let stopped = async move {
+                    tokio::select! {
+                        biased;
+                        reason = stopping.stopped() => reason,
+                        cancelling = actor.cancelled() => {
+                            // So that also destructors of the function find the reason.
+                            stopping.stop(cancelling.reason);
+                            stopping.stopped().await
+                        }
+                    }
+                };
                 let last_word = move |result| pipe.finish(result).ok_or(());
                 tokio::spawn(self.task(call, None).run(running, stopped, last_word));
             }

@@ -79,7 +79,13 @@ async fn knock(introduction: &Introduction) -> Result<UnixStream, PeerError> {
                 // The kernel has no event for room in that queue; the handshake's bound ends this.
                 tokio::time::sleep(KNOCK_PAUSE).await;
             }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            // Reset: the door was closed while we stood in its queue.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset
+                ) =>
+            {
                 return Err(PeerError::Gone { path: introduction.path.clone() });
             }
             Err(cause) => return Err(PeerError::System { call: "connect", cause }),
