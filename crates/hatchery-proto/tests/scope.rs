@@ -21,6 +21,7 @@ struct Run {
     body_cancelled: bool,
     body_done: bool,
     next_fault: u64,
+    told: Vec<Fault>,
     asked: BTreeSet<ActorId>,
     killed: BTreeSet<ActorId>,
     /// What has exited and not settled: its driver does that.
@@ -38,6 +39,7 @@ impl Run {
             body_cancelled: false,
             body_done: false,
             next_fault: 1,
+            told: Vec::new(),
             asked: BTreeSet::new(),
             killed: BTreeSet::new(),
             exited: BTreeSet::new(),
@@ -46,7 +48,9 @@ impl Run {
 
     fn fault(&mut self, path: ActorPath, kind: FaultKind) -> Box<Fault> {
         self.next_fault += 1;
-        Box::new(Fault::new(self.next_fault, path, kind, "as told"))
+        let fault = Fault::new(self.next_fault, path, kind, "as told");
+        self.told.push(fault.clone());
+        Box::new(fault)
     }
 
     fn admit(&mut self, name: &str, role: Role, kind: Kind) -> Result<ActorId, Refusal> {
@@ -187,7 +191,9 @@ fn perform(run: &mut Run, step: Step) {
         }
         Step::Ended(at) => {
             if let Some((id, _)) = pick(run, at) {
-                run.tell(Event::Ended { id, ended: Ended::default() });
+                // What was told before by another road comes once more.
+                let faults = run.told.last().cloned().into_iter().collect();
+                run.tell(Event::Ended { id, ended: Ended { faults, ..Ended::default() } });
             }
         }
         Step::Exited(at) => {
