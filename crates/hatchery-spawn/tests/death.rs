@@ -113,7 +113,9 @@ fn all_dead(all: &[Pidfd], bound: Duration) -> bool {
     all.iter().all(|one| one.wait_dead(until.saturating_duration_since(Instant::now())))
 }
 
-const SECOND: Duration = Duration::from_secs(1);
+/// C3 promises a second, which `hatchery-bench --only deaths` measures; this only tells who never
+/// goes from who waits for a processor beside a hundred others.
+const SOON: Duration = Duration::from_secs(10);
 
 /// C3, H12: the root's SIGKILL takes everything, strays of every kind included.
 #[test]
@@ -125,7 +127,7 @@ fn sigkill_of_the_root_takes_the_whole_tree_and_all_strays() {
         |root| {
             let (_, all) = is_up(root, 2 + 2 * 15 + 1);
             root.pidfd.send_signal(libc::SIGKILL).unwrap();
-            assert!(all_dead(&all, SECOND));
+            assert!(all_dead(&all, SOON));
         },
     );
 }
@@ -141,7 +143,7 @@ fn sigkill_of_the_root_wakes_a_stopped_forkserver() {
             let (server, all) = is_up(root, 2 + 2 * 15 + 1);
             server.send_signal(libc::SIGSTOP).unwrap();
             root.pidfd.send_signal(libc::SIGKILL).unwrap();
-            assert!(all_dead(&all, SECOND));
+            assert!(all_dead(&all, SOON));
         },
     );
 }
@@ -159,7 +161,7 @@ fn sigkill_of_the_forkserver_takes_everything_below_the_root() {
             let own = root.process.id();
             let own = Pidfd::open(own).unwrap();
             let below: Vec<Pidfd> = all.into_iter().collect();
-            let until = Instant::now() + SECOND;
+            let until = Instant::now() + SOON;
             while root.marked().len() > 1 && Instant::now() < until {
                 let left = root.marked();
                 for pid in left.into_iter().filter(|pid| *pid != root.process.id()) {
@@ -189,7 +191,7 @@ fn sigkill_of_root_and_forkserver_at_once_takes_all_actors() {
             root.pidfd.send_signal(libc::SIGSTOP).unwrap();
             server.send_signal(libc::SIGKILL).unwrap();
             root.pidfd.send_signal(libc::SIGKILL).unwrap();
-            assert!(all_dead(&all, SECOND));
+            assert!(all_dead(&all, SOON));
         },
     );
 }
@@ -209,14 +211,14 @@ fn sigkill_of_an_actor_takes_what_is_below_it_and_nobody_else() {
         all[10].send_signal(libc::SIGSTOP).unwrap();
         // The second of the four: itself, its strays, then those below it.
         all[5].send_signal(libc::SIGKILL).unwrap();
-        assert!(all_dead(&all[5..], SECOND));
+        assert!(all_dead(&all[5..], SOON));
         assert!(all[..5].iter().all(|one| !one.is_dead()), "those above live");
         assert!(others.iter().all(|one| !one.is_dead()), "others live");
         top.kill().unwrap();
         assert_eq!(block_on(top.wait()).unwrap().signal(), Some(libc::SIGKILL));
-        assert!(all_dead(&all, SECOND));
+        assert!(all_dead(&all, SOON));
         drop(other);
-        assert!(all_dead(&others, SECOND));
+        assert!(all_dead(&others, SOON));
     });
 }
 
@@ -240,7 +242,7 @@ fn a_stray_that_nothing_names_goes_with_its_group() {
         let (child, mut channel) = spawn(&server.fork(), Spec::main("bare")).unwrap();
         let stray = Pidfd::open(line(&mut channel).parse().unwrap()).unwrap();
         child.kill().unwrap();
-        assert!(stray.wait_dead(SECOND));
+        assert!(stray.wait_dead(SOON));
     });
 }
 
@@ -254,9 +256,9 @@ fn orphans_have_their_grace_and_no_more() {
         let all = processes(&channel, 2);
         let since = Instant::now();
         top.kill().unwrap();
-        assert!(all[0].wait_dead(SECOND));
+        assert!(all[0].wait_dead(SOON));
         assert!(!all[2].wait_dead(orphan_grace / 2), "the grace is theirs");
-        assert!(all_dead(&all, SECOND));
+        assert!(all_dead(&all, SOON));
         assert!(since.elapsed() >= orphan_grace - Duration::from_millis(20));
     });
 }
@@ -333,8 +335,8 @@ fn a_root_that_leaves_without_a_word_leaves_nothing() {
             |root| {
                 let server = root.pid();
                 root.hear(way);
-                assert!(root.pidfd.wait_dead(SECOND * 5), "{way}");
-                assert!(server.wait_dead(SECOND), "{way}");
+                assert!(root.pidfd.wait_dead(SOON), "{way}");
+                assert!(server.wait_dead(SOON), "{way}");
             },
         );
     }

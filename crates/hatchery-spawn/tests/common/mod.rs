@@ -202,6 +202,6 @@ fn describe(pid: u32) -> String {
 }
 
 /// No scenario takes nearly as long.
-pub(crate) const BOUND: Duration = Duration::from_secs(10);
+pub(crate) const BOUND: Duration = Duration::from_secs(40);
 const MARKER: &str = "HATCHERY_SCENARIO";
 const SAYS: &str = "@ ";
