@@ -32,7 +32,6 @@ fn all() -> Confinement {
         ("/dev/null".into(), Access::Write),
     ]);
     let confinement = Confinement::new()
-        .nice(19)
         .files(files)
         .syscalls(SyscallFilter::deny([nix::libc::SYS_chdir], nix::libc::EPERM));
     if Uid::effective().is_root() { confinement.user(65534, 65534) } else { confinement }

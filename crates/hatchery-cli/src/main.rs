@@ -3,6 +3,7 @@
 
 mod dump;
 mod matrix;
+mod reap;
 mod render;
 mod soak;
 
@@ -27,6 +28,8 @@ enum Command {
     SoakRoot { options: String },
     /// Shows what every process of a tree is doing, and who seems to hold the others up.
     Dump(dump::Args),
+    /// Finds what is left of trees whose root is gone, and ends it with --yes.
+    Reap(reap::Args),
     /// One case of a matrix, in this process.
     #[command(hide = true)]
     Case(matrix::CaseArgs),
@@ -42,6 +45,7 @@ fn main() -> std::process::ExitCode {
         Command::Soak(args) => soak::run(&args),
         Command::SoakRoot { options } => soak::root(&options),
         Command::Dump(args) => dump::run(&args),
+        Command::Reap(args) => reap::run(&args),
         Command::Case(args) => matrix::case(&args),
     };
     std::process::ExitCode::from(code)

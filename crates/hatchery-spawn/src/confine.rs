@@ -72,7 +72,8 @@ impl Confinement {
     }
 
     /// Its nice value, −20 to 19. Lower than ours needs `CAP_SYS_NICE` or `RLIMIT_NICE`: without
-    /// it the start fails with step `nice`, EACCES.
+    /// it the start fails with step `nice`, EACCES. Higher means that it also dies more slowly
+    /// where processors are short: a teardown's budget holds for it all the same.
     #[must_use]
     pub fn nice(mut self, nice: i32) -> Self {
         self.nice = Some(nice);

@@ -27,8 +27,10 @@ mod forkserver;
 #[doc(hidden)]
 pub mod fuzz;
 mod grip;
+mod identity;
 mod image;
 mod ledger;
+pub mod leftovers;
 mod own_thread;
 mod prelude;
 mod relay;

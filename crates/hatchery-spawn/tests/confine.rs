@@ -8,9 +8,10 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use common::{BOUND, answer, block_on, isolated, line, park, process, rooted, say, spawn, tell};
+use common::{
+    BOUND, Delegated, answer, block_on, isolated, line, park, process, rooted, say, spawn, tell,
+};
 use hatchery_spawn::{
     Access, Backend, Birth, Bounds, Cgroup, Confinement, Exit, Forkserver, Instruction, Main,
     Pidfd, Resource, SpawnError, Spec, Stdio, Step, SyscallFilter, Threads, inventory,
@@ -490,52 +491,6 @@ fn without(call: i64, condition: Vec<SeccompCondition>, errno: i32) -> Forkserve
     })
     .join()
     .unwrap()
-}
-
-/// A directory where cgroups (version 2) may be made, removed at the end. `None` says why not.
-struct Delegated(PathBuf);
-
-impl Delegated {
-    fn new(name: &str) -> Option<Self> {
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-        let mount = mounts.lines().find(|line| line.contains(" cgroup2 "));
-        let Some(mount) = mount.and_then(|line| line.split(' ').nth(1)) else {
-            eprintln!("not tested: no cgroup v2 is mounted");
-            return None;
-        };
-        let own = fs::read_to_string("/proc/self/cgroup").unwrap();
-        let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
-        let path = Path::new(mount).join(own).join(format!("test-{name}-{}", std::process::id()));
-        match fs::create_dir(&path) {
-            Ok(()) => Some(Self(path)),
-            Err(error) => {
-                eprintln!("not tested: {}: {error}", path.display());
-                None
-            }
-        }
-    }
-
-    fn inside(&self) -> Vec<PathBuf> {
-        let all = fs::read_dir(&self.0).unwrap().flatten();
-        all.filter(|entry| entry.file_type().unwrap().is_dir()).map(|entry| entry.path()).collect()
-    }
-
-    fn is_empty_soon(&self) {
-        let until = Instant::now() + Duration::from_secs(2);
-        while !self.inside().is_empty() {
-            assert!(Instant::now() < until, "{:?}", self.inside());
-            std::thread::yield_now();
-        }
-    }
-}
-
-impl Drop for Delegated {
-    fn drop(&mut self) {
-        let until = Instant::now() + Duration::from_secs(2);
-        while fs::remove_dir(&self.0).is_err() && Instant::now() < until {
-            std::thread::yield_now();
-        }
-    }
 }
 
 /// A cgroup lives as long as its actors, and takes with it what nothing else would find.

@@ -175,4 +175,9 @@ pub(crate) fn name(tree: &str, mark: u64) -> String {
     format!("{PREFIX}{tree}.{mark}")
 }
 
+/// The tree of an actor's cgroup, by its name; `None` for any other's.
+pub(crate) fn tree_of(name: &str) -> Option<&str> {
+    Some(name.strip_prefix(PREFIX)?.rsplit_once('.')?.0)
+}
+
 const PREFIX: &str = "hatchery-";

@@ -8,15 +8,41 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::confine::cgroup;
+use crate::identity::Identity;
 use crate::image::SERVER_MARKER;
 use crate::prelude::MARK;
 use crate::sys::pidfd::Pidfd;
 
 /// What tells this tree's processes from those of all others, also in other pid namespaces.
 pub(crate) fn new_tree() -> String {
-    use std::hash::BuildHasher as _;
-    // Keys from the kernel, counted up at each use in a thread.
-    format!("{:016x}", std::hash::RandomState::new().hash_one(std::process::id()))
+    Identity::new().to_string()
+}
+
+/// The trees that a process says it belongs to: its own, and maybe one around that.
+pub(crate) fn trees_of(pid: u32) -> Vec<Identity> {
+    let path = format!("/proc/{pid}/environ");
+    let mut environment = fs::read(&path).unwrap_or_default();
+    let mut tries = 0;
+    // Amid an exec it has none for a moment; nor have the kernel's own, which have no image either.
+    while environment.is_empty() && tries < 10 && fs::read_link(format!("/proc/{pid}/exe")).is_ok()
+    {
+        std::thread::yield_now();
+        environment = fs::read(&path).unwrap_or_default();
+        tries += 1;
+    }
+    let mut trees: Vec<Identity> = entries(&environment).filter_map(tree_of).collect();
+    trees.dedup();
+    trees
+}
+
+fn tree_of(entry: &[u8]) -> Option<Identity> {
+    let (key, value) = std::str::from_utf8(entry).ok()?.split_once('=')?;
+    let tree = match key {
+        MARK => value.rsplit_once('.')?.0,
+        SERVER_MARKER => value.split_once('.')?.1,
+        _ => return None,
+    };
+    Identity::parse(tree)
 }
 
 /// The mark of the actor that a process belongs to.

@@ -8,7 +8,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child as Process, Command, Stdio as StdStdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -178,6 +178,52 @@ pub(crate) fn process(child: &Child) -> Pidfd {
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async { tokio::time::timeout(BOUND, future).await.expect("within the bound") })
+}
+
+/// A directory where cgroups (version 2) may be made, removed at the end. `None` says why not.
+pub(crate) struct Delegated(pub(crate) PathBuf);
+
+impl Delegated {
+    pub(crate) fn new(name: &str) -> Option<Self> {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let mount = mounts.lines().find(|line| line.contains(" cgroup2 "));
+        let Some(mount) = mount.and_then(|line| line.split(' ').nth(1)) else {
+            eprintln!("not tested: no cgroup v2 is mounted");
+            return None;
+        };
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+        let path = Path::new(mount).join(own).join(format!("test-{name}-{}", std::process::id()));
+        match fs::create_dir(&path) {
+            Ok(()) => Some(Self(path)),
+            Err(error) => {
+                eprintln!("not tested: {}: {error}", path.display());
+                None
+            }
+        }
+    }
+
+    pub(crate) fn inside(&self) -> Vec<PathBuf> {
+        let all = fs::read_dir(&self.0).unwrap().flatten();
+        all.filter(|entry| entry.file_type().unwrap().is_dir()).map(|entry| entry.path()).collect()
+    }
+
+    pub(crate) fn is_empty_soon(&self) {
+        let until = Instant::now() + Duration::from_secs(2);
+        while !self.inside().is_empty() {
+            assert!(Instant::now() < until, "{:?}", self.inside());
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Delegated {
+    fn drop(&mut self) {
+        let until = Instant::now() + Duration::from_secs(2);
+        while fs::remove_dir(&self.0).is_err() && Instant::now() < until {
+            std::thread::yield_now();
+        }
+    }
 }
 
 fn marked(marker: &str) -> Vec<u32> {
