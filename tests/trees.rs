@@ -330,3 +330,34 @@ fn a_nursery_that_goes_down_takes_nobody() {
         runtime.close().await;
     });
 }
+
+/// A root with many actors keeps one fd of each, its channel; before Linux 6.9 also the pidfd.
+#[test]
+fn an_actor_costs_its_root_one_fd() {
+    const ACTORS: usize = 20;
+    for_each(here!(), &PROCESSES, async |runtime| {
+        let outcome = runtime
+            .nursery(async |n| {
+                n.start("first").await?;
+                let fds = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+                let before = fds();
+                for i in 0..ACTORS {
+                    n.start(&format!("a{i}")).await?;
+                }
+                let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+                let number = |text: Option<&str>| text.and_then(|text| text.parse::<u32>().ok());
+                let mut version = kernel.split('.');
+                let version = (number(version.next()), number(version.next()));
+                let each = if version >= (Some(6), Some(9)) { 1 } else { 2 };
+                // The forkserver's answer with the last child may come after that child's own.
+                while fds() > before + each * ACTORS {
+                    tokio::task::yield_now().await;
+                }
+                assert_eq!(fds(), before + each * ACTORS);
+                Ok(())
+            })
+            .await;
+        outcome.unwrap();
+        runtime.close().await;
+    });
+}

@@ -67,6 +67,8 @@ struct Slot {
     child: Option<Arc<Child>>,
     /// Decided before the child was there; done when it comes.
     signal: Option<Signal>,
+    /// Its handshake was answered, maybe before the child was known here.
+    serving: bool,
     handshake: Handshake,
     /// Told once how the start came out.
     started: Option<oneshot::Sender<Result<(), StartError>>>,
@@ -291,6 +293,7 @@ impl Core {
                     backend: backend_name,
                     child: None,
                     signal: None,
+                    serving: false,
                     handshake: Handshake::new(config.handshake, clock::now()),
                     started: Some(started),
                     leaving: None,
@@ -396,6 +399,9 @@ impl Core {
             let mut mind = lock(&self.mind);
             let Some(slot) = mind.slots.get_mut(&id) else { return };
             slot.child = Some(child);
+            if slot.serving {
+                slot.serves();
+            }
             let signal = slot.signal.take();
             mind.show(Some(id));
             signal
@@ -478,6 +484,9 @@ impl Core {
         };
         match outcome {
             Some(handshake::Outcome::Serving) => {
+                if let Some(slot) = lock(&self.mind).slots.get_mut(&id) {
+                    slot.serves();
+                }
                 self.apply(Event::Ready(id));
                 self.tell_start(id, |_, _| Ok(()));
             }
@@ -644,6 +653,14 @@ impl Mind {
 }
 
 impl Slot {
+    /// What watched over its birth is not needed any more.
+    fn serves(&mut self) {
+        self.serving = true;
+        if let Some(child) = &self.child {
+            child.handle().born();
+        }
+    }
+
     fn perform(&mut self, action: teardown::Action) {
         match action {
             teardown::Action::SendCancel { reason, budget } => {
