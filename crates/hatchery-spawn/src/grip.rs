@@ -56,14 +56,16 @@ pub(crate) fn no_room(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::io::{Read as _, Write as _};
+    use std::process::{Command, Stdio};
 
     use super::*;
 
     /// H18: what has the number of a process that is gone is not signalled.
     #[test]
     fn a_stranger_with_the_number_of_a_child_is_left_alone() {
-        let mut stranger = Command::new("sleep").arg("60").spawn().unwrap();
+        let mut stranger =
+            Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let pidfd = Pidfd::open(stranger.id()).unwrap();
         let Some(identity) = pidfd.identity() else {
             // An older kernel: the pidfd is kept, and H18 is the kernel's business.
@@ -73,7 +75,11 @@ mod tests {
         };
         let gone = Grip::Known { pid: stranger.id(), identity: identity + 1 };
         gone.signal(libc::SIGKILL).unwrap();
-        assert!(!pidfd.is_dead(), "a stranger was killed");
+        // A signal that was sent comes before anything else that it does.
+        stranger.stdin.as_mut().unwrap().write_all(b"alive").unwrap();
+        let mut said = [0; 5];
+        let heard = stranger.stdout.as_mut().unwrap().read_exact(&mut said);
+        assert!(heard.is_ok() && said == *b"alive", "a stranger was killed");
         let its_own = Grip::new(stranger.id(), pidfd);
         its_own.signal(libc::SIGKILL).unwrap();
         stranger.wait().unwrap();
