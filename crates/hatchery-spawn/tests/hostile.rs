@@ -409,6 +409,38 @@ fn who_closes_its_socket_speaks_for_nobody_any_more() {
     });
 }
 
+inventory::submit! { Main { name: "shutter", run: shutter } }
+
+/// Shuts the socket that all actors share, and stays.
+fn shutter(birth: Birth) -> i32 {
+    let how = [Shutdown::Both, Shutdown::Write, Shutdown::Read][usize::from(birth.payload[0])];
+    shutdown(SHARED, how).unwrap();
+    tell(&mut birth.channel.unwrap(), "shut");
+    park()
+}
+
+/// C15: who shuts the socket that all share holds up neither the forkserver nor who has its own;
+/// those that are born later have another one.
+#[test]
+fn who_shuts_the_shared_socket_holds_up_nobody() {
+    isolated("who_shuts_the_shared_socket_holds_up_nobody", || {
+        let mut tree = Tree::new(Bounds::default());
+        let fds = tree.fds();
+        for how in 0..3 {
+            let (child, mut channel) =
+                spawn(&tree.server.fork(), Spec::main("shutter").payload(vec![how])).unwrap();
+            assert_eq!(line(&mut channel), "shut");
+            tree.undisturbed();
+            let (late, mut late_channel) =
+                spawn(&tree.server.fork(), Spec::main("spawner")).unwrap();
+            tell(&mut late_channel, "go");
+            assert!(line(&mut late_channel).parse::<u64>().is_ok(), "{how}: it starts its own");
+            drop((late, child));
+        }
+        tree.settles_at(fds);
+    });
+}
+
 inventory::submit! { Main { name: "bomb", run: bomb } }
 
 /// Starts children as fast as it can and counts who came and who was refused.

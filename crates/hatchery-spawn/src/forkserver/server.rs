@@ -154,14 +154,7 @@ impl Server {
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let signals = SignalFd::with_flags(&wanted, flags).map_err(call("signalfd"))?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(call("epoll_create1"))?;
-        let (shared, shared_actors) = socketpair(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            None,
-            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-        )
-        .map_err(call("socketpair"))?;
-        setsockopt(&shared, sockopt::PassCred, &true).map_err(call("setsockopt(SO_PASSCRED)"))?;
+        let (shared, shared_actors) = shared_pair()?;
         let open_files = getrlimit(Resource::RLIMIT_NOFILE).map_err(call("getrlimit"))?;
         setrlimit(Resource::RLIMIT_NOFILE, open_files.1, open_files.1)
             .map_err(call("setrlimit"))?;
@@ -265,9 +258,18 @@ impl Server {
     }
 
     /// Takes an actor's own control socket, which came over the shared one. Who sent it is told by
-    /// the kernel, not by the sender.
+    /// the kernel, not by the sender. As many as one turn takes: epoll names it again (C15).
     fn adopt(&mut self) {
-        while let Ok(received) = scm_rights::receive(self.shared.as_fd(), &mut self.buffer) {
+        for _ in 0..TURN {
+            let received = match scm_rights::receive(self.shared.as_fd(), &mut self.buffer) {
+                Err(Errno::EAGAIN | Errno::EINTR) => return,
+                // Somebody has shut it down, for all who hold it. An empty message looks the same.
+                Ok(received) if received.length == 0 && is_at_end(&self.shared) => {
+                    return self.renew_shared();
+                }
+                Err(_) => return self.renew_shared(),
+                Ok(received) => received,
+            };
             let known = received.sender.filter(|&pid| self.book.may_ask(pid));
             scm_rights::never_linger(&received.fds);
             let mut sent = received.fds.into_iter();
@@ -278,6 +280,19 @@ impl Server {
             {
                 self.admit(socket, Owner::Actor(pid));
             }
+        }
+    }
+
+    /// Makes another shared socket for the actors to come. Those that have started nothing yet and
+    /// hold the old one are told so when they do.
+    fn renew_shared(&mut self) {
+        let _gone = self.epoll.delete(&self.shared);
+        let made = shared_pair();
+        if let Ok((shared, shared_actors)) = made {
+            let event =
+                EpollEvent::new(EpollFlags::EPOLLIN, shared.as_raw_fd().cast_unsigned().into());
+            let _no_memory = self.epoll.add(&shared, event);
+            (self.shared, self.shared_actors) = (shared, shared_actors);
         }
     }
 
@@ -620,6 +635,17 @@ fn preload() -> Result<(), CallFailed> {
         Ok(_) => Err(("a preload that started a thread", Errno::EBUSY)),
         Err(_) => Err(("open(/proc/self/task)", Errno::ENOENT)),
     }
+}
+
+/// The socket over which actors bring their own: ours, and theirs.
+fn shared_pair() -> Result<(OwnedFd, OwnedFd), CallFailed> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let (family, kind) = (AddressFamily::Unix, SockType::SeqPacket);
+    let (ours, theirs) =
+        socketpair(family, kind, None, flags).map_err(|errno| ("socketpair", errno))?;
+    setsockopt(&ours, sockopt::PassCred, &true)
+        .map_err(|errno| ("setsockopt(SO_PASSCRED)", errno))?;
+    Ok((ours, theirs))
 }
 
 /// Whether the other side of a socket has closed it, or its sending half.
