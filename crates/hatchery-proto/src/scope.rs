@@ -409,7 +409,8 @@ impl Scope {
         if member.teardown.is_over() {
             return self.tell(id, teardown::Event::Settled(status), now);
         }
-        let forced = member.teardown.was_forced();
+        // Force that met one who was dead already, and only not yet reaped, is no excuse.
+        let forced = member.teardown.was_forced() && !member.teardown.broke_unasked();
         let wanted = match &member.ended {
             // It said good-bye, and wanted to go by itself.
             Some(Ended { why: Some(reason), .. }) => reason.why == Why::Requested,
@@ -453,10 +454,23 @@ impl Scope {
             return;
         }
         let by = fault.path.clone();
-        self.faults.push(fault);
+        if !self.explain(&fault) {
+            self.faults.push(fault);
+        }
         if !closing {
             self.close(Reason { by, why }, self.config.budget, now);
         }
+    }
+
+    /// A death that comes late says what became of an actor that is known as lost (C4).
+    fn explain(&mut self, death: &Fault) -> bool {
+        let is_it = |known: &&mut Fault| known.kind == FaultKind::Lost && known.path == death.path;
+        let lost = self.faults.iter_mut().find(is_it).filter(|_| is_death(&death.kind));
+        let Some(lost) = lost else { return false };
+        lost.kind = death.kind.clone();
+        lost.message.clone_from(&death.message);
+        lost.output.clone_from(&death.output);
+        true
     }
 
     fn close(&mut self, reason: Reason, budget: Duration, now: Time) {

@@ -96,6 +96,8 @@ pub struct Teardown {
     unacknowledged: Option<Time>,
     steps: Vec<StepTaken>,
     forced: Option<Forced>,
+    /// Its channel broke before anybody asked it to go.
+    broke_unasked: bool,
     actions: VecDeque<Action>,
 }
 
@@ -119,6 +121,7 @@ impl Teardown {
             channel: Channel::Alive,
             began: None,
             unacknowledged: None,
+            broke_unasked: false,
             steps: Vec::new(),
             forced: None,
             actions: VecDeque::new(),
@@ -213,6 +216,13 @@ impl Teardown {
     #[must_use]
     pub fn was_forced(&self) -> bool {
         self.forced.is_some()
+    }
+
+    /// Whether its channel broke before anybody asked it to go, and without a good-bye: whatever was
+    /// done to it since, that was its own doing.
+    #[must_use]
+    pub fn broke_unasked(&self) -> bool {
+        self.broke_unasked
     }
 
     /// How long to wait for the last words of an actor that has ended: what is left of the budget,
@@ -319,6 +329,7 @@ impl Teardown {
             return;
         }
         let was_closing = self.channel == Channel::Closing;
+        self.broke_unasked = !was_closing && matches!(self.state, State::Serving);
         self.channel = Channel::Dead;
         self.unacknowledged = None;
         match (&self.state, self.kind) {

@@ -313,3 +313,22 @@ fn a_crash_during_a_graceful_teardown_is_told() {
     let outcome = run.outcome.unwrap();
     assert_eq!(outcome.faults[0].kind, FaultKind::Died(ExitStatus::Signal(11)));
 }
+
+/// C4: a channel breaks, the body gives up on the call, and the status comes only after the force
+/// that met a dead one: the error names the death, once.
+#[test]
+fn a_death_that_comes_late_explains_what_was_lost() {
+    let mut run = Run::new();
+    let id = run.admit("a", Role::LongLived, Kind::Process).unwrap();
+    let path = run.ids[0].1.clone();
+    run.tell(Event::Ready(id));
+    run.tell(Event::ChannelDead(id));
+    let lost = run.fault(path.clone(), FaultKind::Lost);
+    run.tell(Event::BodyDone(Err(lost)));
+    let status = ExitStatus::Signal(9);
+    let fault = run.fault(path, FaultKind::Died(status));
+    run.tell(Event::Settled { id, status, fault });
+    let outcome = run.outcome.unwrap();
+    let kinds: Vec<_> = outcome.faults.iter().map(|fault| fault.kind.clone()).collect();
+    assert_eq!(kinds, [FaultKind::Died(status)]);
+}
