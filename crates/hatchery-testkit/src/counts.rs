@@ -1,5 +1,12 @@
 //! What a process holds, counted before and after: threads, fds, children, files (C10).
 //!
+//! One line in a test is enough:
+//!
+//! ```
+//! let _nothing_left = hatchery_testkit::counts::guard();
+//! // Whatever the test opens is closed again, or it fails and says what was left.
+//! ```
+//!
 //! No sleep is needed before looking. The one thing that lags is the kernel's own list of threads:
 //! a joined thread stays in it until it is scheduled for the last time. Those carry a flag and are
 //! not counted.

@@ -1,10 +1,26 @@
-//! Faults from outside: the signals that no process can refuse, through pidfds (H18).
+//! Faults from outside: the signals that no process can refuse, through pidfds (H18), to any
+//! process of a tree by its actor's path, at named moments.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use hatchery_testkit::fault::{Fault, Moment, Tree};
+//!
+//! // `root/worker` dies as soon as it answers a call.
+//! let tree = Tree::mine();
+//! let bound = Duration::from_secs(10);
+//! tree.at(Moment::InCall, "root/worker", bound, "root/worker", Fault::Kill)?;
+//! # Ok::<(), hatchery_testkit::fault::Missed>(())
+//! ```
+
+mod tree;
 
 use std::fs;
 use std::io;
 
 use hatchery_spawn::Pidfd;
 use nix::libc;
+
+pub use tree::{FORKSERVER, Fault, Missed, Moment, Tree};
 
 /// Kills a process as the out-of-memory killer would, and returns the handle to wait for its end.
 ///
