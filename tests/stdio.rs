@@ -1,0 +1,255 @@
+//! Scenarios 59 to 61, C8: what actors write goes where it was asked to, in whole lines with the
+//! path of who wrote it, and holds up nobody; and none of them reads the root's terminal.
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
+
+use std::io::{Read as _, Write as _};
+use std::process::{Command, Stdio as Std};
+use std::time::Duration;
+
+use hatchery::{CallError, Error, Runtime, Stdio};
+use hatchery_spawn::Pidfd;
+use hatchery_testkit::isolate;
+use hatchery_tests::{HANG, PROCESSES, for_each, here};
+
+/// Writes a line on both outputs, a long one, and something that is no line.
+#[hatchery::function]
+async fn say(word: String) {
+    println!("out {word}");
+    eprintln!("err {word}");
+    eprintln!("{}", "x".repeat(65_536));
+    eprint!("{word} without an end");
+    if word == "first" {
+        // It has one below it, whose lines come through the same pipe: half a line would be theirs.
+        eprintln!();
+    }
+    std::io::stdout().flush().unwrap();
+}
+
+/// Writes a MiB of lines to stderr.
+#[hatchery::function]
+async fn flood() -> u64 {
+    let line = "y".repeat(1023);
+    for _ in 0..1024 {
+        eprintln!("{line}");
+    }
+    1024
+}
+
+/// What stdin leads to, and whether a read comes to its end at once.
+#[hatchery::function]
+async fn stdin() -> (String, usize) {
+    let target = std::fs::read_link("/proc/self/fd/0").unwrap();
+    let mut text = String::new();
+    let read = std::io::stdin().read_to_string(&mut text).unwrap();
+    (target.to_string_lossy().into_owned(), read)
+}
+
+/// Says its last words, and dies.
+#[hatchery::function]
+async fn last_words() {
+    for i in 0..30 {
+        eprintln!("word {i}");
+    }
+    std::process::abort();
+}
+
+/// This test again, as a program of its own whose outputs are read here; `None` in that program.
+fn outputs_of(test: &str) -> Option<(String, String)> {
+    if std::env::var_os(INSIDE).is_some() {
+        return None;
+    }
+    let filter = test.split_once("::").unwrap().1;
+    let mut program = Command::new("/proc/self/exe")
+        .args([filter, "--exact", "--nocapture", "--test-threads=1"])
+        .env(INSIDE, "1")
+        .stdin(Std::null())
+        .stdout(Std::piped())
+        .stderr(Std::piped())
+        .spawn()
+        .unwrap();
+    let (mut out, mut err) = (program.stdout.take().unwrap(), program.stderr.take().unwrap());
+    let process = Pidfd::open(program.id()).unwrap();
+    let reader = std::thread::spawn(move || {
+        let mut text = String::new();
+        out.read_to_string(&mut text).map(|_| text)
+    });
+    let errors = std::thread::spawn(move || {
+        let mut text = String::new();
+        err.read_to_string(&mut text).map(|_| text)
+    });
+    let in_time = process.wait_dead(HANG);
+    let _ended = program.kill();
+    let status = program.wait().unwrap();
+    let (out, err) = (reader.join().unwrap().unwrap(), errors.join().unwrap().unwrap());
+    assert!(in_time && status.success(), "{status}\n{err}");
+    Some((out, err))
+}
+
+/// Two actors and one below the first, with `stdio` for both outputs; each has its say.
+async fn have_a_say(stdio: Stdio) {
+    let runtime = Runtime::builder().stdio(stdio).signals(false).open().unwrap();
+    let done = runtime.nursery(async |n| {
+        let (one, two) = (n.start("one").await?, n.start("two").await?);
+        one.call(say("first".to_owned())).await?;
+        two.call(say("second".to_owned())).await?;
+        one.call(below()).await?;
+        Ok(())
+    });
+    done.await.unwrap();
+    runtime.close().await;
+}
+
+#[hatchery::function]
+async fn below() -> Result<(), Error> {
+    let done = hatchery::nursery(async |n| {
+        let low = n.start("low").await?;
+        Ok(low.call(say("third".to_owned())).await?)
+    });
+    Ok(done.await?)
+}
+
+/// Scenario 60: relayed.
+#[test]
+fn relayed_lines_are_whole_and_carry_the_path() {
+    let Some((out, err)) = outputs_of(here!()) else {
+        return isolate::block_on(have_a_say(Stdio::Relay));
+    };
+    let long = "x".repeat(65_536);
+    for (path, word) in [("root/one", "first"), ("root/two", "second"), ("root/one/low", "third")] {
+        // The harness begins the first line of stdout.
+        let count = |text: &str, line: String| {
+            text.lines().filter(|one| one.ends_with(&line) && !one.contains("] [")).count()
+        };
+        assert_eq!(count(&out, format!("[{path}] out {word}")), 1, "{out}");
+        assert_eq!(count(&err, format!("[{path}] err {word}")), 1, "{path}");
+        assert_eq!(count(&err, format!("[{path}] {long}")), 1, "{path}");
+        assert_eq!(count(&err, format!("[{path}] {word} without an end")), 1, "{path}");
+    }
+}
+
+/// Scenario 60: inherited: as it was written, without a prefix.
+#[test]
+fn inherited_output_comes_as_it_was_written() {
+    let Some((out, err)) = outputs_of(here!()) else {
+        return isolate::block_on(have_a_say(Stdio::Inherit));
+    };
+    for word in ["first", "second", "third"] {
+        assert!(out.contains(&format!("out {word}\n")), "{out}");
+        assert!(err.contains(&format!("err {word}\n")), "{word}");
+        assert!(err.contains(&format!("{word} without an end")), "{word}");
+    }
+    assert!(!err.contains("[root/"), "a prefix");
+}
+
+/// Scenario 60: nowhere.
+#[test]
+fn output_to_nowhere_goes_nowhere() {
+    let Some((out, err)) = outputs_of(here!()) else {
+        return isolate::block_on(have_a_say(Stdio::Null));
+    };
+    for word in ["first", "second", "third"] {
+        assert!(!out.contains(word) && !err.contains(word), "{word}");
+    }
+}
+
+/// Scenario 60: one actor may have what the others don't.
+#[test]
+fn each_output_of_each_actor_may_be_another() {
+    let Some((out, err)) = outputs_of(here!()) else {
+        return isolate::block_on(async {
+            let runtime = Runtime::builder().stdio(Stdio::Null).signals(false).open().unwrap();
+            let done = runtime.nursery(async |n| {
+                let one = n.actor("one").stdout(Stdio::Inherit).stderr(Stdio::Relay);
+                let one = one.start().await?;
+                let two = n.start("two").await?;
+                one.call(say("first".to_owned())).await?;
+                two.call(say("second".to_owned())).await?;
+                Ok(())
+            });
+            done.await.unwrap();
+            runtime.close().await;
+        });
+    };
+    assert!(out.contains("out first\n") && !out.contains("[root/one]"), "{out}");
+    assert!(err.lines().any(|line| line == "[root/one] err first"), "no relayed line");
+    assert!(!out.contains("second") && !err.contains("second"), "{out}");
+}
+
+/// Scenario 59, C8, H5: fifteen actors write a MiB each to a stderr that nobody reads, or whose
+/// reader is dead: every call is answered, and the tree comes down without force.
+#[test]
+fn a_stderr_that_nobody_reads_holds_up_nobody() {
+    isolate::run_test(here!(), HANG * 3, || {
+        for dead in [false, true] {
+            let (read, write) = std::io::pipe().unwrap();
+            nix::unistd::dup2_stderr(&write).unwrap();
+            drop(write);
+            let kept = (!dead).then_some(read);
+            isolate::block_on(async {
+                let runtime = Runtime::builder().stdio(Stdio::Relay).signals(false).open().unwrap();
+                let done = runtime.nursery(async |_| {
+                    let (done, report) = hatchery::nursery_with_report(async |n| {
+                        let mut floods = tokio::task::JoinSet::new();
+                        for i in 0..15 {
+                            let actor = n.start(&format!("a{i}")).await?;
+                            floods.spawn(async move { actor.call(flood()).await });
+                        }
+                        let mut lines = 0;
+                        while let Some(flooded) = floods.join_next().await {
+                            lines += flooded??;
+                        }
+                        Ok(lines)
+                    })
+                    .await;
+                    Ok((done?, report))
+                });
+                let (lines, report) = done.await.unwrap();
+                assert_eq!(lines, 15 * 1024);
+                assert!(report.forced().is_empty(), "{report}");
+                runtime.close().await;
+            });
+            drop(kept);
+        }
+    });
+}
+
+/// C8, C4: the error of an actor that died quotes its last lines.
+#[test]
+fn a_death_quotes_the_last_lines() {
+    isolate::run_test(here!(), HANG * 3, || {
+        for backend in PROCESSES {
+            isolate::block_on(async {
+                let runtime = Runtime::builder().backend(backend.clone()).stdio(Stdio::Relay);
+                let runtime = runtime.signals(false).open().unwrap();
+                let down: Result<(), _> = runtime
+                    .nursery(async |n| {
+                        let actor = n.start("a").await?;
+                        let error = actor.call(last_words()).await.unwrap_err();
+                        assert!(matches!(error, CallError::Died(_)), "{error:?}");
+                        Err(error.into())
+                    })
+                    .await;
+                let text = down.unwrap_err().render();
+                assert!(text.contains("word 29"), "{text}");
+                runtime.close().await;
+            });
+        }
+    });
+}
+
+/// Scenario 61: an actor's stdin is at its end from the start.
+#[test]
+fn no_actor_reads_the_terminal_of_the_root() {
+    for_each(here!(), &PROCESSES, async |runtime| {
+        let done = runtime.nursery(async |n| {
+            let actor = n.start("a").await?;
+            let told = actor.call(stdin()).within(Duration::from_secs(10)).await?;
+            assert_eq!(told, ("/dev/null".to_owned(), 0));
+            Ok(())
+        });
+        done.await.unwrap();
+        runtime.close().await;
+    });
+}
+
+const INSIDE: &str = "HATCHERY_TESTS_INSIDE";
