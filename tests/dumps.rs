@@ -8,10 +8,13 @@ use futures_util::future::try_join_all;
 use hatchery::dump::boards::{Board, Kind, State, What};
 use hatchery::dump::culprit::Health;
 use hatchery::dump::{Dump, Process};
-use hatchery::{Backend, Error, nursery};
+use hatchery::{Backend, Config, Error, Runtime, nursery};
 use hatchery_spawn::OwnThread;
-use hatchery_testkit::fault;
-use hatchery_tests::{PROCESSES, for_each, here};
+use hatchery_testkit::{fault, isolate};
+use hatchery_tests::{PROCESSES, for_each, here, with};
+
+/// A budget that no test waits for.
+const LONG: Duration = Duration::from_secs(25);
 
 #[hatchery::function]
 async fn idle() -> u64 {
@@ -151,29 +154,38 @@ fn a_stuck_actor_at_the_end_of_a_chain_is_blamed() {
     });
 }
 
-/// A teardown that waits is shown with its rung and what is left of its budget.
+/// A teardown that waits is shown with its rung and what is left of its budget. It would take long,
+/// so that a look falls into it, and is cut short then.
 #[test]
 fn a_teardown_shows_its_rung_and_its_budget() {
-    for_each(here!(), &PROCESSES, async |runtime| {
-        let nursery = runtime.nursery(async |n| {
-            let child = n.start("child").await?;
-            tokio::select! {
-                _ = child.call(stick(false)) => {}
-                _ = aside(|| dump_with(|dump| serves(dump, "stick"))) => {}
-            }
-            n.cancel();
-            std::future::pending::<hatchery::Result<()>>().await
-        });
-        let looks = aside(|| dump_with(|dump| blamed(dump) == "root/child" && is_asked(dump)));
-        let (down, dump) = tokio::join!(nursery, looks);
+    isolate::run_test(here!(), LONG * 4, || {
+        for backend in PROCESSES {
+            with(backend, Config::with_budget(LONG), a_long_teardown);
+        }
+    });
+}
 
+async fn a_long_teardown(runtime: Runtime) {
+    let nursery = runtime.nursery(async |n| {
+        let child = n.start("child").await?;
+        tokio::select! {
+            _ = child.call(stick(false)) => {}
+            _ = aside(|| dump_with(|dump| serves(dump, "stick"))) => {}
+        }
+        n.cancel();
+        std::future::pending::<hatchery::Result<()>>().await
+    });
+    let looks = async {
+        let dump = aside(|| dump_with(|dump| blamed(dump) == "root/child" && is_asked(dump))).await;
         let root = dump.process.board.as_ref().unwrap();
         let child = root.records.iter().find(|record| is_member_that_goes(record)).unwrap();
         assert!(child.until.is_some_and(|until| until > child.since), "{dump}");
         assert!(root.events.iter().any(|event| event.what == What::Asked), "{dump}");
-        drop(down);
-        runtime.close().await;
-    });
+        fault::sigkill(child.count).unwrap();
+    };
+    let (down, ()) = tokio::join!(nursery, looks);
+    drop(down);
+    runtime.close().await;
 }
 
 fn is_asked(dump: &Dump) -> bool {
@@ -191,9 +203,8 @@ fn a_look_at_a_busy_tree_is_whole_and_harmless() {
     for_each(here!(), &[Backend::Forkserver, Backend::Thread], async |runtime| {
         let sum = runtime.nursery(async |n| {
             let child = n.start("child").await?;
-            let looks = aside(|| {
-                (0..20).map(|_| Dump::of(std::process::id()).unwrap()).collect::<Vec<_>>()
-            });
+            let looks =
+                aside(|| (0..5).map(|_| Dump::of(std::process::id()).unwrap()).collect::<Vec<_>>());
             let mut looks = std::pin::pin!(looks);
             let mut sum = 0;
             let dumps = loop {

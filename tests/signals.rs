@@ -145,11 +145,15 @@ async fn all_call(
 ) -> Result<(), hatchery::ScopeError> {
     runtime
         .nursery(async |n| {
-            for i in 0..count {
-                let child = n.start(&format!("a{i}")).await?;
+            let names: Vec<String> = (0..count).map(|i| format!("a{i}")).collect();
+            // All are there before the first one takes a core.
+            let starts = names.iter().map(|name| n.start(name));
+            let children = futures_util::future::try_join_all(starts).await?;
+            let calls = children.iter().map(async |child| {
                 let late = child.call(stick(spins)).within(Duration::from_millis(1)).await;
                 assert!(late.is_err());
-            }
+            });
+            futures_util::future::join_all(calls).await;
             signal(SIGINT);
             pending().await
         })
@@ -340,10 +344,11 @@ fn the_tree_stops_and_goes_on_with_the_root() {
                 let me = std::process::id();
                 let actor =
                     child.pid().ok_or("no process").map_err(|_| Error::msg("no process"))?;
-                // Continues us once we and the actor have stopped; says whether it saw that.
+                // Continues us once it has seen us and the actor stopped.
                 let script = format!(
-                    "until grep -q '^State:.T' /proc/{me}/status; do sleep 0.01; done; \
-                     grep '^State' /proc/{actor}/status; kill -CONT {me}"
+                    "for pid in {me} {actor}; do \
+                     until grep '^State:.T' /proc/$pid/status; do sleep 0.01; done; done; \
+                     kill -CONT {me}"
                 );
                 let mut shell = std::process::Command::new("sh");
                 let saw = shell.args(["-c", &script]).stdout(std::process::Stdio::piped()).spawn();
@@ -351,7 +356,7 @@ fn the_tree_stops_and_goes_on_with_the_root() {
                 signal(SIGTSTP);
                 let saw = saw.wait_with_output().map_err(|_| Error::msg("sh"))?.stdout;
                 let saw = String::from_utf8_lossy(&saw).into_owned();
-                assert!(saw.contains("T (stopped)"), "the actor was not stopped: {saw}");
+                assert_eq!(saw.matches("T (stopped)").count(), 2, "not both were stopped: {saw}");
                 Ok(child.call(square(7)).await?)
             });
             assert_eq!(squares.await.unwrap(), 49);
