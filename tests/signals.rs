@@ -191,7 +191,9 @@ fn a_second_sigint_kills_at_once() {
 fn going_down() -> bool {
     let board = dump::Process::of(std::process::id()).and_then(|root| root.board);
     let records = board.iter().flat_map(|board| &board.records);
-    records.into_iter().any(|record| record.state == dump::boards::State::Asked)
+    records.into_iter().any(|record| {
+        record.kind == dump::boards::Kind::Actor && record.state == dump::boards::State::Cancelled
+    })
 }
 
 /// Scenario 55, H6: no worker is free to do anything.
