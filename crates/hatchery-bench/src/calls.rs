@@ -41,11 +41,11 @@ pub(crate) fn measure(extent: Extent) -> Outcome {
 async fn alone(extent: Extent, place: Place) -> Outcome<(Turns, Turns)> {
     let mut bare = Bare::start(Mode::Pong, place)?;
     let (mut blocking, mut child) = sockets::start(Mode::BlockingPong, place)?;
-    let count = extent.pick(100, 2000);
+    let count = extent.pick(100, 1000);
     let turns = tree::with_actor(place, async |actor| {
         let mut turns = (Turns::default(), Turns::default());
         let mut bytes = [7; 64];
-        for turn in 0..=extent.pick(2, 15) {
+        for turn in 0..=extent.pick(2, 9) {
             let mut samples = [Samples::default(), Samples::default(), Samples::default()];
             for _ in 0..count {
                 let began = Instant::now();
@@ -82,11 +82,11 @@ async fn alone(extent: Extent, place: Place) -> Outcome<(Turns, Turns)> {
 /// way, in as few system calls as can be.
 async fn many(extent: Extent, place: Place, flight: usize) -> Outcome {
     let mut bare = Bare::start(Mode::Pong, place)?;
-    let rounds = extent.pick(20, 1000);
+    let rounds = extent.pick(20, 200);
     let (rates, latencies) = tree::with_actor(place, async |actor| {
         let (mut rates, mut latencies) = (Turns::default(), Turns::default());
         let mut bytes = vec![7; 64 * flight];
-        for turn in 0..=extent.pick(2, 15) {
+        for turn in 0..=extent.pick(2, 9) {
             let mut floor = Samples::default();
             let all = Instant::now();
             for _ in 0..rounds {

@@ -17,9 +17,12 @@ struct Cli {
     /// Small sizes, to see that nothing has rotted.
     #[arg(long)]
     smoke: bool,
-    /// Only these parts; all but deaths if none is named.
+    /// Only these parts; those that take seconds if none is named.
     #[arg(long, value_name = "PART")]
     only: Vec<Part>,
+    /// Streams of messages of this many bytes alone: for profiles.
+    #[arg(long, value_name = "BYTES", hide = true)]
+    size: Option<usize>,
     /// Writes all rows there, as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -47,8 +50,27 @@ enum Part {
     Errors,
     /// Many actors up, called, down.
     Crowd,
+    /// Starts while the root is heavy.
+    Heavy,
+    /// Actors that don't answer any more.
+    Stuck,
+    /// What a tree burns that does nothing.
+    Idle,
+    /// What people would use instead; of the registry's crates none yet.
+    Peers,
+    /// Instructions of the hot paths, beside those that were accepted.
+    Instructions,
+    /// Time and size of builds; takes minutes.
+    Builds,
     /// A thousand trees killed, interrupted, stuck; takes many minutes.
     Deaths,
+}
+
+impl Part {
+    /// Only run when it is named.
+    fn is_long(self) -> bool {
+        matches!(self, Self::Builds | Self::Deaths | Self::Instructions | Self::Peers)
+    }
 }
 
 /// Processes of the benchmark's own.
@@ -59,6 +81,8 @@ enum Inside {
     Part { part: Part },
     /// The other side of a floor.
     Worker { mode: Mode, place: pin::Place },
+    /// The hot paths, for valgrind.
+    Hot,
     /// A T(3,3) that only stands there.
     Hold,
     /// 25 stuck actors.
@@ -71,6 +95,8 @@ enum Inside {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Extent {
     pub(crate) smoke: bool,
+    /// One size alone, where there are several.
+    pub(crate) size: Option<usize>,
 }
 
 impl Extent {
@@ -82,10 +108,11 @@ impl Extent {
 
 pub(crate) fn run() -> Outcome {
     let cli = Cli::parse();
-    let extent = Extent { smoke: cli.smoke };
+    let extent = Extent { smoke: cli.smoke, size: cli.size };
     match cli.inside {
         Some(Inside::Part { part }) => measure(part, extent),
         Some(Inside::Worker { mode, place }) => mode.run(place),
+        Some(Inside::Hot) => crate::hot::run(),
         Some(Inside::Hold) => crate::deaths::hold(),
         Some(Inside::Stuck { backend }) => crate::deaths::stuck_root(backend.name()),
         Some(Inside::Case { backend, depth, breadth, trigger }) => {
@@ -105,6 +132,12 @@ fn measure(part: Part, extent: Extent) -> Outcome {
         Part::Calls => crate::calls::measure(extent),
         Part::Errors => crate::errors::measure(extent),
         Part::Crowd => crate::crowd::measure(extent),
+        Part::Heavy => crate::heavy::measure(extent),
+        Part::Stuck => crate::stuck::measure(extent),
+        Part::Idle => crate::idle::measure(extent),
+        Part::Peers => crate::peers::measure(extent),
+        Part::Instructions => crate::hot::measure(extent),
+        Part::Builds => crate::builds::measure(),
         Part::Deaths => crate::deaths::measure(extent),
     }
 }
@@ -114,11 +147,11 @@ fn all(cli: &Cli) -> Outcome {
     println!("load {}", load.trim());
     let mut parts = cli.only.clone();
     if parts.is_empty() {
-        parts.extend(Part::value_variants().iter().filter(|part| **part != Part::Deaths));
+        parts.extend(Part::value_variants().iter().filter(|part| !part.is_long()));
     }
     let (mut rows, mut failed) = (Vec::new(), Vec::new());
     for part in parts {
-        let (mut told, well) = one(part, cli.smoke)?;
+        let (mut told, well) = one(part, cli)?;
         println!("{}", shown(&told));
         rows.append(&mut told);
         if !well {
@@ -135,10 +168,12 @@ fn all(cli: &Cli) -> Outcome {
 }
 
 /// Runs one part in a process of its own; says what it told and whether it ended well.
-fn one(part: Part, smoke: bool) -> Outcome<(Vec<Row>, bool)> {
+fn one(part: Part, cli: &Cli) -> Outcome<(Vec<Row>, bool)> {
     let (variable, cores) = pin::told();
     let mut command = Command::new("/proc/self/exe");
-    command.args(smoke.then_some("--smoke")).arg("part").arg(name(part)).env(variable, cores);
+    command.args(cli.smoke.then_some("--smoke"));
+    command.args(cli.size.map(|size| format!("--size={size}")));
+    command.arg("part").arg(name(part)).env(variable, cores);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
     let mut rows = Vec::new();
     if let Some(out) = child.stdout.take() {

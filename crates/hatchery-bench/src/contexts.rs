@@ -2,8 +2,7 @@
 
 use std::time::Instant;
 
-use hatchery::Blob;
-use hatchery::{Callee, ContextError, Error, Nothing, Portal};
+use hatchery::{Blob, Callee, ContextError, Error, Nothing, Portal};
 
 use crate::calls::echo;
 use crate::cli::Extent;
@@ -62,8 +61,8 @@ pub(crate) fn measure(extent: Extent) -> Outcome {
 
 async fn open_and_close(extent: Extent, place: Place, actor: &Portal) -> Outcome {
     let mut turns = Turns::default();
-    let count = extent.pick(50, 1000);
-    for turn in 0..=extent.pick(2, 15) {
+    let count = extent.pick(50, 300);
+    for turn in 0..=extent.pick(2, 9) {
         let (mut calls, mut contexts) = (Samples::default(), Samples::default());
         for _ in 0..count {
             let began = Instant::now();
@@ -110,7 +109,7 @@ impl Load {
 async fn cancel_under(extent: Extent, place: Place, load: Load, actor: &Portal) -> Outcome {
     let samples = tokio::select! {
         ended = under(load, actor) => return Err(ended.err().unwrap_or_else(|| "the load ended".into())),
-        samples = cancels(extent.pick(30, 1000), actor) => samples?,
+        samples = cancels(extent.pick(30, 500), actor) => samples?,
     };
     let what = format!("cancel to last word, {}, {}", load.name(), place.name());
     let row = Row::new("contexts", what, Unit::Seconds).alone(&samples);

@@ -15,12 +15,14 @@ async fn touch(x: u64) -> u64 {
     x
 }
 
-/// Starts `breadth` actors below this one, calls each, and takes them down again.
+/// Starts `breadth` actors below this one, calls each, and takes them down again; in error, it has
+/// one of them fail.
 #[hatchery::function]
-async fn branch(breadth: u32) -> Result<(), hatchery::Error> {
+async fn branch(breadth: u32, fail: bool) -> Result<(), hatchery::Error> {
     hatchery::nursery(async |n| {
         let actors = up(&n, breadth).await?;
-        call(&actors).await
+        call(&actors).await?;
+        if fail { Err(hatchery::Error::msg("as it was told")) } else { Ok(()) }
     })
     .await?;
     Ok(())
@@ -37,16 +39,20 @@ pub(crate) fn measure(extent: Extent) -> Outcome {
         }
         crowd.tell(size);
     }
-    let sizes: &[(u32, usize)] = extent.pick(&[(10, 1)], &[(100, 5), (1000, 3), (5000, 3)]);
+    let sizes: &[(u32, usize)] = extent.pick(&[(10, 1)], &[(100, 5), (1000, 3), (4900, 3)]);
     for &(size, turns) in sizes {
         let breadth = (1..).find(|b| b * b + b >= size).unwrap_or(1);
-        let mut all = Samples::default();
-        for _ in 0..turns {
-            all.span(tree::on_tokio(two_levels(breadth))?);
-        }
         let nested = breadth * breadth + breadth;
-        let what = format!("T(2,{breadth}), {nested} actors: up, called, down");
-        Row::new("crowd", what, Unit::Seconds).size(nested.into()).alone(&all).tell();
+        for (fail, how) in
+            [(false, "up, called, down"), (true, "up, called, every branch fails, down")]
+        {
+            let mut all = Samples::default();
+            for _ in 0..turns {
+                all.span(tree::on_tokio(two_levels(breadth, fail))?);
+            }
+            let what = format!("T(2,{breadth}), {nested} actors: {how}");
+            Row::new("crowd", what, Unit::Seconds).size(nested.into()).alone(&all).tell();
+        }
     }
     Ok(())
 }
@@ -110,29 +116,34 @@ impl Crowd {
     }
 }
 
-async fn two_levels(breadth: u32) -> Outcome<Duration> {
+async fn two_levels(breadth: u32, fail: bool) -> Outcome<Duration> {
     let runtime = Runtime::builder().stdio(Stdio::Null).signals(false).open()?;
     let began = Instant::now();
-    runtime
+    let ended = runtime
         .nursery(async |n| {
             let actors = up(&n, breadth).await?;
             let mut branches = JoinSet::new();
             for actor in actors {
-                branches.spawn(async move { actor.call(branch(breadth)).await });
+                branches.spawn(async move { actor.call(branch(breadth, fail)).await });
             }
             while let Some(done) = branches.join_next().await {
-                done??;
+                // Those that are told to fail shall all have done so before the root ends.
+                let done = done?;
+                if !fail {
+                    done?;
+                }
             }
             Ok(())
         })
-        .await?;
+        .await;
     let all = began.elapsed();
     runtime.close().await;
+    ended?;
     Ok(all)
 }
 
 /// Starts actors side by side.
-async fn up(n: &Nursery, size: u32) -> hatchery::Result<Vec<Portal>> {
+pub(crate) async fn up(n: &Nursery, size: u32) -> hatchery::Result<Vec<Portal>> {
     let mut starts = JoinSet::new();
     for i in 0..size {
         let n = n.clone();
@@ -146,7 +157,7 @@ async fn up(n: &Nursery, size: u32) -> hatchery::Result<Vec<Portal>> {
 }
 
 /// Calls each once, side by side.
-async fn call(actors: &[Portal]) -> hatchery::Result<()> {
+pub(crate) async fn call(actors: &[Portal]) -> hatchery::Result<()> {
     let mut calls = JoinSet::new();
     for actor in actors {
         let actor = actor.clone();

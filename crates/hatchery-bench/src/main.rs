@@ -5,6 +5,7 @@
 //! there is. Each part runs in a process of its own: what it pins, allocates and opens is its own.
 #![forbid(unsafe_code)]
 
+mod builds;
 mod calls;
 mod cli;
 mod contexts;
@@ -13,7 +14,11 @@ mod deaths;
 mod errors;
 mod figures;
 mod floors;
+mod heavy;
+mod hot;
+mod idle;
 mod payload;
+mod peers;
 mod pin;
 mod plot;
 mod proc;
@@ -22,6 +27,7 @@ mod sockets;
 mod stalled;
 mod starts;
 mod streams;
+mod stuck;
 mod tree;
 mod worker;
 

@@ -1,6 +1,7 @@
 //! What `/proc` says of processes: memory and time.
 
 use std::fs;
+use std::path::Path;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -22,6 +23,18 @@ fn rollup(pid: u32, begins: &str) -> Option<f64> {
     let kib: u64 =
         lines.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum();
     Some(float(kib) * 1024.0)
+}
+
+/// The time that all threads of a process have run, in seconds.
+pub(crate) fn run_time(pid: u32) -> f64 {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return 0.0 };
+    tasks.flatten().map(|task| one_run_time(&task.path())).sum()
+}
+
+fn one_run_time(task: &Path) -> f64 {
+    let text = fs::read_to_string(task.join("schedstat")).unwrap_or_default();
+    let nanos = text.split_whitespace().next().and_then(|nanos| nanos.parse::<u64>().ok());
+    float(nanos.unwrap_or(0)) / 1e9
 }
 
 /// How many fds this process holds.

@@ -89,6 +89,11 @@ impl Row {
         self
     }
 
+    pub(crate) fn note(mut self, note: impl Into<String>) -> Self {
+        self.note = note.into();
+        self
+    }
+
     /// Hands the row to whoever started this part.
     pub(crate) fn tell(self) {
         match serde_json::to_string(&self) {

@@ -41,6 +41,11 @@ impl Bare {
         Ok(())
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Ends it.
     pub(crate) fn end(mut self) -> Outcome {
         drop(self.socket);

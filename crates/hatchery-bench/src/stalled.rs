@@ -2,8 +2,7 @@
 
 use std::sync::Mutex;
 
-use hatchery::Blob;
-use hatchery::{Callee, Error, Nothing, Portal, Watch};
+use hatchery::{Blob, Callee, Error, Nothing, Portal, Watch};
 use tokio::task::JoinSet;
 
 use crate::cli::Extent;

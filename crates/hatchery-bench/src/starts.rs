@@ -1,8 +1,8 @@
 //! From the start of an actor to its first reply, beside what the kernel asks for a process.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use hatchery::{Backend, Runtime, Stdio};
+use hatchery::{Backend, Nursery, Runtime, Stdio};
 
 use crate::calls::echo;
 use crate::cli::Extent;
@@ -48,12 +48,7 @@ async fn in_turn(
                 let floor = forks.with_tokio(count).map_err(tree::told)?;
                 let mut ours = Samples::default();
                 for i in 0..count {
-                    let began = Instant::now();
-                    let worker = n.start(&format!("a{turn}-{i}")).await?;
-                    worker.call(echo(Block([7; 64]))).await?;
-                    ours.span(began.elapsed());
-                    worker.cancel();
-                    worker.settled().await;
+                    ours.span(one(&n, &format!("a{turn}-{i}")).await?);
                 }
                 // The first warms both up.
                 if turn > 0 {
@@ -65,4 +60,32 @@ async fn in_turn(
         .await?;
     runtime.close().await;
     Ok(turns)
+}
+
+/// Starts, asks and ends that many in a runtime of their own; `first` happens when it is open.
+pub(crate) async fn some(count: usize, first: impl FnOnce() -> Outcome) -> Outcome<Samples> {
+    let runtime = Runtime::builder().stdio(Stdio::Null).signals(false).open()?;
+    first()?;
+    let mut samples = Samples::default();
+    runtime
+        .nursery(async |n| {
+            for i in 0..count {
+                samples.span(one(&n, &format!("a{i}")).await?);
+            }
+            Ok(())
+        })
+        .await?;
+    runtime.close().await;
+    Ok(samples)
+}
+
+/// From the start of one actor to its first reply; then it goes.
+async fn one(n: &Nursery, name: &str) -> hatchery::Result<Duration> {
+    let began = Instant::now();
+    let worker = n.start(name).await?;
+    worker.call(echo(Block([7; 64]))).await?;
+    let span = began.elapsed();
+    worker.cancel();
+    worker.settled().await;
+    Ok(span)
 }

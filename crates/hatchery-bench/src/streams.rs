@@ -3,8 +3,7 @@
 
 use std::time::Instant;
 
-use hatchery::Blob;
-use hatchery::{Callee, Error, Nothing, Portal};
+use hatchery::{Blob, Callee, Error, Nothing, Portal};
 
 use crate::cli::Extent;
 use crate::figures::{Samples, Turns, float};
@@ -13,7 +12,7 @@ use crate::pin::Place;
 use crate::report::{Goal, Row, Unit};
 use crate::sockets::Bare;
 use crate::worker::Mode;
-use crate::{Outcome, tree};
+use crate::{Outcome, proc, tree};
 
 /// Reads small messages to the end; says how many.
 #[hatchery::context]
@@ -39,8 +38,11 @@ async fn read_bytes(callee: Callee<Blob, Nothing>) -> Result<u64, Error> {
 
 pub(crate) fn measure(extent: Extent) -> Outcome {
     Place::One.here()?;
+    crate::heavy::copies(extent);
     let sizes: &[usize] =
         extent.pick(&[64, 65_536], &[16, 64, 256, 1024, 4096, 16_384, 65_536, 262_144, 1_048_576]);
+    let only = extent.size.map(|size| vec![size]);
+    let sizes = only.as_deref().unwrap_or(sizes);
     for place in Place::all() {
         for &size in sizes {
             tree::on_tokio(one_size(extent, place, size))?;
@@ -50,44 +52,73 @@ pub(crate) fn measure(extent: Extent) -> Outcome {
 }
 
 async fn one_size(extent: Extent, place: Place, size: usize) -> Outcome {
-    let budget = extent.pick(2 << 20, 64 << 20);
+    let budget = extent.pick(2 << 20, 32 << 20);
     let (batch, each) = payload::frames(size, BATCH);
-    let batches = (budget / batch.len()).clamp(1, extent.pick(10_000, 400_000) / each + 1) as u64;
+    let batches = (budget / batch.len()).clamp(1, extent.pick(10_000, 200_000) / each + 1) as u64;
     let count = batches * each as u64;
     let mut bare = Bare::start(Mode::Drain, place)?;
-    let turns = tree::with_actor(place, async |actor| {
-        let mut turns = Turns::default();
-        for turn in 0..=extent.pick(2, 15) {
-            let began = Instant::now();
+    let mut rates = Turns::default();
+    let mut burnt = [Turns::default(), Turns::default()];
+    tree::with_actor(place, async |actor| {
+        let pid = actor.pid().ok_or("an actor without a process")?;
+        for turn in 0..=extent.pick(2, 9) {
+            let clock = Clock::start(bare.pid(), count);
             bare.one_way(&batch, batches).await?;
-            let floor = Samples::one(float(count) / began.elapsed().as_secs_f64());
-            let began = Instant::now();
+            let floor = clock.stop();
+            let clock = Clock::start(pid, count);
             send(&actor, size, count).await?;
-            let ours = Samples::one(float(count) / began.elapsed().as_secs_f64());
+            let ours = clock.stop();
             // The first warms both up.
             if turn > 0 {
-                turns.turn(&floor, &ours);
+                rates.turn(&floor[0], &ours[0]);
+                burnt[0].turn(&floor[1], &ours[1]);
+                burnt[1].turn(&floor[2], &ours[2]);
             }
         }
-        Ok(turns)
+        Ok(())
     })
     .await?;
     bare.end()?;
-    let row = |what: &str, unit| {
-        Row::new("streams", format!("{what} of {size} bytes, {}", place.name()), unit)
+    let row = |what: &str, unit, turns| {
+        Row::new("streams", format!("{what}, {size} bytes, {}", place.name()), unit)
             .size(size as u64)
+            .beside("bare batches", turns)
     };
-    let messages = row("messages", Unit::PerSecond).beside("bare batches", &turns);
+    let messages = row("messages", Unit::PerSecond, &rates);
     match size {
         64 => messages.goal(Goal::AtLeast(1.5e6)).goal(Goal::RatioAtLeast(0.75)),
         65_536 => messages.goal(Goal::RatioAtLeast(0.8)),
         _ => messages,
     }
     .tell();
-    row("bytes", Unit::BytesPerSecond)
-        .beside("bare batches", &turns.scaled(float(size as u64)))
-        .tell();
+    let bytes = rates.scaled(float(size as u64));
+    row("bytes", Unit::BytesPerSecond, &bytes).tell();
+    row("writer's CPU time a message", Unit::Seconds, &burnt[0]).tell();
+    row("reader's CPU time a message", Unit::Seconds, &burnt[1]).tell();
     Ok(())
+}
+
+/// What one turn takes: time, and CPU time on both sides.
+struct Clock {
+    other: u32,
+    count: f64,
+    began: Instant,
+    burnt: [f64; 2],
+}
+
+impl Clock {
+    fn start(other: u32, count: u64) -> Self {
+        let burnt = [proc::run_time(std::process::id()), proc::run_time(other)];
+        Self { other, count: float(count), began: Instant::now(), burnt }
+    }
+
+    /// Messages a second, and seconds of each side a message.
+    fn stop(self) -> [Samples; 3] {
+        let rate = self.count / self.began.elapsed().as_secs_f64();
+        let own = proc::run_time(std::process::id()) - self.burnt[0];
+        let other = proc::run_time(self.other) - self.burnt[1];
+        [rate, own / self.count, other / self.count].map(Samples::one)
+    }
 }
 
 async fn send(actor: &Portal, size: usize, count: u64) -> Outcome {
