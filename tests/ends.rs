@@ -8,11 +8,11 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use hatchery::{
-    ActorPath, Callee, ContextError, Error, ExitStatus, Fault, FaultKind, Nothing, Peer, Portal,
-    Reason, Watch, Why,
+    ActorPath, Callee, Config, ContextError, Error, ExitStatus, Fault, FaultKind, Nothing, Peer,
+    Portal, Reason, Runtime, Watch, Why,
 };
-use hatchery_testkit::fault;
-use hatchery_tests::{BACKENDS, PROCESSES, for_each, here, with_worker};
+use hatchery_testkit::{fault, isolate};
+use hatchery_tests::{BACKENDS, PROCESSES, for_each, here, with, with_worker};
 
 #[derive(Debug, PartialEq, thiserror::Error, serde::Serialize, serde::Deserialize)]
 #[error("{0} is broken")]
@@ -511,7 +511,7 @@ async fn stay_with(callee: Callee<Nothing, Nothing>, friend: Peer) -> Result<(),
 /// its peers in a ring, in all of which messages are under way; nobody waits for the other to close.
 #[test]
 fn open_contexts_keep_no_nursery() {
-    for_each(here!(), &BACKENDS, async |runtime| {
+    default_budget(here!(), async |runtime| {
         let began = Instant::now();
         let (ended, report) = hatchery::nursery_with_report(async |n| {
             let mut actors = Vec::new();
@@ -549,6 +549,16 @@ fn open_contexts_keep_no_nursery() {
             assert!(matches!(error, ContextError::Cancelled(_)), "{error:?}");
         }
         runtime.close().await;
+    });
+}
+
+/// On every backend with the bounds that users have, for a scenario that asks whether anybody has to be
+/// forced: how soon a busy machine runs who goes is not its point.
+fn default_budget<F: Future<Output = ()>>(test: &str, scenario: impl Fn(Runtime) -> F) {
+    isolate::run_test(test, Duration::from_secs(90), || {
+        for backend in BACKENDS {
+            with(backend, Config::default(), &scenario);
+        }
     });
 }
 

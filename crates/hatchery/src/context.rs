@@ -115,7 +115,7 @@ where
     ///
     /// # Errors
     /// [`ContextError`], of which side ever went wrong first; both in a group if both did. A
-    /// cancel by this side is no error.
+    /// cancel by this side is no error, unless the body itself returns it as one.
     ///
     /// # Cancel safety
     /// Dropping the future cancels the other side; nobody waits for its end then but its nursery.
