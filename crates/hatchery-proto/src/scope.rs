@@ -341,6 +341,12 @@ impl Scope {
         self.members.get(&id).is_some_and(|member| member.asked)
     }
 
+    /// Whether this is a one-shot actor whose function has not ended.
+    #[must_use]
+    pub fn is_running(&self, id: ActorId) -> bool {
+        self.members.get(&id).is_some_and(|member| member.running)
+    }
+
     /// How far an actor is, and when its time is over; no state if it is over, `None` if it is
     /// none of ours.
     #[must_use]
@@ -370,16 +376,16 @@ impl Scope {
     fn not_born(&mut self, id: ActorId, now: Time) {
         if let Some(member) = self.members.get_mut(&id) {
             member.born = false;
-            self.names.remove(
-                &ActorName::new(member.path.name())
-                    .unwrap_or_else(|_| unreachable!("the path was made from a name")),
-            );
         }
+        self.free_name(id);
         self.run_over(id);
         self.tell(id, teardown::Event::Settled(ExitStatus::Unknown), now);
     }
 
     fn run_finished(&mut self, id: ActorId, result: Result<(), Box<Fault>>, now: Time) {
+        let Some(member) = self.members.get(&id) else { return };
+        // Its error is told by who reads it, and again by who waits for it.
+        let again = !member.running;
         self.run_over(id);
         let Some(member) = self.members.get(&id) else { return };
         // What a cancel brings about; a crash on the way is judged when it has settled.
@@ -388,6 +394,9 @@ impl Scope {
             && !(asked_for && is_consequence(&fault.kind))
         {
             self.fail(*fault, Why::SiblingFailed, now);
+        }
+        if again {
+            return;
         }
         let reason = Reason { by: self.path.clone(), why: Why::Finished };
         let budget = self.config.budget;
@@ -420,6 +429,9 @@ impl Scope {
         // A start that fails is told to its starter.
         let told = !member.ready;
         let crashed = !(left || told || (member.asked && forced));
+        if told {
+            self.free_name(id);
+        }
         self.run_over(id);
         self.tell(id, teardown::Event::Settled(status), now);
         if crashed {
@@ -506,6 +518,16 @@ impl Scope {
         let faults = std::mem::take(&mut self.faults);
         let cancelled = self.cancelled.clone();
         self.actions.push_back(Action::Finish(Box::new(Outcome { faults, cancelled, report })));
+    }
+
+    /// An actor whose start has failed leaves its name to the next attempt.
+    fn free_name(&mut self, id: ActorId) {
+        if let Some(member) = self.members.get(&id) {
+            self.names.remove(
+                &ActorName::new(member.path.name())
+                    .unwrap_or_else(|_| unreachable!("the path was made from a name")),
+            );
+        }
     }
 
     fn run_over(&mut self, id: ActorId) {

@@ -227,13 +227,13 @@ impl Link {
     }
 
     /// Nothing more will come: waits at most `bound` for the child's end to be known, then tells
-    /// every open call. Run by the reader task as its last act.
-    pub(crate) async fn close(&self, bound: Duration) {
+    /// every open call; `unknown` if it is not. Run by the reader task as its last act.
+    pub(crate) async fn close(&self, bound: Duration, unknown: Option<Fault>) {
         let mut end = self.end.subscribe();
         let known = tokio::time::timeout(bound, end.wait_for(Option::is_some)).await;
         let fault = match known {
             Ok(Ok(end)) => end.clone(),
-            Ok(Err(_)) | Err(_) => None,
+            Ok(Err(_)) | Err(_) => unknown.map(Box::new),
         };
         self.close_now(&fault.unwrap_or_else(|| self.lost()));
     }

@@ -64,6 +64,7 @@ struct Mind {
 struct Slot {
     link: Arc<Link>,
     backend: &'static str,
+    is_process: bool,
     child: Option<Arc<Child>>,
     /// Decided before the child was there; done when it comes.
     signal: Option<Signal>,
@@ -291,6 +292,7 @@ impl Core {
                 Slot {
                     link: link.clone(),
                     backend: backend_name,
+                    is_process: *kind == Kind::Process,
                     child: None,
                     signal: None,
                     serving: false,
@@ -378,7 +380,17 @@ impl Core {
                 let error = self.start_error(path, backend, StartCause::Handshake { waited });
                 Err(error)
             });
-            self.signal(id, Signal::Kill);
+            self.reject(id);
+        }
+    }
+
+    /// Ends a child whose start has failed: by force, and a thread by the end of its channel.
+    fn reject(&self, id: ActorId) {
+        if let Some(slot) = lock(&self.mind).slots.get_mut(&id) {
+            if slot.is_process {
+                slot.signal(Signal::Kill);
+            }
+            slot.link.outbox.break_channel();
         }
     }
 
@@ -443,15 +455,16 @@ impl Core {
             let exited = handshake::Event::Exited(status);
             mind.slots.get_mut(&id).and_then(|slot| slot.handshake.handle(exited))
         };
+        link.set_end(Box::new(self.left(id, status).unwrap_or_else(|| fault.clone())));
+        link.outbox.release();
+        let fault = Box::new(fault);
+        self.apply(Event::Settled { id, status, fault: fault.clone() });
         if outcome.is_some() {
-            let fault = Box::new(fault.clone());
+            // After that: whoever tries again finds the name free.
             self.tell_start(id, |path, backend| {
                 Err(StartError { path, backend, cause: StartCause::Died, fault })
             });
         }
-        link.set_end(Box::new(self.left(id, status).unwrap_or_else(|| fault.clone())));
-        link.outbox.release();
-        self.apply(Event::Settled { id, status, fault: Box::new(fault) });
         // Late readers find the end; the process itself is gone.
         lock(&self.mind).slots.remove(&id);
         self.over.send_replace(());
@@ -495,7 +508,7 @@ impl Core {
                     let cause = StartCause::Refused(error.to_string());
                     Err(self.start_error(path, backend, cause))
                 });
-                self.signal(id, Signal::Kill);
+                self.reject(id);
             }
             Some(handshake::Outcome::Died(_) | handshake::Outcome::TimedOut { .. }) | None => {}
         }
@@ -825,7 +838,10 @@ impl Reading {
     async fn read(self, mut inbox: Inbox) {
         loop {
             let handled = match inbox.next::<ToParent>().await {
-                Ok(Received::Message(message)) => self.link.handle(message),
+                Ok(Received::Message(message)) => {
+                    self.note_failure(&message);
+                    self.link.handle(message)
+                }
                 Ok(Received::Item(call, value)) => self.link.item(call, value).map(|()| None),
                 Err(end) => Err(end),
             };
@@ -840,7 +856,21 @@ impl Reading {
             }
             tokio::task::consume_budget().await;
         }
-        self.link.close(self.core.actor.runtime.config.exit_status_wait).await;
+        let bound = self.core.actor.runtime.config.exit_status_wait;
+        // Who goes because it was asked to is not lost, however long its status takes.
+        let left = self.core.left(self.id, ExitStatus::Code(0));
+        self.link.close(bound, left).await;
+    }
+
+    /// The error of a one-shot actor belongs to its nursery from here on, whenever the task that
+    /// waits for it is polled: the actor may have settled by then (C4).
+    fn note_failure(&self, message: &ToParent) {
+        if let ToParent::Reply { result: Err(fault), .. } = message
+            && lock(&self.core.mind).scope.is_running(self.id)
+        {
+            let result = Err(fault.clone());
+            self.core.apply(Event::RunFinished { id: self.id, result });
+        }
     }
 
     /// What the child says that belongs to no call.
