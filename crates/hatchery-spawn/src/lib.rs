@@ -57,6 +57,7 @@ pub use spec::{Resource, Spec};
 pub use stdio::{Relay, Stdio};
 pub use sys::exit::{at_exit, exit_now};
 pub use sys::memory::SharedWords;
+pub use sys::overflow::guard_stack;
 pub use sys::pidfd::Pidfd;
 #[doc(hidden)]
 pub use sys::process::fork_floor;

@@ -6,6 +6,8 @@ use std::sync::mpsc;
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::sys::overflow;
+
 /// A dedicated OS thread.
 #[derive(Debug)]
 pub struct OwnThread {
@@ -35,6 +37,7 @@ impl OwnThread {
         let handle = builder.spawn(move || {
             // The starter waits for this; it can't be gone.
             let _told = tell.send(nix::unistd::gettid());
+            overflow::guard_stack();
             run();
         })?;
         let task = told.recv().ok().map(|tid| PathBuf::from(format!("/proc/self/task/{tid}")));

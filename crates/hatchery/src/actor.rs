@@ -34,7 +34,8 @@ fn main(mut birth: Birth) -> i32 {
     let is_thread = birth.how == BirthKind::Thread;
     let Some(channel) = birth.channel.take() else { return FAILED };
     let mut builder = tokio::runtime::Builder::new_current_thread();
-    builder.enable_all();
+    // The threads of its blocking pool run user code too.
+    builder.enable_all().on_thread_start(hatchery_spawn::guard_stack);
     if is_thread {
         builder.thread_name(birth.name.clone());
     }

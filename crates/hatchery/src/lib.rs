@@ -63,7 +63,7 @@ pub use hatchery_proto::{
     HandshakeError, Reason, Report, Step, StepTaken, Why, signal_name,
 };
 pub use hatchery_spawn::{
-    Abandoned, Access, Cgroup, Confinement, Instruction, Resource, SyscallFilter,
+    Abandoned, Access, Cgroup, Confinement, Instruction, Resource, SyscallFilter, guard_stack,
 };
 pub use items::{Items, StreamCall};
 pub use nursery::{ActorBuilder, Nursery, OneShot, OneShotFuture, nursery, nursery_with_report};
