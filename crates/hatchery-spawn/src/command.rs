@@ -235,7 +235,7 @@ impl Command {
 /// The forkserver of all commands of this process; a new one if it was lost.
 fn server() -> Result<Forkserver, SpawnError> {
     static SERVER: Mutex<Option<Forkserver>> = Mutex::new(None);
-    if let Some(inherited) = Forkserver::inherited() {
+    if let Some(inherited) = Forkserver::inherited()? {
         return Ok(inherited);
     }
     let mut server = SERVER.lock().unwrap_or_else(PoisonError::into_inner);

@@ -21,6 +21,7 @@ use std::process::{Command, Stdio as StdStdio};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use tokio::sync::oneshot;
@@ -159,21 +160,25 @@ impl Forkserver {
     /// The tree's forkserver, in a process that was born from it; `None` anywhere else.
     ///
     /// The process's own control socket is made here, at the first use: an actor that starts
-    /// nothing costs the forkserver no fd.
-    #[must_use]
-    pub fn inherited() -> Option<Self> {
+    /// nothing costs the forkserver no fd. After an error the next use tries again.
+    ///
+    /// # Errors
+    /// [`SpawnError::ServerGone`]; [`SpawnError::Call`] names the call that failed: no fd, no
+    /// thread, or a forkserver that doesn't read.
+    pub fn inherited() -> Result<Option<Self>, SpawnError> {
         static ADOPTED: Mutex<Option<Forkserver>> = Mutex::new(None);
         let shared = image::shared_socket();
         if shared < 0 {
-            return None;
+            return Ok(None);
         }
+        let name = "forkserver";
         let mut adopted = ADOPTED.lock().unwrap_or_else(PoisonError::into_inner);
         if adopted.is_none() {
-            let (ours, theirs) = control_pair().ok()?;
-            let shared = fds::shared(shared);
-            send_blocking(shared, &theirs)?;
-            let client = Client::start(ours, None).ok()?;
-            let (bounds, null) = (Bounds::default(), open_null().ok()?);
+            let null = open_null().map_err(failed(name, "open(/dev/null)"))?;
+            let (ours, theirs) = control_pair().map_err(failed(name, "socketpair"))?;
+            send_blocking(fds::shared(shared), &theirs).map_err(not_adopted(name))?;
+            let client = Client::start(ours, None).map_err(failed(name, "pthread_create"))?;
+            let bounds = Bounds::default();
             *adopted = Some(Self {
                 inner: Arc::new(Inner {
                     client,
@@ -185,7 +190,7 @@ impl Forkserver {
                 }),
             });
         }
-        adopted.clone()
+        Ok(adopted.clone())
     }
 
     /// Children by fork alone: fastest.
@@ -467,22 +472,34 @@ fn failed(name: &str, call: &'static str) -> impl FnOnce(io::Error) -> SpawnErro
     move |cause| SpawnError::Call { name, call, cause }
 }
 
+/// A forkserver that has died has closed its end.
+fn not_adopted(name: &str) -> impl FnOnce(Errno) -> SpawnError {
+    move |errno| {
+        let closed = [Errno::EPIPE, Errno::ECONNRESET, Errno::ECONNREFUSED, Errno::ENOTCONN];
+        if closed.contains(&errno) {
+            let why = format!("its socket says {}", errno.desc());
+            return SpawnError::ServerGone { name: name.to_owned(), why };
+        }
+        failed(name, "sendmsg(SCM_RIGHTS)")(errno.into())
+    }
+}
+
 fn control_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let (family, kind) = (AddressFamily::Unix, SockType::SeqPacket);
     Ok(socketpair(family, kind, None, SockFlag::SOCK_CLOEXEC)?)
 }
 
 /// The shared socket may be full for a moment when many actors start to spawn at once.
-fn send_blocking(shared: std::os::fd::BorrowedFd<'_>, socket: &OwnedFd) -> Option<()> {
+fn send_blocking(shared: std::os::fd::BorrowedFd<'_>, socket: &OwnedFd) -> Result<(), Errno> {
     let until = Instant::now() + Bounds::default().request;
     loop {
         match scm_rights::send(shared, b"adopt", &[socket.as_fd()]) {
-            Ok(()) => return Some(()),
-            Err(nix::errno::Errno::EAGAIN) if Instant::now() < until => {
+            Ok(()) => return Ok(()),
+            Err(Errno::EAGAIN) if Instant::now() < until => {
                 let mut fds = [nix::poll::PollFd::new(shared, nix::poll::PollFlags::POLLOUT)];
                 let _ready = nix::poll::poll(&mut fds, 10_u8);
             }
-            Err(_) => return None,
+            Err(errno) => return Err(errno),
         }
     }
 }

@@ -15,6 +15,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::MFdFlags;
 
+use crate::error::SpawnError;
 use crate::forkserver::Forkserver;
 use crate::forkserver::server;
 use crate::forkserver::wire::{Request, Run};
@@ -89,10 +90,12 @@ pub enum BirthKind {
 
 impl Birth {
     /// The tree's forkserver, for children of this actor's own. A thread uses its process's.
-    #[must_use]
-    pub fn forkserver(&self) -> Option<Forkserver> {
+    ///
+    /// # Errors
+    /// As [`Forkserver::inherited`].
+    pub fn forkserver(&self) -> Result<Option<Forkserver>, SpawnError> {
         match self.how {
-            BirthKind::Thread => None,
+            BirthKind::Thread => Ok(None),
             BirthKind::Forked | BirthKind::Executed => Forkserver::inherited(),
         }
     }

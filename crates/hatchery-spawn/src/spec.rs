@@ -94,6 +94,13 @@ impl Spec {
         }
     }
 
+    /// The same child with another main of ours: for a backend that wraps another one.
+    #[must_use]
+    pub fn with_main(mut self, name: &str) -> Self {
+        self.program = Program::Main(name.to_owned());
+        self
+    }
+
     /// What the child is called; a process of our own shows as `hatchery:NAME` in `ps`.
     #[must_use]
     pub fn name(mut self, name: &str) -> Self {

@@ -91,7 +91,7 @@ fn calls(birth: Birth) -> i32 {
 
 /// Starts a child that wants more than this one may have, and says what that is.
 fn spawns(birth: Birth) -> i32 {
-    let server = Forkserver::inherited().unwrap();
+    let server = Forkserver::inherited().unwrap().unwrap();
     let mut channel = birth.channel.unwrap();
     let spec = match &birth.payload[..] {
         b"nicer" => Spec::main("look").confine(Confinement::new().nice(18)),
@@ -123,7 +123,7 @@ fn stray(birth: Birth) -> i32 {
     let mut channel = birth.channel.unwrap();
     let script = "setsid env -i sh -c 'echo $$ >&3; exec sleep 1000' & wait";
     let spec = Spec::program("sh").args(["-c", script]);
-    let server = Forkserver::inherited().unwrap();
+    let server = Forkserver::inherited().unwrap().unwrap();
     let spec = spec.fd(channel.try_clone().unwrap().into()).stdout(Stdio::Null);
     let child = block_on(server.fork().spawn(spec)).unwrap();
     // So that this one's end is not the end of what it started.

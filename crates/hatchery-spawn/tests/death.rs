@@ -46,7 +46,7 @@ fn nest(birth: Birth) -> i32 {
     }
     let mut below = Vec::new();
     if depth > 0 {
-        let server = birth.forkserver().expect("a forkserver");
+        let server = birth.forkserver().unwrap().expect("a forkserver");
         let (child, mut answers) = deeper(&server.fork(), depth - 1, strays > 0);
         for _ in 0..told(depth - 1, strays > 0) {
             tell(&mut channel, line(&mut answers));
@@ -268,7 +268,7 @@ fn orphans_have_their_grace_and_no_more() {
 fn an_actor_that_spawns_is_told_of_its_children() {
     inventory::submit! { Main { name: "parent", run: parent } }
     fn parent(birth: Birth) -> i32 {
-        let server = birth.forkserver().expect("a forkserver");
+        let server = birth.forkserver().unwrap().expect("a forkserver");
         let (child, _channel) = spawn(&server.fork(), Spec::main("quit")).unwrap();
         let forked = block_on(child.wait()).unwrap();
         let (child, _channel) = spawn(&server.exec(), Spec::main("quit")).unwrap();
@@ -376,7 +376,7 @@ fn a_close_leaves_the_counts_as_they_were() {
 fn abuse(birth: Birth) -> i32 {
     use nix::sys::socket::{MsgFlags, send};
     use std::os::fd::AsRawFd as _;
-    let server = birth.forkserver().expect("a forkserver");
+    let server = birth.forkserver().unwrap().expect("a forkserver");
     let (child, _channel) = spawn(&server.fork(), Spec::main("quit")).unwrap();
     block_on(child.wait()).unwrap();
     let channel = birth.channel.as_ref().expect("a channel").as_raw_fd();

@@ -171,7 +171,7 @@ fn hostile(birth: Birth) -> i32 {
 
 /// A good actor: starts a child at each line and says how that ended.
 fn spawner(birth: Birth) -> i32 {
-    let server = birth.forkserver().unwrap();
+    let server = birth.forkserver().unwrap().unwrap();
     let mut channel = birth.channel.unwrap();
     loop {
         if line(&mut channel).is_empty() {

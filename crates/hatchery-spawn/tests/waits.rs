@@ -36,7 +36,7 @@ fn wait(birth: Birth) -> i32 {
 
 /// An actor that starts a child and closes its way to the forkserver all the same.
 fn close(birth: Birth) -> i32 {
-    let server = birth.forkserver().unwrap();
+    let server = birth.forkserver().unwrap().unwrap();
     let child = block_on(server.fork().spawn(Spec::main("end").payload(vec![0, 3]))).unwrap();
     assert_eq!(block_on(child.wait()).unwrap(), Exit::Code(3));
     server.close();

@@ -291,7 +291,8 @@ impl Inner {
             return Ok(server.clone());
         }
         // Only now: an actor that starts nothing costs the forkserver no fd and itself no thread.
-        let server = match Forkserver::inherited().filter(|_| !self.is_root) {
+        // An actor that can't reach it must not start another one: that would be a root of its own.
+        let server = match Forkserver::inherited()?.filter(|_| !self.is_root) {
             Some(inherited) => inherited,
             None => {
                 let orphan_grace = self.config.orphan_grace;
