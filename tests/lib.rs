@@ -7,6 +7,7 @@ use std::time::Duration;
 use hatchery::{Backend, Config, Portal, Runtime, Stdio};
 use hatchery_testkit::counts::Counts;
 use hatchery_testkit::isolate;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Every backend (C14).
 pub const BACKENDS: [Backend; 3] = [Backend::Forkserver, Backend::Exec, Backend::Thread];
@@ -16,6 +17,9 @@ pub const PROCESSES: [Backend; 2] = [Backend::Forkserver, Backend::Exec];
 
 /// A teardown budget that is long enough for a loaded machine and short enough for a test.
 pub const BUDGET: Duration = Duration::from_millis(900);
+
+/// What a teardown may take on a loaded machine beyond its budget.
+pub const SLACK: Duration = Duration::from_secs(2);
 
 /// The full name of the test that this stands in.
 #[macro_export]
@@ -68,7 +72,11 @@ pub fn for_each_with<F>(
     each(HANG, test, backends, config, scenario);
 }
 
-fn each<F>(
+/// The same with both.
+///
+/// # Panics
+/// As [`for_each`].
+pub fn each<F>(
     hang: Duration,
     test: &str,
     backends: &[Backend],
@@ -79,11 +87,21 @@ fn each<F>(
 {
     let all = hang * u32::try_from(backends.len()).unwrap_or(u32::MAX);
     isolate::run_test(test, all, || {
+        many_fds();
         for backend in backends {
             eprintln!("on {}", backend.name());
             within(hang, backend.clone(), config.clone(), &scenario);
         }
     });
+}
+
+/// As many fds as the machine gives: some scenarios have thousands of actors.
+///
+/// # Panics
+/// If the kernel refuses what it allows.
+pub fn many_fds() {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("up to the hard limit");
 }
 
 /// Opens a nursery with one actor and ends with the runtime closed.
@@ -107,13 +125,22 @@ where
     within(HANG, backend, config, scenario);
 }
 
-fn within<F>(hang: Duration, backend: Backend, config: Config, scenario: impl Fn(Runtime) -> F)
+/// The same with another bound against hangs.
+///
+/// # Panics
+/// As [`for_each`].
+pub fn within<F>(hang: Duration, backend: Backend, config: Config, scenario: impl Fn(Runtime) -> F)
 where
     F: Future<Output = ()>,
 {
+    let build = || {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(2).enable_all().build().expect("a tokio runtime")
+    };
+    // What tokio keeps for its signals is there from the first runtime of a process on.
+    drop(build());
     let before = Counts::now();
-    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let tokio = tokio.expect("a tokio runtime");
+    let tokio = build();
     tokio.block_on(async {
         let runtime = Runtime::builder().backend(backend).config(config).stdio(Stdio::Null);
         let runtime = runtime.signals(false).open().expect("a runtime");

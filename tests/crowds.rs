@@ -1,0 +1,186 @@
+//! Scenarios 3, 4, 12, 16 and 24 at full size: a thousand actors, ten thousand calls.
+//!
+//! The bounds only catch hangs; what it costs is measured by the benchmarks.
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
+
+use std::future::IntoFuture as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use hatchery::{Backend, Config, Error, Nursery, OneShot, Runtime, Stdio, nursery};
+use hatchery_testkit::isolate;
+use hatchery_tests::{BACKENDS, BUDGET, PROCESSES, each, here, within};
+use tokio::sync::Notify;
+
+#[hatchery::function]
+async fn add(a: u64, b: u64) -> u64 {
+    a + b
+}
+
+/// Every path of the tree below this actor, its own first.
+#[hatchery::function]
+async fn paths(below: u32, breadth: u32) -> Result<Vec<String>, Error> {
+    let mut all = vec![hatchery::path().to_string()];
+    if below > 0 {
+        all.extend(nursery(async |n| paths_of(&n, below, breadth).await).await?);
+    }
+    Ok(all)
+}
+
+async fn paths_of(n: &Nursery, levels: u32, breadth: u32) -> hatchery::Result<Vec<String>> {
+    let runs: Vec<_> =
+        (0..breadth).map(|i| n.run(&format!("a{i}"), paths(levels - 1, breadth))).collect();
+    Ok(try_join_all(runs.into_iter().map(OneShot::into_future)).await?.concat())
+}
+
+/// Answers when that many have asked.
+#[hatchery::function]
+async fn together(number: u64, count: u64) -> u64 {
+    static HERE: AtomicU64 = AtomicU64::new(0);
+    static ALL: Notify = Notify::const_new();
+    let all = ALL.notified();
+    if HERE.fetch_add(1, Ordering::SeqCst) + 1 == count {
+        ALL.notify_waiters();
+    } else {
+        all.await;
+    }
+    number
+}
+
+#[hatchery::function]
+async fn memory() -> u64 {
+    resident()
+}
+
+/// Bytes of memory of this process that no file stands for.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+/// Starts that many actors, as many at once as the runtime lets, and calls each once.
+async fn crowd(runtime: &Runtime, count: u64) {
+    let done = runtime.nursery(async |n| {
+        let called = (0..count).map(async |i| {
+            let actor = n.start(&format!("a{i}")).await?;
+            Ok::<_, Error>(actor.call(add(i, 1)).await?)
+        });
+        try_join_all(called).await
+    });
+    let expected: Vec<u64> = (1..=count).collect();
+    assert_eq!(done.await.unwrap(), expected);
+}
+
+/// Scenario 3, C10: a thousand actors in one nursery are called once and go.
+#[test]
+fn a_thousand_actors_are_called_and_go() {
+    each(LONG, here!(), &BACKENDS, &roomy(), async |runtime| {
+        crowd(&runtime, 1_000).await;
+        runtime.close().await;
+    });
+}
+
+/// Scenario 4: every actor of T(4,3) answers with its path; they are all there, once.
+#[test]
+fn every_actor_of_four_levels_by_three_answers_once() {
+    each(LONG, here!(), &BACKENDS, &roomy(), async |runtime| {
+        let mut all = runtime.nursery(async |n| paths_of(&n, 4, 3).await).await.unwrap();
+        assert_eq!(all.len(), 3 + 9 + 27 + 81);
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), 3 + 9 + 27 + 81);
+        assert!(all.contains(&"root/a0/a1/a2/a0".to_owned()), "{all:?}");
+        runtime.close().await;
+    });
+}
+
+/// Scenario 12, H17: sixteen threads allocate and log without pause while a thousand actors start.
+#[test]
+fn a_thousand_starts_work_while_threads_allocate_and_log() {
+    each(LONG, here!(), &PROCESSES, &roomy(), async |runtime| {
+        let stop = Arc::new(AtomicBool::new(false));
+        let busy: Vec<_> = (0..16)
+            .map(|i| {
+                let stop = stop.clone();
+                std::thread::spawn(move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        // Under the allocator's locks, and under the output's with nothing to say.
+                        let text = "x".repeat(1 << (i % 12));
+                        print!("{}", &text[..0]);
+                    }
+                })
+            })
+            .collect();
+        crowd(&runtime, 1_000).await;
+        stop.store(true, Ordering::Relaxed);
+        for thread in busy {
+            thread.join().unwrap();
+        }
+        runtime.close().await;
+    });
+}
+
+/// Scenario 16, C10: open and close, a thousand times; counts stay exact and memory flat.
+#[test]
+fn a_thousand_runtimes_one_after_the_other_leave_nothing() {
+    isolate::run_test(here!(), LONG * 3, || {
+        for backend in BACKENDS {
+            within(LONG, backend.clone(), Config::default(), async |runtime| {
+                runtime.close().await;
+                a_thousand_times(&backend).await;
+            });
+        }
+    });
+}
+
+async fn a_thousand_times(backend: &Backend) {
+    let mut before = 0;
+    for round in 0..1_000 {
+        if round == 100 {
+            before = resident();
+        }
+        let runtime = Runtime::builder().backend(backend.clone()).signals(false);
+        let runtime = runtime.stdio(Stdio::Null).open().unwrap();
+        let sum = runtime.nursery(async |n| Ok(n.start("a").await?.call(add(1, 1)).await?));
+        assert_eq!(sum.await.unwrap(), 2);
+        runtime.close().await;
+    }
+    let grown = resident().saturating_sub(before);
+    // 1 KiB a round would be a leak; allocators keep some pages now and then.
+    assert!(grown < 900 << 10, "{grown} bytes more after 900 rounds by {}", backend.name());
+}
+
+/// Scenario 24: ten thousand calls are in flight at once to one actor, all are answered, each with
+/// its own reply, and neither side holds more memory than they need.
+#[test]
+fn ten_thousand_calls_in_flight_are_all_answered() {
+    each(LONG, here!(), &BACKENDS, &roomy(), async |runtime| {
+        const COUNT: u64 = 10_000;
+        let done = runtime.nursery(async |n| {
+            let worker = n.start("worker").await?;
+            let before = (resident(), worker.call(memory()).await?);
+            let calls = (0..COUNT).map(|i| worker.call(together(i, COUNT)).into_future());
+            let replies = try_join_all(calls).await?;
+            assert!(replies.into_iter().eq(0..COUNT));
+            let after = (resident(), worker.call(memory()).await?);
+            // 4 KiB a call on either side; a thread's are the same memory.
+            for (before, after) in [(before.0, after.0), (before.1, after.1)] {
+                let grown = after.saturating_sub(before);
+                assert!(grown < COUNT * 4096 * 2, "{grown} bytes more");
+            }
+            Ok(())
+        });
+        done.await.unwrap();
+        runtime.close().await;
+    });
+}
+
+/// A thousand actors on two cores that others use too may need a while to go.
+fn roomy() -> Config {
+    Config { handshake: LONG, ..Config::with_budget(BUDGET * 10) }
+}
+
+const LONG: Duration = Duration::from_secs(150);
