@@ -39,7 +39,7 @@ pub struct Config {
     /// How much may be queued on one channel before calls wait. Default 1 MiB.
     pub outbox_bytes: usize,
     /// The credit of a stream, in bytes, in each direction, unless its opener says otherwise.
-    /// Default 1 MiB, at least 1 KiB: what a stalled stream may hold, and enough that a sender on
+    /// Default 512 KiB, at least 1 KiB: what a stalled stream may hold, and enough that a sender on
     /// another core need not sleep before its reader has woken up.
     pub stream_credit: u64,
     /// How long who waits for a message looks for it again and again before it sleeps. Default 0:
@@ -93,7 +93,7 @@ impl Default for Config {
             exit_status_wait: Duration::from_millis(250),
             max_frame_bytes: 16 << 20,
             outbox_bytes: 1 << 20,
-            stream_credit: 1 << 20,
+            stream_credit: 512 << 10,
             busy_poll: Duration::ZERO,
             stderr_tail_lines: 20,
             max_depth: 64,
