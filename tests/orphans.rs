@@ -344,8 +344,9 @@ fn a_kill_at_each_moment_of_a_life_is_told_as_one() {
             Moment::Terminated,
         ] {
             let (mut landed, mut tries) = (false, 0);
-            // A birth is over in less than a millisecond: it may be missed.
-            while !landed && tries < 200 {
+            // A birth is over in less than a millisecond: it may be missed. Each look that comes too
+            // late costs its own bound.
+            while !landed && tries < 20 {
                 tries += 1;
                 let mut struck = None;
                 let down = runtime
