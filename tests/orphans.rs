@@ -7,8 +7,8 @@ use std::process::{Command, Stdio as StdStdio};
 use std::time::{Duration, Instant};
 
 use hatchery::{
-    CallError, Callee, Config, ContextError, Error, ExitStatus, FaultKind, Nothing, Portal, Step,
-    StreamError, nursery, nursery_with_report, shield,
+    CallError, Callee, Config, ContextError, Error, ExitStatus, FaultKind, Nothing, Portal,
+    Runtime, ScopeError, Step, StreamError, nursery, nursery_with_report, shield,
 };
 use hatchery_spawn::Pidfd;
 use hatchery_testkit::fault::{FORKSERVER, Fault, Missed, Moment, Tree, children_of};
@@ -328,10 +328,56 @@ fn a_killed_process_of_a_streaming_tree_takes_all_below_it_and_is_named() {
     isolate::run_test(here!(), HANG * 4, || kill_one_of_each_level("busy", true));
 }
 
+/// Starts `root/it`, lives with it until that moment and kills it; what the nursery said, and the
+/// strike.
+async fn strike_in_a_nursery(
+    runtime: &Runtime,
+    moment: Moment,
+) -> (Result<(), ScopeError>, Result<Pidfd, Missed>) {
+    let mut strike = tokio::spawn(at(moment, "root/it", "root/it", Fault::Kill));
+    let mut struck = None;
+    let down = runtime
+        .nursery(async |n| {
+            let missed = async {
+                let strike = struck.insert((&mut strike).await.unwrap());
+                if strike.is_ok() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                ended = live_until(&n, moment) => ended,
+                // What waits for the strike would wait for ever.
+                () = missed => Ok(()),
+            }
+        })
+        .await;
+    if struck.is_none() {
+        struck = Some(strike.await.unwrap());
+    }
+    (down, struck.unwrap())
+}
+
+async fn live_until(n: &hatchery::Nursery, moment: Moment) -> hatchery::Result<()> {
+    let it = n.start("it").await?;
+    match moment {
+        Moment::InStream => stream(&it).await,
+        Moment::CancelAcknowledged | Moment::Terminated => {
+            let late = it.call(stubborn()).within(Duration::from_millis(20)).await;
+            assert!(matches!(late, Err(CallError::Deadline(_))), "{late:?}");
+            it.cancel();
+            it.settled().await;
+            Ok(())
+        }
+        Moment::AtBirth => it.call(square(2)).await.map(|_| ()).map_err(Error::from),
+        Moment::BeforeFork | Moment::Ready | Moment::InCall => {
+            it.call(idle()).await.map(|_| ()).map_err(Error::from)
+        }
+    }
+}
+
 /// Scenario 48, C1, C4: SIGKILL of an actor at each named moment of its life: the nursery returns
 /// with its name and status, or with the error of its start, and nobody is left.
 #[test]
-#[ignore = "beside other tests its strike sometimes never comes, and the call that waits for it hangs: open"]
 fn a_kill_at_each_moment_of_a_life_is_told_as_one() {
     for_each(here!(), &PROCESSES[..1], async |runtime| {
         // The forkserver comes with the first actor.
@@ -349,31 +395,8 @@ fn a_kill_at_each_moment_of_a_life_is_told_as_one() {
             // late costs its own bound.
             while !landed && tries < 20 {
                 tries += 1;
-                let mut struck = None;
-                let down = runtime
-                    .nursery(async |n| {
-                        struck = Some(tokio::spawn(at(moment, "root/it", "root/it", Fault::Kill)));
-                        let it = n.start("it").await?;
-                        match moment {
-                            Moment::InStream => stream(&it).await,
-                            Moment::CancelAcknowledged | Moment::Terminated => {
-                                let late =
-                                    it.call(stubborn()).within(Duration::from_millis(20)).await;
-                                assert!(matches!(late, Err(CallError::Deadline(_))), "{late:?}");
-                                it.cancel();
-                                it.settled().await;
-                                Ok(())
-                            }
-                            Moment::AtBirth => {
-                                it.call(square(2)).await.map(|_| ()).map_err(Error::from)
-                            }
-                            Moment::BeforeFork | Moment::Ready | Moment::InCall => {
-                                it.call(idle()).await.map(|_| ()).map_err(Error::from)
-                            }
-                        }
-                    })
-                    .await;
-                match struck.unwrap().await.unwrap() {
+                let (down, struck) = strike_in_a_nursery(&runtime, moment).await;
+                match struck {
                     Ok(process) => {
                         assert!(process.wait_dead(GONE));
                         landed = true;

@@ -45,7 +45,7 @@ pub fn run_test(name: &str, bound: Duration, scenario: impl FnOnce()) {
 /// # Panics
 /// If the scenario does, or if it can't be started.
 pub fn observe(name: &str, bound: Duration, scenario: impl FnOnce()) -> Option<Verdict> {
-    let args = [filter(name), "--exact", "--nocapture", "--test-threads=1"];
+    let args = [filter(name), "--exact", "--nocapture", "--test-threads=1", "--include-ignored"];
     match role() {
         Role::Outside => Some(Isolated::new(bound).args(args).run().expect("the watcher starts")),
         Role::Watcher(bound) => watcher::watch(bound),

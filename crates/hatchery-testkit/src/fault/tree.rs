@@ -129,6 +129,16 @@ impl Tree {
         Ok(process)
     }
 
+    /// The same to one who may have shaken hands and not yet written down who it is.
+    fn hit_by(&self, until: Instant, path: &str, fault: Fault) -> Result<Pidfd, Missed> {
+        loop {
+            match self.hit(path, fault) {
+                Err(Missed::Nobody(_)) if Instant::now() < until => look_again(),
+                done => return done,
+            }
+        }
+    }
+
     /// Waits for a moment of the actor at `path`, at most `bound`, and does it to `whom`.
     ///
     /// For [`Moment::BeforeFork`] call it before the start is asked for, from another thread.
@@ -148,13 +158,14 @@ impl Tree {
         } else {
             None
         };
+        let until = Instant::now() + bound;
         let done = self.wait(moment, path, bound).and_then(|caught| match caught {
             Some(child) if whom == path => {
                 send(&child, fault)?;
                 Ok(child)
             }
             caught => {
-                let done = self.hit(whom, fault);
+                let done = self.hit_by(until, whom, fault);
                 if let Some(child) = caught {
                     // It is dead by now, perhaps.
                     let _gone = send(&child, Fault::Continue);
@@ -188,9 +199,7 @@ impl Tree {
             if Instant::now() >= until {
                 return Err(Missed::Moment { moment, path: path.to_owned(), bound });
             }
-            // What another process writes down is no event of this one.
-            #[allow(clippy::disallowed_methods, reason = "nobody tells")]
-            std::thread::sleep(LOOK_AGAIN);
+            look_again();
         }
     }
 
@@ -233,8 +242,14 @@ impl Tree {
     }
 }
 
-/// How often is looked: a moment of an actor's life may be as short as its handshake.
+/// A moment of an actor's life may be as short as its handshake.
 const LOOK_AGAIN: Duration = Duration::from_micros(100);
+
+/// What another process writes down is no event of this one.
+fn look_again() {
+    #[allow(clippy::disallowed_methods, reason = "nobody tells")]
+    std::thread::sleep(LOOK_AGAIN);
+}
 
 fn is_member(record: &Record, path: &str, state: State) -> bool {
     record.kind == Kind::Member && record.state == state && record.who == path
