@@ -218,7 +218,7 @@ fn an_error_is_rendered_with_one_line_an_actor_and_its_causes() {
 }
 
 /// Scenario 30, C2, C4: T(1,2), T(2,2), T(3,2), T(3,3) with every leaf in error: each leaf's error
-/// comes out once, by its path; each group holds what is below its actor; bounded.
+/// comes out once, by its path; the group mirrors the tree; bounded.
 #[test]
 fn every_leaf_in_error_comes_out_once_whatever_the_shape() {
     for_each(here!(), &BACKENDS, async |runtime| {
@@ -239,6 +239,7 @@ fn every_leaf_in_error_comes_out_once_whatever_the_shape() {
             leaves_of(error.fault(), &mut leaves);
             leaves.sort();
             assert_eq!(leaves, paths(levels, breadth), "{}", error.render());
+            assert_mirrors(error.fault(), levels, breadth);
             drop(gate);
         }
         runtime.close().await;
@@ -253,6 +254,22 @@ fn leaves_of(fault: &Fault, leaves: &mut Vec<String>) {
     for below in &fault.below {
         assert!(below.path == fault.path || below.path.is_below(&fault.path), "{}", fault.render());
         leaves_of(below, leaves);
+    }
+}
+
+/// Whether each actor of the tree stands as a group of those below it, whichever of them was
+/// cancelled before it could return its own.
+fn assert_mirrors(fault: &Fault, levels: u32, breadth: u32) {
+    if levels == 0 {
+        return;
+    }
+    assert_eq!(fault.kind, FaultKind::Group, "{}", fault.render());
+    let mut below: Vec<_> = fault.below.iter().map(|fault| fault.path.to_string()).collect();
+    below.sort();
+    let expected: Vec<_> = (0..breadth).map(|i| format!("{}/a{i}", fault.path)).collect();
+    assert_eq!(below, expected, "{}", fault.render());
+    for fault in &fault.below {
+        assert_mirrors(fault, levels - 1, breadth);
     }
 }
 

@@ -140,17 +140,23 @@ impl Actor {
         Ok(())
     }
 
-    /// A scope has finished; what nobody waited for is kept for the actor's own end.
-    pub(crate) fn close_scope(&self, scope: &Core, left: Option<(Vec<Fault>, Vec<ActorReport>)>) {
+    /// A scope has finished; what it reports is kept for the actor's own end.
+    pub(crate) fn close_scope(&self, scope: &Core, reports: &[ActorReport]) {
         {
             let mut inside = lock(&self.inside);
             inside.scopes.retain(|other| !std::ptr::eq(Arc::as_ptr(other), scope));
-            if let Some((faults, reports)) = left {
-                inside.faults.extend(faults);
-                inside.reports.extend(reports);
+            if self.parent.is_some() {
+                inside.reports.extend_from_slice(reports);
             }
         }
         self.busy.send_modify(|busy| *busy -= 1);
+    }
+
+    /// Keeps what a scope found and nobody waited for, as one that is waited for hands it up: what
+    /// was below this actor stands below it.
+    pub(crate) fn leave_behind(&self, faults: Vec<Fault>) {
+        let fault = Fault::group(fault_id(), self.path.clone(), faults);
+        lock(&self.inside).faults.extend(fault);
     }
 
     /// Takes what is to be told to the spawner at the end.

@@ -101,7 +101,7 @@ where
             return (Err(ScopeError { fault, report: Report::default() }), Report::default());
         }
     };
-    let waiting = Waiting { core: &core };
+    let mut waiting = Waiting { core: &core, heard: false };
     let value = {
         let mut body = caught(body(Nursery { core: core.clone() }));
         tokio::select! {
@@ -128,7 +128,7 @@ where
         }
     };
     let outcome = core.finished().await;
-    drop(waiting);
+    waiting.heard = true;
     let report = outcome.report.clone();
     (conclude(&actor, value, &outcome), report)
 }
@@ -164,11 +164,14 @@ fn cancelled_fault(actor: &Actor, reason: Reason) -> Fault {
 /// Dropped early, it leaves the scope to come down in the background.
 struct Waiting<'a> {
     core: &'a Arc<Core>,
+    heard: bool,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.core.unwaited();
+        if !self.heard {
+            self.core.unwaited();
+        }
     }
 }
 

@@ -47,8 +47,9 @@ pub(crate) struct Core {
     timer: Notify,
     /// Changed whenever an actor is over.
     over: watch::Sender<()>,
-    /// Nobody waits for the outcome any more: what it found goes to the actor's own end.
-    unwaited: AtomicBool,
+    /// Nobody waits for the outcome any more: what it found goes to the actor's own end. Locked
+    /// while the outcome is published, so that it is either waited for or handed on.
+    unwaited: Mutex<bool>,
     /// Whether the timer task runs; it starts with the first actor.
     ticking: AtomicBool,
 }
@@ -103,7 +104,7 @@ impl Core {
             finished: watch::channel(None).0,
             timer: Notify::new(),
             over: watch::channel(()).0,
-            unwaited: AtomicBool::new(false),
+            unwaited: Mutex::new(false),
             ticking: AtomicBool::new(false),
         });
         actor.open_scope(&core)?;
@@ -188,12 +189,17 @@ impl Core {
         }
     }
 
-    /// The nursery's future is gone. If it had its outcome this changes nothing.
+    /// The nursery's future is gone without having heard its outcome.
     pub(crate) fn unwaited(&self) {
-        if self.finished.borrow().is_some() {
-            return;
+        let outcome = {
+            let mut unwaited = lock(&self.unwaited);
+            *unwaited = true;
+            self.finished.borrow().clone()
+        };
+        if let Some(outcome) = outcome {
+            // It was on its way, and its report has been handed on.
+            return self.leave_behind(&outcome);
         }
-        self.unwaited.store(true, Ordering::SeqCst);
         let reason = Reason { by: self.actor.path.clone(), why: Why::Dropped };
         let left = self.actor.cancelling().map(|cancelling| {
             cancelling.until.saturating_duration_since(std::time::Instant::now())
@@ -597,21 +603,28 @@ impl Core {
 
     fn finish(&self, outcome: Option<Box<Outcome>>) {
         let Some(outcome) = outcome else { return };
-        let is_root = self.actor.parent.is_none();
-        let left = if self.unwaited.load(Ordering::SeqCst) {
-            if is_root {
-                for fault in &outcome.faults {
-                    tracing::warn!(%fault, "a nursery that nobody waited for came down with an error");
-                }
-            }
-            (outcome.faults.clone(), outcome.report.actors.clone())
-        } else {
-            (Vec::new(), outcome.report.actors.clone())
-        };
+        let outcome = Arc::new(*outcome);
         lock(&self.mind).lines.over();
-        self.finished.send_replace(Some(Arc::new(*outcome)));
+        let unwaited = {
+            let unwaited = lock(&self.unwaited);
+            self.finished.send_replace(Some(outcome.clone()));
+            *unwaited
+        };
         self.over.send_replace(());
-        self.actor.close_scope(self, (!is_root).then_some(left));
+        if unwaited {
+            self.leave_behind(&outcome);
+        }
+        self.actor.close_scope(self, &outcome.report.actors);
+    }
+
+    /// What was found is told at the actor's own end, if somebody is there to be told.
+    fn leave_behind(&self, outcome: &Outcome) {
+        if self.actor.parent.is_some() {
+            return self.actor.leave_behind(outcome.faults.clone());
+        }
+        for fault in &outcome.faults {
+            tracing::warn!(%fault, "a nursery that nobody waited for came down with an error");
+        }
     }
 
     /// Drives the machine's timers, on the supervisor, until all is over.
