@@ -219,43 +219,52 @@ fn a_start_without_fds_is_a_typed_error_and_a_later_one_succeeds() {
     });
 }
 
-/// Scenario 10: `fork` fails with EAGAIN: the same.
+/// Scenario 10, H26: `fork` fails with EAGAIN, and so does the start of a thread: the same.
 #[test]
 fn a_start_without_processes_is_a_typed_error_and_a_later_one_succeeds() {
     // Nothing is counted: who gave up its rights can't look at itself any more.
     hatchery_testkit::isolate::run_test(here!(), Duration::from_secs(60), || {
-        // The limit doesn't bind root; and it counts all processes of the user.
+        // The limit doesn't bind root; and it counts all processes and threads of the user.
         let nobody = 1_000_000 + std::process::id();
         nix::unistd::setgid(nobody.into()).unwrap();
         nix::unistd::setuid(nobody.into()).unwrap();
         nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NPROC, 16, 16).unwrap();
         let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         tokio.block_on(async {
-            let runtime = hatchery::Runtime::builder().signals(false).stdio(Stdio::Null);
-            let runtime = runtime.open().unwrap();
-            let done = runtime.nursery(async |n| {
-                let mut living = Vec::new();
-                let error = loop {
-                    match n.start(&format!("a{}", living.len())).await {
-                        Ok(actor) => living.push(actor),
-                        Err(error) => break error,
-                    }
-                    assert!(living.len() < 16);
-                };
-                let StartCause::Spawn(SpawnError::Call { call, cause, .. }) = &error.cause else {
-                    panic!("{error:?}")
-                };
-                assert_eq!((call.as_str(), cause.raw_os_error()), ("fork", Some(libc::EAGAIN)));
-                let gone = living.pop().expect("some are there");
-                gone.cancel();
-                gone.settled().await;
-                assert_eq!(living[0].call(add(1, 1)).await?, 2);
-                Ok(n.start("late").await?.call(add(1, 2)).await?)
-            });
-            assert_eq!(done.await.unwrap(), 3);
-            runtime.close().await;
+            for (backend, call) in
+                [(Backend::Forkserver, "fork"), (Backend::Thread, "pthread_create")]
+            {
+                starts_until_refused(backend, call).await;
+            }
         });
     });
+}
+
+/// Starts actors until there is no room, and one more when there is room again.
+async fn starts_until_refused(backend: Backend, refused: &str) {
+    let runtime = hatchery::Runtime::builder().backend(backend).signals(false);
+    let runtime = runtime.stdio(Stdio::Null).open().unwrap();
+    let done = runtime.nursery(async |n| {
+        let mut living = Vec::new();
+        let error = loop {
+            match n.start(&format!("a{}", living.len())).await {
+                Ok(actor) => living.push(actor),
+                Err(error) => break error,
+            }
+            assert!(living.len() < 16);
+        };
+        let StartCause::Spawn(SpawnError::Call { call, cause, .. }) = &error.cause else {
+            panic!("{error:?}")
+        };
+        assert_eq!((call.as_str(), cause.raw_os_error()), (refused, Some(libc::EAGAIN)));
+        let gone = living.pop().expect("some are there");
+        gone.cancel();
+        gone.settled().await;
+        assert_eq!(living[0].call(add(1, 1)).await?, 2);
+        Ok(n.start("late").await?.call(add(1, 2)).await?)
+    });
+    assert_eq!(done.await.unwrap(), 3);
+    runtime.close().await;
 }
 
 fn set_limit(pid: u32, what: &str, limits: &str) {

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_core::Stream;
-use hatchery::{Backend, Config, Error, FaultKind, Nursery, StartCause};
+use hatchery::{Backend, Config, Error, FaultKind, Nursery, Peer, StartCause, Stdio};
 use hatchery_spawn::Resource;
+use hatchery_testkit::fault;
 use hatchery_tests::{BACKENDS, PROCESSES, for_each, for_each_with, here};
 
 #[hatchery::function]
@@ -91,6 +92,47 @@ fn an_idle_tree_uses_no_cpu() {
             // A tick is 10 ms.
             let used = used() - before;
             assert!(used <= 3, "{used} ticks of three idle actors");
+            Ok(())
+        });
+        done.await.unwrap();
+        runtime.close().await;
+    });
+}
+
+/// Stays connected to the introduced actor for as long as it lives.
+#[hatchery::function]
+async fn stay(peer: Peer) -> Result<(), Error> {
+    let portal = peer.connect().await?;
+    portal.call(echo("1".to_owned())).await?;
+    std::mem::forget(portal);
+    Ok(())
+}
+
+/// H15: an end is an end: when an actor was killed whose output was relayed and that had a peer,
+/// nobody who held an end of it spins: not the root, nor the forkserver, nor the peer.
+#[test]
+fn the_ends_of_a_killed_actor_keep_nobody_busy() {
+    for_each(here!(), &PROCESSES, async |runtime| {
+        let done = runtime.nursery(async |n| {
+            let other = n.start("other").await?;
+            let peer = other.peer().await?;
+            let killed: Result<(), _> = hatchery::nursery(async |n| {
+                let one = n.actor("one").stderr(Stdio::Relay).start().await?;
+                one.call(stay(peer)).await?;
+                fault::sigkill(one.pid().unwrap()).unwrap();
+                std::future::pending().await
+            })
+            .await;
+            let killed = killed.unwrap_err();
+            assert!(matches!(killed.fault().kind, FaultKind::Died(_)), "{}", killed.render());
+            let server = runtime.forkserver_pid().unwrap();
+            let held = [std::process::id(), server, other.pid().unwrap()];
+            let before = held.map(ticks);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let after = held.map(ticks);
+            let used = [0, 1, 2].map(|at| after[at] - before[at]);
+            // Who spins uses a hundred, or its share of them.
+            assert!(used.iter().all(|&ticks| ticks <= 3), "root, forkserver, peer: {used:?}");
             Ok(())
         });
         done.await.unwrap();
