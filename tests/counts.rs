@@ -20,9 +20,10 @@ fn open(backend: Backend) -> Runtime {
     runtime.stdio(Stdio::Null).signals(false).open().unwrap()
 }
 
-/// C10: a portal that outlives its nursery, and a task that does, hold nothing of the tree.
+/// C10: a portal that outlives its nursery, and a task that does, hold nothing of the tree: no fd,
+/// no thread, no shared memory.
 #[test]
-fn a_portal_that_is_kept_holds_no_fd() {
+fn a_portal_that_is_kept_holds_nothing() {
     isolate::run_test(here!(), HANG * 3, || {
         isolate::block_on(async {
             for backend in BACKENDS {

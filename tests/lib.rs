@@ -133,14 +133,9 @@ pub fn within<F>(hang: Duration, backend: Backend, config: Config, scenario: imp
 where
     F: Future<Output = ()>,
 {
-    let build = || {
-        let mut builder = tokio::runtime::Builder::new_multi_thread();
-        builder.worker_threads(2).enable_all().build().expect("a tokio runtime")
-    };
-    // What tokio keeps for its signals is there from the first runtime of a process on.
-    drop(build());
     let before = Counts::now();
-    let tokio = build();
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let tokio = builder.worker_threads(2).enable_all().build().expect("a tokio runtime");
     tokio.block_on(async {
         let runtime = Runtime::builder().backend(backend).config(config).stdio(Stdio::Null);
         let runtime = runtime.signals(false).open().expect("a runtime");

@@ -7,7 +7,7 @@
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use hatchery_proto::board::{self, Happened, Kind, Record, State, What};
 use hatchery_spawn::SharedWords;
@@ -17,15 +17,26 @@ use crate::lock::lock;
 /// The board of a process. Its memory is there from the first word that is written.
 #[derive(Debug, Default)]
 pub(crate) struct Board {
-    memory: OnceLock<Option<Memory>>,
+    /// Written to by whoever reads the lock, for a few instructions; changed twice in its life.
+    memory: RwLock<Place>,
     actors: AtomicU32,
+}
+
+#[derive(Debug, Default)]
+enum Place {
+    /// Nothing was written yet.
+    #[default]
+    Unused,
+    Open(Memory),
+    /// The runtime is closed, or no memory could be had: nothing is written.
+    Closed,
 }
 
 #[derive(Debug)]
 struct Memory {
     words: SharedWords,
-    /// By this others find it, until the runtime is closed.
-    fd: Mutex<Option<OwnedFd>>,
+    /// By this others find it.
+    _fd: OwnedFd,
     /// Held for a few instructions, never over code of users.
     free: Mutex<Free>,
 }
@@ -38,36 +49,56 @@ struct Free {
 }
 
 impl Board {
-    /// Nobody finds it any more; what is still written is memory of our own.
+    /// Nobody finds it any more, and its memory is gone, whoever still holds a part of the tree
+    /// (C10).
     pub(crate) fn close(&self) {
-        if let Some(Some(memory)) = self.memory.get() {
-            lock(&memory.fd).take();
-        }
+        *self.memory.write().unwrap_or_else(PoisonError::into_inner) = Place::Closed;
     }
 
     /// Notes that something happened.
     fn happened(&self, actor: u32, what: What, who: &str) {
-        let Some(memory) = self.memory() else { return };
-        let number = memory.words[board::COUNT_AT].fetch_add(1, Ordering::Relaxed);
-        let place = usize::try_from(number).unwrap_or(0) % board::EVENTS;
-        let at = board::EVENTS_AT + place * board::EVENT_WORDS;
-        let words = Happened::encode(now(), actor, what, who);
-        memory.write(at, number * 2 + 2, &words);
+        self.with(|memory| {
+            let number = memory.words[board::COUNT_AT].fetch_add(1, Ordering::Relaxed);
+            let place = usize::try_from(number).unwrap_or(0) % board::EVENTS;
+            let at = board::EVENTS_AT + place * board::EVENT_WORDS;
+            let words = Happened::encode(now(), actor, what, who);
+            memory.write(at, number * 2 + 2, &words);
+        });
     }
 
     /// Writes a record down until the entry is dropped.
     fn enter(self: &Arc<Self>, mut record: Record<&str>) -> Entry {
-        let slot = self.memory().and_then(Memory::take);
-        let entry = Entry { board: self.clone(), slot };
-        if let Some((memory, at)) = entry.place() {
+        let slot = self.with(|memory| {
+            let slot = memory.take()?;
+            let at = Memory::at(slot);
             record.since = now();
             memory.write(at, memory.count(at) + 2, &record.encode());
-        }
-        entry
+            Some(slot)
+        });
+        Entry { board: self.clone(), slot: slot.flatten() }
     }
 
-    fn memory(&self) -> Option<&Memory> {
-        self.memory.get_or_init(|| Memory::new().ok()).as_ref()
+    fn with<T>(&self, write: impl FnOnce(&Memory) -> T) -> Option<T> {
+        let place = self.memory.read().unwrap_or_else(PoisonError::into_inner);
+        match &*place {
+            Place::Open(memory) => Some(write(memory)),
+            Place::Closed => None,
+            Place::Unused => {
+                drop(place);
+                self.open();
+                match &*self.memory.read().unwrap_or_else(PoisonError::into_inner) {
+                    Place::Open(memory) => Some(write(memory)),
+                    Place::Closed | Place::Unused => None,
+                }
+            }
+        }
+    }
+
+    fn open(&self) {
+        let mut place = self.memory.write().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*place, Place::Unused) {
+            *place = Memory::new().map_or(Place::Closed, Place::Open);
+        }
     }
 }
 
@@ -77,7 +108,7 @@ impl Memory {
         let (words, fd) = SharedWords::new(board::NAME, count)?;
         words[board::PID_AT].store(u64::from(std::process::id()), Ordering::Relaxed);
         words[board::MAGIC_AT].store(board::MAGIC, Ordering::Release);
-        Ok(Self { words, fd: Mutex::new(Some(fd)), free: Mutex::default() })
+        Ok(Self { words, _fd: fd, free: Mutex::default() })
     }
 
     /// A slot for a record.
@@ -93,6 +124,11 @@ impl Memory {
         free.next += 1;
         self.words[board::HIGH_AT].store(free.next as u64, Ordering::Relaxed);
         Some(free.next - 1)
+    }
+
+    /// Where a slot begins.
+    fn at(slot: usize) -> usize {
+        board::SLOTS_AT + slot * board::SLOT_WORDS
     }
 
     /// The count that leads a record; only who has the slot changes it.
@@ -148,25 +184,25 @@ impl Entry {
     /// It is in this state from now on; `until` is when the time for it is over, `count` what the
     /// record's kind counts.
     pub(crate) fn set(&self, state: State, until: Option<u64>, count: u32) {
-        let Some((memory, at)) = self.place() else { return };
-        let mut words: [u64; board::SLOT_WORDS] =
-            std::array::from_fn(|word| memory.words[at + word].load(Ordering::Relaxed));
-        board::update(&mut words, state, now(), until, count);
-        memory.write(at, memory.count(at) + 2, &words);
-    }
-
-    fn place(&self) -> Option<(&Memory, usize)> {
-        let slot = self.slot?;
-        Some((self.board.memory()?, board::SLOTS_AT + slot * board::SLOT_WORDS))
+        let Some(at) = self.slot.map(Memory::at) else { return };
+        self.board.with(|memory| {
+            let mut words: [u64; board::SLOT_WORDS] =
+                std::array::from_fn(|word| memory.words[at + word].load(Ordering::Relaxed));
+            board::update(&mut words, state, now(), until, count);
+            memory.write(at, memory.count(at) + 2, &words);
+        });
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let Some((memory, at)) = self.place() else { return };
-        // The second word says that it is free.
-        memory.write(at, memory.count(at) + 2, &[0, 0]);
-        lock(&memory.free).used_before.extend(self.slot);
+        let Some(slot) = self.slot else { return };
+        self.board.with(|memory| {
+            let at = Memory::at(slot);
+            // The second word says that it is free.
+            memory.write(at, memory.count(at) + 2, &[0, 0]);
+            lock(&memory.free).used_before.push(slot);
+        });
     }
 }
 

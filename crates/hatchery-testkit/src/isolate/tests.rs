@@ -64,6 +64,28 @@ fn a_scenario_that_hangs_is_dumped_and_killed_at_its_bound() {
     );
 }
 
+/// What those have started becomes the watcher's once they are killed, and is killed too.
+#[test]
+fn what_is_below_a_leftover_goes_with_it() {
+    judge(
+        "what_is_below_a_leftover_goes_with_it",
+        LONG,
+        || {
+            let script = ["-c", "sleep 1000 & echo $!; wait"];
+            let (mut echoed, theirs) = io::pipe().unwrap();
+            // Nobody waits for it: the watcher reaps what its end leaves.
+            let _shell = Command::new("sh").args(script).stdout(theirs).spawn().unwrap().id();
+            let mut pid = [0; 16];
+            let length = echoed.read(&mut pid).unwrap();
+            say(std::str::from_utf8(&pid[..length]).unwrap().trim()).unwrap();
+        },
+        |verdict| {
+            assert_eq!((verdict.end, verdict.left.len()), (End::Code(0), 1), "{verdict}");
+            assert!(is_gone(verdict.said.parse().unwrap()));
+        },
+    );
+}
+
 #[test]
 fn processes_that_outlive_a_scenario_are_named_and_killed() {
     judge(

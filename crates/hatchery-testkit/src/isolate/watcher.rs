@@ -154,13 +154,16 @@ fn left(was_killed: bool) -> io::Result<Vec<Process>> {
 fn sweep() -> io::Result<()> {
     let until = Instant::now() + SWEEP;
     while reap_the_dead()? {
-        for pid in counts::children().into_keys() {
-            // Nobody but us reaps them, so each number is still its own.
-            if let Ok(child) = Pidfd::open(pid) {
-                let _zombie = child.send_signal(Signal::SIGKILL as i32);
-            }
+        // Nobody but us reaps them, so each number is still its own.
+        let children = counts::children().into_keys().filter_map(|pid| Pidfd::open(pid).ok());
+        let killed: Vec<Pidfd> = children.collect();
+        for child in &killed {
+            let _zombie = child.send_signal(Signal::SIGKILL as i32);
         }
-        wait_for_children(until)?;
+        // For these only: what was theirs is ours now, and must be killed first.
+        for child in &killed {
+            let _late = child.wait_dead(until.saturating_duration_since(Instant::now()));
+        }
         if Instant::now() >= until {
             return Err(io::Error::other("killed processes don't end"));
         }
@@ -193,8 +196,7 @@ fn reap_the_dead() -> io::Result<bool> {
 }
 
 fn files(dir: &Path) -> Vec<String> {
-    let found = counts::Counts::with_files_of(Some(dir)).files;
-    found
+    counts::files(dir)
         .into_keys()
         .filter_map(|path| Some(path.strip_prefix(dir).ok()?.display().to_string()))
         .collect()
