@@ -121,7 +121,8 @@ async fn many(extent: Extent, place: Place, flight: usize) -> Outcome {
     Ok(())
 }
 
-async fn in_flight(actor: &Portal, flight: usize, rounds: usize) -> Outcome<Samples> {
+/// Latencies of that many callers, each calling again as soon as it has its answer.
+pub(crate) async fn in_flight(actor: &Portal, flight: usize, rounds: usize) -> Outcome<Samples> {
     let mut callers = JoinSet::new();
     for _ in 0..flight {
         let actor = actor.clone();

@@ -56,7 +56,7 @@ enum Part {
     Stuck,
     /// What a tree burns that does nothing.
     Idle,
-    /// What people would use instead; of the registry's crates none yet.
+    /// What people would use instead; the registry's crates with `--features peers`.
     Peers,
     /// Instructions of the hot paths, beside those that were accepted.
     Instructions,
@@ -69,7 +69,7 @@ enum Part {
 impl Part {
     /// Only run when it is named.
     fn is_long(self) -> bool {
-        matches!(self, Self::Builds | Self::Deaths | Self::Instructions | Self::Peers)
+        matches!(self, Self::Builds | Self::Deaths)
     }
 }
 
@@ -85,6 +85,9 @@ enum Inside {
     Hot,
     /// A T(3,3) that only stands there.
     Hold,
+    /// The other side of a channel of `ipc-channel`.
+    #[cfg(feature = "peers")]
+    IpcEcho { server: String },
     /// 25 stuck actors.
     Stuck { backend: Backend },
     /// One case of the matrix.
@@ -113,6 +116,8 @@ pub(crate) fn run() -> Outcome {
         Some(Inside::Part { part }) => measure(part, extent),
         Some(Inside::Worker { mode, place }) => mode.run(place),
         Some(Inside::Hot) => crate::hot::run(),
+        #[cfg(feature = "peers")]
+        Some(Inside::IpcEcho { server }) => crate::peers::ipc_channel::echo(server),
         Some(Inside::Hold) => crate::deaths::hold(),
         Some(Inside::Stuck { backend }) => crate::deaths::stuck_root(backend.name()),
         Some(Inside::Case { backend, depth, breadth, trigger }) => {

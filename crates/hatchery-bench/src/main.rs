@@ -37,5 +37,8 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 type Outcome<T = ()> = Result<T, Failure>;
 
 fn main() -> Outcome {
+    // It runs its children from here.
+    #[cfg(feature = "peers")]
+    procspawn::init();
     cli::run()
 }

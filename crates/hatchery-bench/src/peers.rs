@@ -1,150 +1,175 @@
-//! What people would use instead, at the same work: a start until its first reply of 64 bytes, and
-//! round trips of 64 bytes. A peer that is not there is missing, never zero.
+//! What people would use instead, at the same work and in turn with it: a start until its first
+//! reply of 64 bytes, round trips of 64 bytes, and as many calls as 64 callers get done. A peer
+//! that is not there is missing by its name, never zero.
 
-use std::process::{Command, Stdio};
-
-use crate::calls::echo;
+use crate::Outcome;
 use crate::cli::Extent;
-use crate::figures::Samples;
-use crate::payload::Block;
+use crate::figures::{Samples, Turns};
 use crate::pin::Place;
-use crate::report::{Row, Unit};
-use crate::{Outcome, starts, tree};
+use crate::report::{Goal, Row, Unit};
 
-/// What a peer can be measured at.
-#[derive(Default)]
-pub(crate) struct Peer {
-    pub(crate) starts: Option<Samples>,
-    pub(crate) calls: Option<Samples>,
-    pub(crate) note: String,
+#[cfg(feature = "peers")]
+pub(crate) mod ipc_channel;
+#[cfg(feature = "peers")]
+mod kameo;
+mod ours;
+#[cfg(feature = "peers")]
+mod procspawn;
+mod python;
+#[cfg(feature = "peers")]
+mod ractor;
+#[cfg(feature = "peers")]
+mod tokio_process;
+
+/// What is done by each of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    /// From a start to the first reply; what was started is ended again, unmeasured.
+    Starts,
+    /// One round trip after another.
+    Calls,
+    /// Calls a second, with [`FLIGHT`] callers.
+    Rate,
 }
 
-impl Peer {
-    pub(crate) fn missing(why: &str) -> Self {
-        Self { note: format!("missing: {why}"), ..Self::default() }
-    }
-
-    fn tell(&self, name: &str) {
-        for (what, samples) in
-            [("start to first reply", &self.starts), ("round trip of 64 bytes", &self.calls)]
-        {
-            let row = Row::new("peers", format!("{what}: {name}"), Unit::Seconds);
-            match samples {
-                Some(samples) => row.alone(samples).note(&*self.note).tell(),
-                None if self.note.is_empty() => {}
-                None => row.note(&*self.note).tell(),
-            }
+impl Work {
+    fn name(self) -> String {
+        match self {
+            Self::Starts => "start to first reply".to_owned(),
+            Self::Calls => "round trip of 64 bytes".to_owned(),
+            Self::Rate => format!("calls, {FLIGHT} in flight"),
         }
     }
+
+    fn unit(self) -> Unit {
+        match self {
+            Self::Starts | Self::Calls => Unit::Seconds,
+            Self::Rate => Unit::PerSecond,
+        }
+    }
+
+    /// How many of it make a turn; what takes milliseconds is done less often.
+    fn count(self, extent: Extent, is_slow: bool) -> usize {
+        match (self, is_slow) {
+            (Self::Starts, true) => extent.pick(5, 20),
+            (Self::Starts, false) => extent.pick(10, 100),
+            (Self::Calls, _) => extent.pick(100, 1000),
+            (Self::Rate, _) => extent.pick(20, 100),
+        }
+    }
+}
+
+/// One of those that are measured.
+struct Peer {
+    name: &'static str,
+    /// What it can do.
+    does: &'static [Work],
+    /// Whether it starts a new image.
+    is_slow: bool,
+    /// Hatchery's start is to take this part of its own, if any.
+    goal: Option<f64>,
+    take: fn(Work, usize) -> Outcome<Samples>,
 }
 
 pub(crate) fn measure(extent: Extent) -> Outcome {
     Place::One.here()?;
-    // In turn, so that all see the same machine.
-    let mut all: Vec<(&str, Peer)> = Vec::new();
-    for _ in 0..extent.pick(1, 5) {
-        for (name, peer) in
-            [("hatchery", ours(extent)?), ("python multiprocessing, forkserver", python(extent)?)]
-                .into_iter()
-                .chain(registry())
-        {
-            match all.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, known)) => known.add(&peer),
-                None => all.push((name, peer)),
-            }
+    for peer in peers() {
+        for &work in peer.does {
+            in_turn(&peer, work, extent)?;
         }
-    }
-    for (name, peer) in all {
-        peer.tell(name);
     }
     Ok(())
 }
 
-impl Peer {
-    fn add(&mut self, more: &Self) {
-        for (own, more) in [(&mut self.starts, &more.starts), (&mut self.calls, &more.calls)] {
-            if let (Some(own), Some(more)) = (own, more) {
-                own.append(more);
+/// A peer that fails is told as such: the others are measured all the same.
+fn in_turn(peer: &Peer, work: Work, extent: Extent) -> Outcome {
+    let count = work.count(extent, peer.is_slow);
+    let mut turns = Turns::default();
+    for turn in 0..=extent.pick(1, 7) {
+        let theirs = match (peer.take)(work, count) {
+            Ok(theirs) => theirs,
+            Err(error) => {
+                missing(peer.name, work, &error.to_string());
+                return Ok(());
             }
+        };
+        let ours = ours::on_forkserver(work, work.count(extent, false))?;
+        // The first warms both up.
+        if turn > 0 {
+            turns.turn(&theirs, &ours);
         }
     }
+    let row = Row::new("peers", work.name(), work.unit()).beside(peer.name, &turns);
+    let goal = peer.goal.filter(|_| work == Work::Starts);
+    goal.map_or(row.clone(), |goal| row.goal(Goal::RatioAtMost(goal))).tell();
+    Ok(())
 }
 
-fn ours(extent: Extent) -> Outcome<Peer> {
-    let starts = tree::on_tokio(starts::some(extent.pick(10, 100), || Ok(())))?;
-    let calls = tree::on_tokio(tree::with_actor(Place::One, async |actor| {
-        let mut samples = Samples::default();
-        for _ in 0..extent.pick(100, 2000) {
-            let began = std::time::Instant::now();
-            actor.call(echo(Block([7; 64]))).await?;
-            samples.span(began.elapsed());
-        }
-        Ok(samples)
-    }))?;
-    Ok(Peer { starts: Some(starts), calls: Some(calls), note: String::new() })
+fn missing(name: &str, work: Work, why: &str) {
+    let mut row = Row::new("peers", work.name(), work.unit());
+    name.clone_into(&mut row.beside);
+    row.note(format!("{name} is missing: {why}")).tell();
 }
 
-/// Python measures itself and prints seconds, a start or a round trip a line.
-fn python(extent: Extent) -> Outcome<Peer> {
-    let dir = std::env::temp_dir();
-    let file = dir.join(format!("hatchery-bench-{}.py", std::process::id()));
-    std::fs::write(&file, PYTHON)?;
-    let counts = [extent.pick(5, 30), extent.pick(100, 2000)].map(|count: u32| count.to_string());
-    let output = Command::new("python3").arg(&file).args(counts).stdin(Stdio::null()).output();
-    std::fs::remove_file(&file)?;
-    let Ok(output) = output else { return Ok(Peer::missing("there is no python3")) };
-    if !output.status.success() {
-        return Ok(Peer::missing("python3 failed"));
-    }
-    let (mut starts, mut calls) = (Samples::default(), Samples::default());
-    for line in String::from_utf8(output.stdout)?.lines() {
-        match line.split_once(' ') {
-            Some(("start", span)) => starts.push(span.parse()?),
-            Some(("call", span)) => calls.push(span.parse()?),
-            _ => return Err(format!("python said `{line}`").into()),
-        }
-    }
-    Ok(Peer { starts: Some(starts), calls: Some(calls), note: String::new() })
+const ALL: &[Work] = &[Work::Starts, Work::Calls, Work::Rate];
+const ONE_AT_A_TIME: &[Work] = &[Work::Starts, Work::Calls];
+
+/// Hatchery starts an actor in a fifth of the time of those that start an image.
+const A_FIFTH: f64 = 0.2;
+
+fn peers() -> Vec<Peer> {
+    let mut all = vec![
+        Peer {
+            name: "hatchery on threads",
+            does: ALL,
+            is_slow: false,
+            goal: None,
+            take: ours::on_threads,
+        },
+        Peer {
+            name: "python multiprocessing, forkserver",
+            does: ONE_AT_A_TIME,
+            is_slow: true,
+            goal: None,
+            take: python::take,
+        },
+    ];
+    all.extend(registry());
+    all
 }
-
-const PYTHON: &str = r#"
-import multiprocessing, sys, time
-
-def echo(pipe):
-    while True:
-        try:
-            pipe.send_bytes(pipe.recv_bytes())
-        except EOFError:
-            return
-
-def main(starts, calls):
-    how = multiprocessing.get_context("forkserver")
-    message = b"7" * 64
-    for i in range(starts + 1):
-        began = time.perf_counter()
-        ours, theirs = how.Pipe()
-        child = how.Process(target=echo, args=(theirs,))
-        child.start()
-        theirs.close()
-        ours.send_bytes(message)
-        ours.recv_bytes()
-        if i > 0:
-            print("start", time.perf_counter() - began)
-        if i == starts:
-            for _ in range(calls):
-                began = time.perf_counter()
-                ours.send_bytes(message)
-                ours.recv_bytes()
-                print("call", time.perf_counter() - began)
-        ours.close()
-        child.join()
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
-"#;
 
 /// Those of the registry.
-fn registry() -> Vec<(&'static str, Peer)> {
-    let names = ["tokio::process", "procspawn", "ipc-channel", "ractor", "kameo"];
-    names.map(|name| (name, Peer::missing("not built in"))).into()
+#[cfg(feature = "peers")]
+fn registry() -> [Peer; 5] {
+    let image = |name, goal, take| Peer { name, does: ONE_AT_A_TIME, is_slow: true, goal, take };
+    let in_process = |name, take| Peer { name, does: ALL, is_slow: false, goal: None, take };
+    [
+        image("tokio::process", Some(A_FIFTH), tokio_process::take),
+        image("procspawn", Some(A_FIFTH), procspawn::take),
+        image("ipc-channel", None, ipc_channel::take),
+        in_process("ractor, in process", ractor::take),
+        in_process("kameo, in process", kameo::take),
+    ]
 }
+
+/// They aren't built unless somebody asks for them.
+#[cfg(not(feature = "peers"))]
+fn registry() -> [Peer; 5] {
+    let absent = |name, goal| Peer {
+        name,
+        does: &[Work::Starts],
+        is_slow: true,
+        goal,
+        take: |_, _| Err("not built in: build with `--features peers`".into()),
+    };
+    [
+        absent("tokio::process", Some(A_FIFTH)),
+        absent("procspawn", Some(A_FIFTH)),
+        absent("ipc-channel", None),
+        absent("ractor, in process", None),
+        absent("kameo, in process", None),
+    ]
+}
+
+/// Callers at once where a rate is measured.
+const FLIGHT: usize = 64;

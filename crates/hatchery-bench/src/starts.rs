@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use hatchery::{Backend, Nursery, Runtime, Stdio};
+use hatchery::{Backend, Builder, Nursery, Runtime, Stdio};
 
 use crate::calls::echo;
 use crate::cli::Extent;
@@ -64,7 +64,16 @@ async fn in_turn(
 
 /// Starts, asks and ends that many in a runtime of their own; `first` happens when it is open.
 pub(crate) async fn some(count: usize, first: impl FnOnce() -> Outcome) -> Outcome<Samples> {
-    let runtime = Runtime::builder().stdio(Stdio::Null).signals(false).open()?;
+    some_in(Runtime::builder().stdio(Stdio::Null).signals(false), count, first).await
+}
+
+/// The same in such a runtime.
+pub(crate) async fn some_in(
+    runtime: Builder,
+    count: usize,
+    first: impl FnOnce() -> Outcome,
+) -> Outcome<Samples> {
+    let runtime = runtime.open()?;
     first()?;
     let mut samples = Samples::default();
     runtime

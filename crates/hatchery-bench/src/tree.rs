@@ -1,6 +1,6 @@
 //! One runtime, one actor, on the cores where they belong.
 
-use hatchery::{Error, Portal, Runtime, Stdio};
+use hatchery::{Builder, Error, Portal, Runtime, Stdio};
 
 use crate::pin::Place;
 use crate::{Failure, Outcome};
@@ -15,7 +15,16 @@ pub(crate) async fn with_actor<T>(
     place: Place,
     body: impl AsyncFnOnce(Portal) -> Outcome<T>,
 ) -> Outcome<T> {
-    let runtime = Runtime::builder().stdio(Stdio::Null).signals(false).open()?;
+    with_actor_in(Runtime::builder().stdio(Stdio::Null).signals(false), place, body).await
+}
+
+/// The same in such a runtime.
+pub(crate) async fn with_actor_in<T>(
+    runtime: Builder,
+    place: Place,
+    body: impl AsyncFnOnce(Portal) -> Outcome<T>,
+) -> Outcome<T> {
+    let runtime = runtime.open()?;
     let done = runtime
         .nursery(async |n| {
             let actor = n.start("a").await?;
