@@ -3,13 +3,18 @@
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
 use std::io::{Read as _, Write as _};
+use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio as Std};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use hatchery::{CallError, Error, Runtime, Stdio};
-use hatchery_spawn::Pidfd;
+use hatchery::{Backend, CallError, Error, FaultKind, Runtime, StartCause, StartError, Stdio};
+use hatchery_spawn::{Pidfd, SpawnError};
+use hatchery_testkit::counts::Counts;
 use hatchery_testkit::isolate;
-use hatchery_tests::{HANG, PROCESSES, for_each, here};
+use hatchery_tests::{BUDGET, HANG, PROCESSES, SLACK, for_each, here};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe::Receiver;
+use tokio::task::JoinHandle;
 
 /// Writes a line on both outputs, a long one, and something that is no line.
 #[hatchery::function]
@@ -173,6 +178,185 @@ fn each_output_of_each_actor_may_be_another() {
     assert!(out.contains("out first\n") && !out.contains("[root/one]"), "{out}");
     assert!(err.lines().any(|line| line == "[root/one] err first"), "no relayed line");
     assert!(!out.contains("second") && !err.contains("second"), "{out}");
+}
+
+/// Lines on both outputs, as many as were asked for.
+#[hatchery::function]
+async fn lines(count: u32) {
+    for i in 0..count {
+        println!("out {i}");
+        eprintln!("err {i}");
+    }
+    std::io::stdout().flush().unwrap();
+}
+
+/// All that comes through a piped output, to its end.
+fn read_all(end: OwnedFd) -> JoinHandle<String> {
+    tokio::spawn(async move {
+        let mut text = String::new();
+        let mut pipe = Receiver::from_owned_fd(end).unwrap();
+        pipe.read_to_string(&mut text).await.unwrap();
+        text
+    })
+}
+
+fn expected(word: &str, count: u32) -> String {
+    (0..count).map(|i| format!("{word} {i}\n")).collect()
+}
+
+/// Scenario 60: piped, each output alone and both, more than a pipe holds; to its end, after the
+/// actor's.
+#[test]
+fn piped_output_is_the_spawners_to_read() {
+    const COUNT: u32 = 20_000;
+    for_each(here!(), &PROCESSES, async |runtime| {
+        for (out, err) in [(true, false), (false, true), (true, true)] {
+            let which = |piped| if piped { Stdio::Piped } else { Stdio::Null };
+            let done = runtime.nursery(async |n| {
+                let noisy = n.actor("noisy").stdout(which(out)).stderr(which(err));
+                let noisy = noisy.start().await?;
+                let (stdout, stderr) = (noisy.take_stdout(), noisy.take_stderr());
+                assert_eq!((stdout.is_some(), stderr.is_some()), (out, err));
+                assert!(noisy.take_stdout().is_none() && noisy.take_stderr().is_none());
+                let (stdout, stderr) = (stdout.map(read_all), stderr.map(read_all));
+                noisy.call(lines(COUNT)).await?;
+                Ok([(stdout, "out"), (stderr, "err")])
+            });
+            for (reader, word) in done.await.unwrap() {
+                if let Some(reader) = reader {
+                    assert!(reader.await.unwrap() == expected(word, COUNT), "{word}");
+                }
+            }
+        }
+        runtime.close().await;
+    });
+}
+
+/// C10: a piped output that nobody takes is closed when its actor has settled, not later, and not
+/// with the portal.
+#[test]
+fn a_pipe_that_nobody_takes_goes_with_its_actor() {
+    for_each(here!(), &PROCESSES, async |runtime| {
+        let mut before = None;
+        for _ in 0..50 {
+            let done = runtime.nursery(async |n| {
+                let noisy = n.actor("noisy").stdout(Stdio::Piped).stderr(Stdio::Piped);
+                let noisy = noisy.start().await?;
+                noisy.call(lines(3)).await?;
+                Ok(noisy)
+            });
+            let kept = done.await.unwrap();
+            let now = Counts::now();
+            // The forkserver came with the first one.
+            let left = now.difference(before.get_or_insert_with(|| now.clone()));
+            assert_eq!(left.unwrap_or_default().fds, [""; 0]);
+            assert!(kept.take_stdout().is_none());
+        }
+        runtime.close().await;
+    });
+}
+
+/// C8, C2: a pipe that nobody reads, taken or not, holds up the one that writes to it and nobody
+/// else; it is ended by force inside the budget.
+#[test]
+fn a_pipe_that_nobody_reads_holds_up_its_writer_alone() {
+    for_each(here!(), &PROCESSES, async |runtime| {
+        for taken in [false, true] {
+            let at = Instant::now();
+            let down = runtime.nursery(async |_| {
+                let scope = hatchery::nursery_with_report(async |n| {
+                    let noisy = n.actor("noisy").stderr(Stdio::Piped).start().await?;
+                    let quiet = n.start("quiet").await?;
+                    let end = if taken { noisy.take_stderr() } else { None };
+                    let stuck = noisy.call(flood()).within(Duration::from_millis(100)).await;
+                    assert!(matches!(stuck, Err(CallError::Deadline(_))), "{stuck:?}");
+                    assert_eq!(quiet.call(stdin()).await?.1, 0);
+                    Ok(end)
+                });
+                Ok(scope.await)
+            });
+            let (done, report) = down.await.unwrap();
+            let forced: Vec<_> = report.forced().iter().map(|one| one.path.to_string()).collect();
+            assert_eq!(forced, ["root/noisy"], "{report}");
+            // That it was forced is told, and is no error of what it was to do.
+            drop(done);
+            assert!(at.elapsed() < BUDGET + SLACK, "{:?}", at.elapsed());
+        }
+        runtime.close().await;
+    });
+}
+
+fn is_refused(fault: &hatchery::Fault) -> bool {
+    fault.kind == FaultKind::Refused && fault.message.contains("can't do piped output")
+}
+
+/// Scenario 60, C14: who can't have a pipe says so by a typed error: a thread, and a one-shot actor;
+/// also if it is the default of the tree. Nothing is left of it.
+#[test]
+fn who_can_not_have_a_pipe_says_so() {
+    isolate::run_test(here!(), HANG * 3, || {
+        isolate::block_on(async {
+            let before = Counts::now();
+            let runtime = Runtime::builder().stdio(Stdio::Piped).signals(false).open().unwrap();
+            let done = runtime.nursery(async |n| {
+                let null = |name| n.actor(name).stdout(Stdio::Null).stderr(Stdio::Null);
+                let thread = |name| null(name).backend(Backend::Thread);
+                let error = thread("a").stderr(Stdio::Piped).start().await.unwrap_err();
+                let unsupported = |error: &StartError| {
+                    let StartCause::Spawn(cause) = &error.cause else { return false };
+                    matches!(cause, SpawnError::Unsupported { backend: "thread", .. })
+                };
+                assert!(unsupported(&error) && is_refused(error.fault()), "{error:?}");
+                let error = n.actor("a").backend(Backend::Thread).start().await.unwrap_err();
+                assert!(unsupported(&error), "{error:?}");
+                // The name is free, and who doesn't want a pipe is started.
+                thread("a").start().await?;
+                null("b").run(lines(1)).await?;
+                n.run("c", lines(1)).await?;
+                Ok(())
+            });
+            let error = done.await.unwrap_err();
+            let [fault] = error.faults() else { panic!("{}", error.render()) };
+            assert!(is_refused(fault) && fault.message.contains("one-shot"), "{}", error.render());
+            runtime.close().await;
+            assert_eq!(Counts::now().difference(&before).unwrap_or_default().fds, [""; 0]);
+        });
+    });
+}
+
+/// Scenario 60: as the default of the tree it goes down with it: every spawner has its actors'.
+#[test]
+fn a_piped_tree_is_read_level_by_level() {
+    #[hatchery::function]
+    async fn read_below() -> Result<String, Error> {
+        let read = hatchery::nursery(async |n| {
+            let low = n.start("low").await?;
+            let text = low.take_stdout().map(read_all);
+            low.call(lines(3)).await?;
+            low.cancel();
+            match text {
+                Some(text) => Ok(text.await.unwrap()),
+                None => Err(Error::msg("no pipe")),
+            }
+        });
+        Ok(read.await?)
+    }
+    isolate::run_test(here!(), HANG * 3, || {
+        isolate::block_on(async {
+            for backend in PROCESSES {
+                let builder = Runtime::builder().backend(backend).stdio(Stdio::Piped);
+                let runtime = builder.signals(false).open().unwrap();
+                let done = runtime.nursery(async |n| {
+                    let one = n.start("one").await?;
+                    let text = one.call(read_below()).await?;
+                    assert_eq!(text, expected("out", 3));
+                    Ok(())
+                });
+                done.await.unwrap();
+                runtime.close().await;
+            }
+        });
+    });
 }
 
 /// Scenario 59, C8, H5: fifteen actors write a MiB each to a stderr that nobody reads, or whose

@@ -1,6 +1,7 @@
 //! The handle to one actor: call its functions, cancel it.
 
 use std::future::{Future, IntoFuture};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +40,37 @@ impl Portal {
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.link.pid()
+    }
+
+    /// The reading end of the actor's stdout, if that is [`Stdio::Piped`](crate::Stdio::Piped).
+    /// Once, and while the actor lives: what nobody took is closed when it has settled, what was
+    /// taken stays and can be read to its end.
+    ///
+    /// ```no_run
+    /// # use hatchery::{Error, Nursery, Stdio};
+    /// use tokio::io::AsyncReadExt;
+    /// use tokio::net::unix::pipe::Receiver;
+    ///
+    /// # async fn example(n: Nursery) -> Result<(), Error> {
+    /// let actor = n.actor("noisy").stdout(Stdio::Piped).start().await?;
+    /// if let Some(end) = actor.take_stdout() {
+    ///     let mut stdout = Receiver::from_owned_fd(end)?;
+    ///     tokio::spawn(async move {
+    ///         let mut text = String::new();
+    ///         stdout.read_to_string(&mut text).await
+    ///     });
+    /// }
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn take_stdout(&self) -> Option<OwnedFd> {
+        self.core.pipe(self.id, |pipes| pipes.stdout.take())
+    }
+
+    /// The same of its stderr.
+    #[must_use]
+    pub fn take_stderr(&self) -> Option<OwnedFd> {
+        self.core.pipe(self.id, |pipes| pipes.stderr.take())
     }
 
     /// Calls a function in the actor. Await the result, or bound it first with

@@ -1,5 +1,7 @@
 //! Options of one actor, and their defaults.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use hatchery_proto::{ActorPath, Hello};
@@ -60,6 +62,18 @@ pub enum Stdio {
     Null,
     /// The spawner's own fd. If that is a pipe that nobody drains, the actor blocks on it.
     Inherit,
+    /// A pipe whose other end the spawner takes with [`Portal::take_stdout`] or
+    /// [`Portal::take_stderr`]. For processes that are started, not run: a thread has no output of
+    /// its own, and a one-shot actor no portal.
+    ///
+    /// The kernel keeps what is not yet read, 64 KiB as a rule; then the actor's write waits for the
+    /// reader. That holds up this one actor, and its teardown by force ends it inside the budget
+    /// (C2, C8). Once the reading end is closed, the actor's writes fail with `EPIPE`, and its
+    /// `println!` panics. Errors quote no lines: the reader has them.
+    ///
+    /// [`Portal::take_stdout`]: crate::Portal::take_stdout
+    /// [`Portal::take_stderr`]: crate::Portal::take_stderr
+    Piped,
 }
 
 impl Stdio {
@@ -68,15 +82,28 @@ impl Stdio {
             Self::Relay => "relay",
             Self::Null => "null",
             Self::Inherit => "inherit",
+            Self::Piped => "piped",
         }
     }
 
-    fn of(self, path: &ActorPath, keep: usize) -> hatchery_spawn::Stdio {
-        match self {
+    /// As the backend has it; our end of a pipe goes to `ours`.
+    fn of(
+        self,
+        path: &ActorPath,
+        keep: usize,
+        ours: &mut Option<OwnedFd>,
+    ) -> io::Result<hatchery_spawn::Stdio> {
+        Ok(match self {
             Self::Relay => hatchery_spawn::Stdio::Relay(Relay::new(path.as_str()).keep(keep)),
             Self::Null => hatchery_spawn::Stdio::Null,
             Self::Inherit => hatchery_spawn::Stdio::Inherit,
-        }
+            Self::Piped => {
+                // Made here and not by the backend: an actor may answer before its child is known.
+                let (read, write) = io::pipe()?;
+                *ours = Some(read.into());
+                hatchery_spawn::Stdio::Fd(write.into())
+            }
+        })
     }
 }
 
@@ -94,6 +121,7 @@ impl Defaults {
         let stdio = match hello.stdio.as_str() {
             "null" => Stdio::Null,
             "inherit" => Stdio::Inherit,
+            "piped" => Stdio::Piped,
             _ => Stdio::Relay,
         };
         let backend = Backend::from_name(&hello.backend).unwrap_or_default();
@@ -118,31 +146,49 @@ pub(crate) struct Options {
     pub(crate) stack_size: Option<usize>,
 }
 
+/// Our ends of an actor's piped outputs, until somebody takes them or the actor has settled.
+#[derive(Debug, Default)]
+pub(crate) struct Pipes {
+    pub(crate) stdout: Option<OwnedFd>,
+    pub(crate) stderr: Option<OwnedFd>,
+}
+
 impl Options {
-    /// What the backend is asked for.
+    fn outputs(&self, defaults: &Defaults) -> (Stdio, Stdio) {
+        (self.stdout.unwrap_or(defaults.stdout), self.stderr.unwrap_or(defaults.stderr))
+    }
+
+    /// Whether an output goes through a pipe that somebody must take.
+    pub(crate) fn is_piped(&self, defaults: &Defaults) -> bool {
+        let (stdout, stderr) = self.outputs(defaults);
+        stdout == Stdio::Piped || stderr == Stdio::Piped
+    }
+
+    /// What the backend is asked for, and what stays here of it.
     pub(crate) fn spec(
         &self,
         actor: &Actor,
         path: &ActorPath,
-        channel: std::os::fd::OwnedFd,
-    ) -> Spec {
+        channel: OwnedFd,
+    ) -> io::Result<(Spec, Pipes)> {
         let runtime = &actor.runtime;
         let keep = runtime.config.stderr_tail_lines;
-        let stdout = self.stdout.unwrap_or(runtime.defaults.stdout);
-        let stderr = self.stderr.unwrap_or(runtime.defaults.stderr);
+        let (stdout, stderr) = self.outputs(&runtime.defaults);
+        let mut pipes = Pipes::default();
         let mut spec = Spec::main(actor::MAIN)
             .name(path.name())
             .payload(runtime.token())
-            .stdout(stdout.of(path, keep))
-            .stderr(stderr.of(path, keep))
+            .stdout(stdout.of(path, keep, &mut pipes.stdout)?)
+            .stderr(stderr.of(path, keep, &mut pipes.stderr)?)
             .channel(channel)
             .confine(self.confine.clone());
         for (resource, soft, hard) in &self.limits {
             spec = spec.limit(*resource, *soft, *hard);
         }
-        match self.stack_size {
+        let spec = match self.stack_size {
             Some(bytes) => spec.stack_size(bytes),
             None => spec,
-        }
+        };
+        Ok((spec, pipes))
     }
 }

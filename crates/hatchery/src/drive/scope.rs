@@ -32,7 +32,8 @@ use crate::current::{self, Actor};
 use crate::error::{StartCause, StartError};
 use crate::lock::lock;
 use crate::portal::Portal;
-use crate::start::{Backend, Options};
+use crate::runtime::Inner;
+use crate::start::{Backend, Options, Pipes};
 
 /// One open nursery.
 pub(crate) struct Core {
@@ -66,6 +67,8 @@ struct Slot {
     link: Arc<Link>,
     backend: &'static str,
     is_process: bool,
+    /// What it writes, if its spawner wanted to read that and has not taken it.
+    pipes: Pipes,
     child: Option<Arc<Child>>,
     /// Decided before the child was there; done when it comes.
     signal: Option<Signal>,
@@ -175,6 +178,15 @@ impl Core {
         }
     }
 
+    /// Our ends of what an actor writes, while it lives; what is taken out is the taker's.
+    pub(crate) fn pipe<T>(
+        &self,
+        id: ActorId,
+        take: impl FnOnce(&mut Pipes) -> Option<T>,
+    ) -> Option<T> {
+        lock(&self.mind).slots.get_mut(&id).and_then(|slot| take(&mut slot.pipes))
+    }
+
     /// Waits until one actor is asked to go, or is over.
     async fn asked(&self, id: ActorId) {
         let mut over = self.over.subscribe();
@@ -246,6 +258,12 @@ impl Core {
             Backend::Custom(backend) if backend.is_process() => Kind::Process,
             Backend::Custom(_) => Kind::Thread,
         };
+        if let Some(what) = nobody_to_take(&options, runtime, role, kind) {
+            let called = options.name.clone();
+            let error = SpawnError::Unsupported { name: called, backend: backend_name, what };
+            let path = self.actor.path.child(&name);
+            return Err(self.start_error(path, backend_name, StartCause::Spawn(error)));
+        }
         // Published and checked in one step: who is cancelled from here on finds it (H27).
         let mut mind = lock(&self.mind);
         let admitted = mind.scope.admit(&name, role, kind, backend_name);
@@ -275,6 +293,10 @@ impl Core {
             runtime.supervisor().map_err(system(&options.name, "pthread_create")).map_err(cause)?;
         let (stream, theirs) =
             pair().map_err(system(&options.name, "socketpair")).map_err(cause)?;
+        let (spec, pipes) = options
+            .spec(&self.actor, path, theirs)
+            .map_err(system(&options.name, "pipe2"))
+            .map_err(cause)?;
         let config = &runtime.config;
         let outbox =
             Arc::new(Outbox::new(stream.clone(), config.max_frame_bytes, config.outbox_bytes));
@@ -299,6 +321,7 @@ impl Core {
                     link: link.clone(),
                     backend: backend_name,
                     is_process: *kind == Kind::Process,
+                    pipes,
                     child: None,
                     signal: None,
                     serving: false,
@@ -309,7 +332,7 @@ impl Core {
                 },
             );
         }
-        let spawning = backend.spawn(options.spec(&self.actor, path, theirs));
+        let spawning = backend.spawn(spec);
         let inbox = Inbox::new(stream, config.max_frame_bytes).with_spin(config);
         let is_process = *kind == Kind::Process;
         let reading = Reading { core: self.clone(), id, link: link.clone(), is_process };
@@ -406,7 +429,8 @@ impl Core {
             let cause = error.take().map_or(StartCause::Died, StartCause::Spawn);
             Err(self.start_error(path, backend, cause))
         });
-        if let Some(slot) = lock(&self.mind).slots.get(&id) {
+        if let Some(slot) = lock(&self.mind).slots.get_mut(&id) {
+            slot.pipes = Pipes::default();
             slot.link.outbox.release();
         }
         self.apply(Event::NotBorn(id));
@@ -459,7 +483,10 @@ impl Core {
         let outcome = {
             let mut mind = lock(&self.mind);
             let exited = handshake::Event::Exited(status);
-            mind.slots.get_mut(&id).and_then(|slot| slot.handshake.handle(exited))
+            mind.slots.get_mut(&id).and_then(|slot| {
+                slot.pipes = Pipes::default();
+                slot.handshake.handle(exited)
+            })
         };
         link.set_end(Box::new(self.left(id, status).unwrap_or_else(|| fault.clone())));
         link.outbox.release();
@@ -722,6 +749,7 @@ impl Slot {
     }
 
     fn give_up(&mut self, step: Step) {
+        self.pipes = Pipes::default();
         let Some(child) = self.child.take() else { return };
         if step == Step::Abandoned {
             child.abandon("did not end inside the teardown budget");
@@ -938,6 +966,22 @@ impl Drop for Reading {
         self.link.set_drained();
         self.core.apply(Event::ChannelDead(self.id));
         self.link.lose();
+    }
+}
+
+/// Why an actor can't have a piped output, if it shall have one and can't.
+fn nobody_to_take(
+    options: &Options,
+    runtime: &Inner,
+    role: Role,
+    kind: Kind,
+) -> Option<&'static str> {
+    match (options.is_piped(&runtime.defaults), kind, role) {
+        (false, _, _) | (true, Kind::Process, Role::LongLived) => None,
+        (true, Kind::Thread, _) => Some("piped output: a thread has none of its own"),
+        (true, Kind::Process, Role::OneShot) => {
+            Some("piped output of a one-shot actor: it has no portal to take it from")
+        }
     }
 }
 
