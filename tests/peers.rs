@@ -3,6 +3,7 @@
 //! Each in a process of its own, which counts threads, fds and children before and after.
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
+use std::future::IntoFuture as _;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::time::{Duration, Instant};
@@ -134,27 +135,39 @@ fn a_peer_that_goes_down_tells_every_holder_why() {
 fn a_peer_that_is_killed_is_lost_to_every_holder() {
     for_each(here!(), &PROCESSES, async |runtime| {
         let nursery = runtime.nursery(async |n| {
-            let (a, b) = (n.start("a").await?, n.start("b").await?);
-            let peer = b.peer().await?;
-            let direct = peer.connect().await?;
-            let told = a
-                .open_context(visit(peer.clone()), async |mut cx| {
-                    fault::sigkill(b.pid().unwrap()).unwrap();
-                    Ok(cx.result().await?)
-                })
-                .await;
-            if let Ok(told) = told {
-                assert_eq!(told, "Lost; Lost");
-            }
-            assert_eq!(direct.closed().await.kind, FaultKind::Lost);
+            let a = n.start("a").await?;
+            let mut held = None;
+            // In a nursery of its own, so that its death ends nobody else's.
+            let killed: Result<(), _> = hatchery::nursery(async |n| {
+                let b = n.start("b").await?;
+                let peer = b.peer().await?;
+                let direct = peer.connect().await?;
+                let visit = a.context(visit(peer.clone())).handle().await?;
+                held = Some((peer, direct, visit));
+                fault::sigkill(b.pid().unwrap()).unwrap();
+                std::future::pending().await
+            })
+            .await;
+            let killed = killed.unwrap_err();
+            assert!(matches!(killed.fault().kind, FaultKind::Died(_)), "{}", killed.render());
+            let (peer, direct, mut visit) = held.unwrap();
+            let told = soon(visit.result()).await?;
+            assert_eq!(told, "Lost; Lost");
+            assert_eq!(soon(direct.closed()).await.kind, FaultKind::Lost);
+            let error = soon(direct.call(whoami()).into_future()).await.unwrap_err();
+            assert!(matches!(error, CallError::Lost(_)), "{error:?}");
             let error = peer.connect().await.unwrap_err();
             assert!(matches!(error, PeerError::Gone { .. }), "{error:?}");
             Ok(())
         });
-        let error = nursery.await.unwrap_err();
-        assert!(matches!(error.faults()[0].kind, FaultKind::Died(_)), "{}", error.render());
+        well(nursery).await;
         runtime.close().await;
     });
+}
+
+/// What is told without anybody's help; the bound catches hangs.
+async fn soon<T>(told: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(10), told).await.expect("nobody told it")
 }
 
 /// What a context of this process was told at its end, and that there is something.
@@ -203,16 +216,23 @@ async fn hold(callee: Callee<Nothing, Nothing>, peer: Peer) -> Result<(), Error>
 fn what_runs_for_a_peer_that_died_is_cancelled() {
     for_each(here!(), &PROCESSES, async |runtime| {
         let nursery = runtime.nursery(async |n| {
-            let (a, b) = (n.start("a").await?, n.start("b").await?);
-            let held = a.context(hold(b.peer().await?)).handle().await?;
-            fault::sigkill(a.pid().unwrap()).unwrap();
-            let note = b.call(noted()).await?;
-            assert!(note.contains(a.path().as_str()) && note.contains("peer"), "{note}");
-            drop(held);
+            let b = n.start("b").await?;
+            let (peer, mut held) = (b.peer().await?, None);
+            // In a nursery of its own, so that its death cancels nothing in `b` but that.
+            let killed: Result<(), _> = hatchery::nursery(async |n| {
+                let a = n.start("a").await?;
+                held = Some(a.context(hold(peer)).handle().await?);
+                fault::sigkill(a.pid().unwrap()).unwrap();
+                std::future::pending().await
+            })
+            .await;
+            let killed = killed.unwrap_err();
+            assert!(matches!(killed.fault().kind, FaultKind::Died(_)), "{}", killed.render());
+            let note = soon(b.call(noted()).into_future()).await?;
+            assert!(note.contains("root/a") && note.contains("peer"), "{note}");
             Ok(())
         });
-        let error = nursery.await.unwrap_err();
-        assert!(matches!(error.faults()[0].kind, FaultKind::Died(_)), "{}", error.render());
+        well(nursery).await;
         runtime.close().await;
     });
 }
@@ -296,6 +316,10 @@ fn the_last_handle_closes_the_connection() {
         let nursery = runtime.nursery(async |n| {
             let b = n.start("b").await?;
             let peer = b.peer().await?;
+            // On both sides: in this process, and in the other if it is another.
+            let here = std::process::id();
+            let there = b.pid().unwrap_or(here);
+            let before = (sockets(here), sockets(there));
             let portal: PeerPortal = peer.connect().await?;
             let context = portal.context(host()).handle().await?;
             drop(portal);
@@ -306,11 +330,25 @@ fn the_last_handle_closes_the_connection() {
                 let one = peer.connect().await?;
                 assert_eq!(one.call(whoami()).await?, b.path().to_string());
             }
+            let open = async {
+                while sockets(here) > before.0 || sockets(there) > before.1 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            soon(open).await;
+            assert!(watch.cancelled().is_some(), "who watched what has ended may do so still");
             Ok(())
         });
         well(nursery).await;
         runtime.close().await;
     });
+}
+
+/// How many a process has open.
+fn sockets(pid: u32) -> usize {
+    let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    let targets = fds.filter_map(|fd| std::fs::read_link(fd.path()).ok());
+    targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
 }
 
 fn parts(peer: &Peer) -> (String, [u8; 16], [u8; 16]) {

@@ -9,7 +9,7 @@ use hatchery::{
     Backend, CallError, Callee, Config, ContextError, Error, FaultKind, Nothing, Peer, PeerError,
     StartCause, Step,
 };
-use hatchery_spawn::{Bounds, Forkserver, SpawnError, Spawning, Spec};
+use hatchery_spawn::{Backend as _, Bounds, Forkserver, SpawnError, Spawning, Spec};
 use hatchery_testkit::fault;
 use hatchery_tests::{BUDGET, for_each_with, here};
 
@@ -177,6 +177,43 @@ fn a_teardown_without_an_answer_names_every_rung() {
         assert_eq!(steps, rungs, "{}", error.report());
         let unreapable = |fault: &hatchery::Fault| fault.kind == FaultKind::Unreapable;
         assert!(error.faults().iter().any(unreapable), "{}", error.render());
+        runtime.close().await;
+    });
+}
+
+/// H27, C2: a child whose birth takes longer than its nursery's whole budget, and which would not
+/// go by itself: it is born with its death decided.
+#[test]
+fn a_child_that_is_born_after_its_budget_is_killed_at_once() {
+    for_each_with(&Config::with_budget(BUDGET), here!(), &FORKSERVER, async |runtime| {
+        let server = Forkserver::start(Bounds::default()).unwrap();
+        let mute = Arc::new(Mute { server: server.clone(), channels: Mutex::default() });
+        // It is there, and one of its children.
+        drop(server.fork().spawn(Spec::program("true")).await.unwrap());
+        fault::sigstop(server.pid()).unwrap();
+        let down: Result<(), _> = runtime
+            .nursery(async |n| {
+                let late = n.actor("late").backend(Backend::Custom(mute.clone()));
+                tokio::spawn(late.start());
+                while mute.channels.lock().unwrap().is_empty() {
+                    tokio::task::yield_now().await;
+                }
+                n.cancel();
+                std::future::pending().await
+            })
+            .await;
+        let error = down.unwrap_err();
+        fault::sigcont(server.pid()).unwrap();
+        let steps: Vec<_> = error.report().actors[0].steps.iter().map(|taken| taken.step).collect();
+        assert_eq!(steps.last(), Some(&Step::Unreapable), "{}", error.report());
+        // Requests are answered in their order: the late one was born before this one was.
+        drop(server.fork().spawn(Spec::program("true")).await.unwrap());
+        let children = format!("/proc/{0}/task/{0}/children", server.pid());
+        while !std::fs::read_to_string(&children).unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        mute.channels.lock().unwrap().clear();
+        server.close();
         runtime.close().await;
     });
 }

@@ -2,13 +2,16 @@
 //! the budget plus what a loaded machine may add; the benchmarks hold the tight ones.
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use hatchery::{
     Backend, CallError, Error, FaultKind, Portal, Reason, Report, Runtime, Step, Why, nursery,
     shield,
 };
 use hatchery_tests::{BACKENDS, BUDGET, PROCESSES, SLACK, each, for_each, here};
+use tokio::sync::Barrier;
 
 #[hatchery::function]
 async fn idle() -> u64 {
@@ -128,27 +131,44 @@ fn a_portal_cancels_one_actor_alone() {
     });
 }
 
-/// Scenario 36, H24: a cancel while children boot.
+/// Scenario 36, H24, H27: a cancel while children boot, and while more wait for their turn to: none
+/// of those is born any more, and nobody is forced.
 #[test]
 fn a_cancel_while_children_boot_leaves_nothing() {
-    for_each(here!(), &BACKENDS, async |runtime| {
-        for _ in 0..20 {
+    // Nobody is to be forced because the machine is slow.
+    let (hang, config) = (Duration::from_secs(60), hatchery::Config::with_budget(BUDGET * 10));
+    each(hang, here!(), &BACKENDS, &config, async |runtime| {
+        for _ in 0..10 {
             let cancelled: Result<(), _> = runtime
                 .nursery(async |n| {
-                    for i in 0..8 {
-                        let n = n.clone();
-                        tokio::spawn(async move { n.start(&format!("a{i}")).await.map(drop) });
+                    let admitted = Arc::new(Barrier::new(CROWD + 1));
+                    for i in 0..CROWD {
+                        let (n, admitted) = (n.clone(), admitted.clone());
+                        tokio::spawn(async move {
+                            let name = format!("a{i}");
+                            let mut start = std::pin::pin!(n.start(&name));
+                            let asked = start.as_mut().now_or_never();
+                            admitted.wait().await;
+                            if asked.is_none() {
+                                drop(start.await);
+                            }
+                        });
                     }
-                    tokio::task::yield_now().await;
+                    admitted.wait().await;
                     n.cancel();
                     std::future::pending().await
                 })
                 .await;
-            assert!(cancelled.unwrap_err().is_cancelled());
+            let error = cancelled.unwrap_err();
+            assert!(error.is_cancelled(), "{}", error.render());
+            assert!(error.report().forced().is_empty(), "{}", error.report());
         }
         runtime.close().await;
     });
 }
+
+/// More than are born at a time.
+const CROWD: usize = 40;
 
 /// Scenario 38, C2, C16: a shield is ended by SIGTERM, then SIGKILL, and the report says so.
 #[test]

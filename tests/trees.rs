@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use hatchery::{CallError, Error, FaultKind, Runtime, StartCause, nursery};
+use hatchery::{CallError, Error, ExitStatus, FaultKind, Runtime, StartCause, nursery};
 use hatchery_spawn::Pidfd;
 use hatchery_tests::{BACKENDS, PROCESSES, for_each, here};
 
@@ -130,6 +130,29 @@ fn the_death_of_the_forkserver_takes_the_tree_down_and_the_next_one_works() {
         let sum = next.nursery(async |n| Ok(n.start("one").await?.call(add(1, 2)).await?)).await;
         assert_eq!(sum.unwrap(), 3);
         next.close().await;
+    });
+}
+
+/// Scenario 11, C4, H26: the same right after a start, maybe before the forkserver has said that
+/// the new actor is there: its end is told all the same.
+#[test]
+fn the_death_of_the_forkserver_right_after_a_start_is_told() {
+    for_each(here!(), &PROCESSES, async |runtime| {
+        for _ in 0..20 {
+            let down: Result<(), _> = runtime
+                .nursery(async |n| {
+                    n.start("one").await?;
+                    let server = runtime.forkserver_pid().expect("a process was started");
+                    Pidfd::open(server)?.send_signal(nix::libc::SIGKILL)?;
+                    std::future::pending().await
+                })
+                .await;
+            let error = down.unwrap_err();
+            let died = FaultKind::Died(ExitStatus::Unknown);
+            assert_eq!(error.fault().kind, died, "{}", error.render());
+            assert!(error.render().contains("forkserver is gone"), "{}", error.render());
+        }
+        runtime.close().await;
     });
 }
 

@@ -373,7 +373,10 @@ impl Core {
     async fn raise(self: Arc<Self>, id: ActorId, spawning: Spawning) {
         let child = match spawning.await {
             Ok(child) => Arc::new(child),
-            Err(error) => return self.not_born(id, error),
+            Err(error) => {
+                self.not_born(id, error).await;
+                return self.forget(id);
+            }
         };
         self.born(id, child.clone());
         let exit = {
@@ -423,7 +426,19 @@ impl Core {
         }
     }
 
-    fn not_born(&self, id: ActorId, error: SpawnError) {
+    async fn not_born(&self, id: ActorId, error: SpawnError) {
+        let serves = {
+            let mut mind = lock(&self.mind);
+            mind.slots.get_mut(&id).is_some_and(|slot| {
+                // If it is the first to be told, nothing else will be.
+                slot.handshake.handle(handshake::Event::Exited(ExitStatus::Unknown));
+                slot.serving
+            })
+        };
+        if serves {
+            // Its own answer was faster than the forkserver's, and that one will not come.
+            return self.lost(id, error).await;
+        }
         let mut error = Some(error);
         self.tell_start(id, |path, backend| {
             let cause = error.take().map_or(StartCause::Died, StartCause::Spawn);
@@ -434,6 +449,29 @@ impl Core {
             slot.link.outbox.release();
         }
         self.apply(Event::NotBorn(id));
+    }
+
+    /// Nobody answers for the process of an actor that serves: it was killed with its forkserver,
+    /// or it is killed as soon as that speaks again.
+    async fn lost(&self, id: ActorId, error: SpawnError) {
+        let Some(link) = lock(&self.mind).slots.get(&id).map(|slot| slot.link.clone()) else {
+            return;
+        };
+        // Should it live, it goes by itself.
+        link.outbox.break_channel();
+        let bound = lock(&self.mind).scope.last_words(id, clock::now());
+        link.drained(bound).await;
+        let (status, path) = (ExitStatus::Unknown, link.path.clone());
+        let died = FaultKind::Died(status);
+        let fault = Fault::new(current::fault_id(), path, died, error.to_string());
+        self.tell_end(id, &link, status, fault);
+    }
+
+    /// All that will ever be known of it is known.
+    fn tell_end(&self, id: ActorId, link: &Link, status: ExitStatus, fault: Fault) {
+        link.set_end(Box::new(self.left(id, status).unwrap_or_else(|| fault.clone())));
+        link.outbox.release();
+        self.apply(Event::Settled { id, status, fault: Box::new(fault) });
     }
 
     fn born(&self, id: ActorId, child: Arc<Child>) {
@@ -488,17 +526,18 @@ impl Core {
                 slot.handshake.handle(exited)
             })
         };
-        link.set_end(Box::new(self.left(id, status).unwrap_or_else(|| fault.clone())));
-        link.outbox.release();
-        let fault = Box::new(fault);
-        self.apply(Event::Settled { id, status, fault: fault.clone() });
+        self.tell_end(id, &link, status, fault.clone());
         if outcome.is_some() {
             // After that: whoever tries again finds the name free.
             self.tell_start(id, |path, backend| {
-                Err(StartError { path, backend, cause: StartCause::Died, fault })
+                Err(StartError { path, backend, cause: StartCause::Died, fault: Box::new(fault) })
             });
         }
-        // Late readers find the end; the process itself is gone.
+        self.forget(id);
+    }
+
+    /// Late readers find the end; the process itself is gone.
+    fn forget(&self, id: ActorId) {
         lock(&self.mind).slots.remove(&id);
         self.over.send_replace(());
     }
@@ -524,18 +563,29 @@ impl Core {
 
     /// A handshake's answer has come.
     fn answered(&self, id: ActorId, event: handshake::Event) {
-        let outcome = {
+        let (outcome, finished) = {
             let mut mind = lock(&self.mind);
-            mind.slots.get_mut(&id).and_then(|slot| slot.handshake.handle(event))
-        };
-        match outcome {
-            Some(handshake::Outcome::Serving) => {
-                if let Some(slot) = lock(&self.mind).slots.get_mut(&id) {
+            let mut finished = None;
+            let slot = mind.slots.get_mut(&id);
+            let outcome = slot.and_then(|slot| {
+                let outcome = slot.handshake.handle(event)?;
+                if outcome == handshake::Outcome::Serving {
                     slot.serves();
                 }
-                self.apply(Event::Ready(id));
-                self.tell_start(id, |_, _| Ok(()));
+                Some(outcome)
+            });
+            if outcome == Some(handshake::Outcome::Serving) {
+                // In the same step: from here on its end is an error of its nursery and not of
+                // its start.
+                mind.scope.handle(Event::Ready(id), clock::now());
+                finished = self.perform(&mut mind);
+                mind.show(Some(id));
             }
+            (outcome, finished)
+        };
+        self.finish(finished);
+        match outcome {
+            Some(handshake::Outcome::Serving) => self.tell_start(id, |_, _| Ok(())),
             Some(handshake::Outcome::Refused(error)) => {
                 self.tell_start(id, |path, backend| {
                     let cause = StartCause::Refused(error.to_string());

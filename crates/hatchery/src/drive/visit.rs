@@ -141,7 +141,8 @@ impl Visit {
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        self.outbox.break_channel();
+        // Who still holds what has ended holds no fd of it (C10).
+        self.outbox.release();
         if let Some(link) = self.link.upgrade() {
             link.gone();
         }
