@@ -44,7 +44,7 @@ fn frames(input: &[u8]) -> u64 {
     let mut found = error.as_ref().map_or(1, shape::of_error);
     for (number, bytes) in frames.into_iter().enumerate() {
         let kind = Frame::new(bytes.clone());
-        if let Ok(Frame::Item { call, value }) = &kind {
+        if let Ok(Frame::Item { call, value, blobs: 0 }) = &kind {
             let mut again = BytesMut::new();
             frame::put_item(*call, value, LIMIT, &mut again).expect("it was below the limit");
             assert_eq!(&again[4..], &bytes[..], "an item has one form");
@@ -246,10 +246,10 @@ fn to_child() -> Vec<ToChild> {
         ToChild::Call {
             call,
             function: function.clone(),
-            args: args.clone(),
+            args: args.clone().into(),
             deadline: Some(budget),
         },
-        ToChild::Open { call, function, args, terms },
+        ToChild::Open { call, function, args: args.into(), terms },
         ToChild::Grant { call, bytes: 4096 },
         ToChild::CloseStream { call },
         ToChild::CancelCall { call, reason: reason.clone() },
@@ -277,10 +277,10 @@ fn to_parent() -> Vec<ToParent> {
     vec![
         ToParent::Ready(Ready { version: PROTOCOL_VERSION, pid: 77 }),
         ToParent::Refused(hatchery_proto::HandshakeError::Version { spawner: 1, actor: 2 }),
-        ToParent::Started { call, value: Bytes::from_static(&[1]) },
+        ToParent::Started { call, value: Bytes::from_static(&[1]).into() },
         ToParent::Grant { call, bytes: 4096 },
         ToParent::CloseStream { call },
-        ToParent::Reply { call, result: Ok(Bytes::from_static(&[0xc0])) },
+        ToParent::Reply { call, result: Ok(Bytes::from_static(&[0xc0]).into()) },
         ToParent::Reply { call, result: Err(Box::new(deep)) },
         ToParent::CancelAck,
         ToParent::CancelParent { reason: Reason { by: path, why: Why::Requested } },

@@ -87,7 +87,7 @@ fn call(number: u64) -> ToChild {
     ToChild::Call {
         call: CallId::new(number),
         function: "bench::echo".into(),
-        args,
+        args: args.into(),
         deadline: None,
     }
 }

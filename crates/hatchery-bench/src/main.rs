@@ -17,6 +17,7 @@ mod floors;
 mod heavy;
 mod hot;
 mod idle;
+mod inside;
 mod payload;
 mod peers;
 mod pin;

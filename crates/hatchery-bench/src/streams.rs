@@ -48,7 +48,7 @@ pub(crate) fn measure(extent: Extent) -> Outcome {
             tree::on_tokio(one_size(extent, place, size))?;
         }
     }
-    Ok(())
+    if only.is_none() { crate::inside::measure(extent) } else { Ok(()) }
 }
 
 async fn one_size(extent: Extent, place: Place, size: usize) -> Outcome {

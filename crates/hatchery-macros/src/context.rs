@@ -53,7 +53,7 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream
         ) -> ::hatchery::ContextCall<#takes, #sends, #greets, #returns> {
             async fn __body(#callee: #side, #(#names: #types),*) -> #output #block
             #private::submit! {
-                #private::ContextFunction::new(#path, |__args: &[u8], __raw| {
+                #private::ContextFunction::new(#path, |__args: &#private::Encoded, __raw| {
                     #private::#serve::<#side, (#(#types,)*), #output, _, _>(
                         __args,
                         __raw,

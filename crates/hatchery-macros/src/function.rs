@@ -44,7 +44,7 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream
         #vis fn #name(#(#names: #types),*) -> #call {
             #asyncness fn __body(#(#names: #types),*) -> #output #block
             #private::submit! {
-                #private::Function::new(#path, |__args: &[u8]| {
+                #private::Function::new(#path, |__args: &#private::Encoded| {
                     #private::#serve::<(#(#types,)*), #output, _, _>(
                         __args,
                         |(#(#names,)*): (#(#types,)*)| #run,
@@ -79,7 +79,7 @@ fn stream(
         #vis fn #name(#(#names: #types),*) -> ::hatchery::StreamCall<#item> {
             fn __body(#(#names: #types),*) #output #block
             #private::submit! {
-                #private::ContextFunction::new(#path, |__args: &[u8], __raw| {
+                #private::ContextFunction::new(#path, |__args: &#private::Encoded, __raw| {
                     #private::serve_stream::<(#(#types,)*), _, _>(
                         __args,
                         __raw,

@@ -10,11 +10,13 @@ use std::fmt;
 use std::ops::Deref;
 
 use bytes::Bytes;
-use serde::de::{Error, SeqAccess, Visitor};
+use serde::de::{Error, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Bytes for messages, arguments and replies: encoded as bytes, cheap to clone, and in a stream's
-/// message of 16 KiB or more neither copied when it is sent nor when it is received.
+/// message of 16 KiB or more neither copied when it is sent nor when it is received: only the
+/// kernel copies. Between an actor and a thread of its process nobody does, in calls neither: both
+/// have the same memory.
 ///
 /// A blob that was received shares the memory it came in, of which up to 256 KiB live as long as
 /// it: `Vec::from` copies out what is to be kept for long.
@@ -72,6 +74,10 @@ thread_local! {
     static OFFERED: RefCell<Option<Bytes>> = const { RefCell::new(None) };
     /// The frame that is being decoded.
     static SOURCE: RefCell<Option<Bytes>> = const { RefCell::new(None) };
+    /// The blobs that were left out of what is being serialized, for they stay in this process.
+    static LEFT_OUT: RefCell<Option<Vec<Bytes>>> = const { RefCell::new(None) };
+    /// Those of what is being decoded.
+    static BESIDE: RefCell<Vec<Bytes>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The blob behind a slice that is being written, if it is one and large enough.
@@ -81,6 +87,45 @@ pub(crate) fn offered(slice: &[u8]) -> Option<Bytes> {
     }
     let offered = OFFERED.take()?;
     (offered.as_ptr() == slice.as_ptr() && offered.len() == slice.len()).then_some(offered)
+}
+
+/// Serializes with the number of each large blob in its place; gives back the blobs.
+pub(crate) fn apart<T>(serialize: impl FnOnce() -> T) -> (T, Vec<Bytes>) {
+    /// As below.
+    struct Before(Option<Vec<Bytes>>);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            LEFT_OUT.set(self.0.take());
+        }
+    }
+    let _before = Before(LEFT_OUT.replace(Some(Vec::new())));
+    let serialized = serialize();
+    (serialized, LEFT_OUT.take().unwrap_or_default())
+}
+
+/// Decodes what was serialized so.
+pub(crate) fn beside<T>(blobs: &[Bytes], decode: impl FnOnce() -> T) -> T {
+    /// As below.
+    struct Before(Vec<Bytes>);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            BESIDE.set(std::mem::take(&mut self.0));
+        }
+    }
+    if blobs.is_empty() {
+        return decode();
+    }
+    let _before = Before(BESIDE.replace(blobs.to_vec()));
+    decode()
+}
+
+/// Leaves a blob out, if it may be; its number among them.
+fn leave_out(blob: &Bytes) -> Option<u64> {
+    LEFT_OUT.with_borrow_mut(|all| {
+        let all = all.as_mut()?;
+        all.push(blob.clone());
+        u64::try_from(all.len() - 1).ok()
+    })
 }
 
 /// Decodes with `source` as what the slices are part of.
@@ -99,6 +144,9 @@ pub(crate) fn decoding<T>(source: &Bytes, decode: impl FnOnce(&[u8]) -> T) -> T 
 impl Serialize for Blob {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if self.0.len() >= SHARED {
+            if let Some(number) = leave_out(&self.0) {
+                return serializer.serialize_u64(number);
+            }
             OFFERED.set(Some(self.0.clone()));
         }
         let done = serializer.serialize_bytes(&self.0);
@@ -138,6 +186,11 @@ impl<'de> Visitor<'de> for Copies {
 
     fn visit_byte_buf<E: Error>(self, bytes: Vec<u8>) -> Result<Blob, E> {
         Ok(bytes.into())
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Blob, E> {
+        let blob = BESIDE.with_borrow(|all| all.get(usize::try_from(number).ok()?).cloned());
+        blob.map(Blob).ok_or_else(|| E::invalid_type(Unexpected::Unsigned(number), &self))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut bytes: A) -> Result<Blob, A::Error> {

@@ -5,12 +5,14 @@
 //! Its large [`Blob`](crate::Blob)s stay where they are: such a frame goes out in several pieces.
 
 use std::io;
+use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::blob;
+use crate::encoded::{self, Encoded, Lane};
 use crate::id::CallId;
 
 /// Why bytes are no frame, or a message can't become one.
@@ -114,6 +116,27 @@ pub fn encode(
     seal(start, encoded, 0, limit, buffer).map(drop)
 }
 
+/// The same for a connection inside this process: the large blobs of [`Encoded`] values are given
+/// back, to be handed over in its [`Lane`]. They count for the limit.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_apart(
+    message: &impl Serialize,
+    limit: usize,
+    buffer: &mut BytesMut,
+) -> Result<Vec<Bytes>, FrameError> {
+    let start = buffer.len();
+    let (encoded, blobs) = encoded::leaving(|| encode(message, limit, buffer));
+    encoded?;
+    let length = buffer.len() - start - HEAD + total(&blobs);
+    if length > limit {
+        buffer.truncate(start);
+        return Err(FrameError::TooLarge { length, limit });
+    }
+    Ok(blobs)
+}
+
 /// What a frame holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
@@ -125,6 +148,8 @@ pub enum Frame {
         call: CallId,
         /// The encoded value.
         value: Bytes,
+        /// How many blobs were handed over beside it.
+        blobs: usize,
     },
 }
 
@@ -141,8 +166,23 @@ impl Frame {
             return Err(FrameError::Decode("a stream's message without its context".to_owned()));
         }
         frame.advance(1);
-        let call = CallId::new(frame.get_u64());
-        Ok(Self::Item { call, value: frame })
+        let number = frame.get_u64();
+        let call = CallId::new(number & !APART);
+        let blobs = if number & APART == 0 { Ok(0) } else { frame.try_get_u32() };
+        let blobs = blobs.map_err(|error| FrameError::Decode(error.to_string()))? as usize;
+        Ok(Self::Item { call, value: frame, blobs })
+    }
+}
+
+/// Puts together what came in a stream's message and what was handed over beside it.
+///
+/// # Errors
+/// [`FrameError::Decode`]: there is no lane, or not enough in it.
+pub fn join(value: Bytes, blobs: usize, lane: Option<&Arc<Lane>>) -> Result<Encoded, FrameError> {
+    match lane {
+        _ if blobs == 0 => Ok(value.into()),
+        Some(lane) => Encoded::taken(value, blobs, lane),
+        None => Err(FrameError::Decode("blobs beside a message of a socket".to_owned())),
     }
 }
 
@@ -191,6 +231,53 @@ pub fn cut(buffer: &mut BytesMut, start: usize, blobs: Vec<(usize, Bytes)>) -> V
         pieces.push(frame);
     }
     pieces
+}
+
+/// A stream's message for a connection inside this process: its frame, and the blobs that are to
+/// be handed over beside it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Apart {
+    /// How many bytes its value has, blobs included.
+    pub length: usize,
+    /// The whole frame; empty if it was appended to the buffer, for it has no large blobs.
+    pub frame: Bytes,
+    /// Those.
+    pub blobs: Vec<Bytes>,
+}
+
+/// Appends the frame of a stream's message, or gives it back if it has large blobs. On an error the
+/// buffer is as it was.
+///
+/// # Errors
+/// [`FrameError::Encode`] or [`FrameError::TooLarge`].
+pub fn encode_item_apart(
+    call: CallId,
+    value: &impl Serialize,
+    limit: usize,
+    buffer: &mut BytesMut,
+) -> Result<Apart, FrameError> {
+    let start = buffer.len();
+    let (item, blobs) = blob::apart(|| encode_item(call, value, limit, buffer));
+    let inline = item?.length;
+    let length = inline + total(&blobs);
+    if blobs.is_empty() {
+        return Ok(Apart { length, frame: Bytes::new(), blobs });
+    }
+    let plain = buffer.split_off(start);
+    if ITEM_HEAD + length > limit {
+        return Err(FrameError::TooLarge { length: ITEM_HEAD + length, limit });
+    }
+    let mut frame = BytesMut::with_capacity(HEAD + ITEM_HEAD + 4 + inline);
+    frame.put_u32(u32::try_from(ITEM_HEAD + 4 + inline).unwrap_or(u32::MAX));
+    frame.put_u8(ITEM);
+    frame.put_u64(call.number() | APART);
+    frame.put_u32(u32::try_from(blobs.len()).unwrap_or(u32::MAX));
+    frame.put_slice(&plain[HEAD + ITEM_HEAD..]);
+    Ok(Apart { length, frame: frame.freeze(), blobs })
+}
+
+fn total(blobs: &[Bytes]) -> usize {
+    blobs.iter().map(Bytes::len).sum()
 }
 
 /// Writes into a buffer, but for large blobs, which it keeps a share of.
@@ -265,6 +352,14 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FrameError> {
     T::deserialize(&mut deserializer).map_err(|error| FrameError::Decode(error.to_string()))
 }
 
+/// The same for a message of a connection inside this process, with what its lane holds.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_with<T: DeserializeOwned>(bytes: &[u8], lane: &Arc<Lane>) -> Result<T, FrameError> {
+    encoded::coming(lane, || decode(bytes))
+}
+
 /// The same, whose large [`Blob`](crate::Blob)s share the memory of `bytes`.
 ///
 /// # Errors
@@ -273,6 +368,8 @@ pub fn decode_shared<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, FrameError
     blob::decoding(bytes, decode)
 }
 
+/// In the number of a context: blobs lie beside the message.
+const APART: u64 = 1 << 63;
 const HEAD: usize = 4;
 /// The byte that MessagePack never uses.
 const ITEM: u8 = 0xC1;

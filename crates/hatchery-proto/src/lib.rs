@@ -25,6 +25,7 @@ pub mod call;
 mod config;
 pub mod context;
 pub mod culprit;
+mod encoded;
 mod error;
 pub mod frame;
 pub mod handshake;
@@ -40,6 +41,7 @@ mod time;
 
 pub use blob::Blob;
 pub use config::{Config, ConfigError};
+pub use encoded::{Encoded, Lane, Way};
 pub use error::{ExitStatus, Fault, FaultKind, Payload, signal_name};
 pub use frame::{Decoder, FrameError};
 pub use handshake::HandshakeError;

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::Config;
+use crate::encoded::Encoded;
 use crate::error::Fault;
 use crate::handshake::HandshakeError;
 use crate::id::{ActorPath, CallId};
@@ -15,7 +15,7 @@ use crate::report::ActorReport;
 use crate::stream::Terms;
 
 /// Raised whenever a message changes its form.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// From the spawner to the actor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,7 +31,7 @@ pub enum ToChild {
         /// The registered name.
         function: String,
         /// Its arguments, a MessagePack tuple.
-        args: Bytes,
+        args: Encoded,
         /// The caller's patience, for information; the caller cancels by itself.
         deadline: Option<Duration>,
     },
@@ -42,7 +42,7 @@ pub enum ToChild {
         /// The registered name.
         function: String,
         /// Its arguments, a MessagePack tuple.
-        args: Bytes,
+        args: Encoded,
         /// What holds for its stream.
         terms: Terms,
     },
@@ -93,7 +93,7 @@ pub enum ToParent {
         /// Which context.
         call: CallId,
         /// The encoded value.
-        value: Bytes,
+        value: Encoded,
     },
     /// There is room again for messages of a context.
     Grant {
@@ -112,7 +112,7 @@ pub enum ToParent {
         /// Which call.
         call: CallId,
         /// The encoded value, or what went wrong.
-        result: Result<Bytes, Box<Fault>>,
+        result: Result<Encoded, Box<Fault>>,
     },
     /// The cancel has arrived (C11).
     CancelAck,

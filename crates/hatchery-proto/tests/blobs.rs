@@ -34,7 +34,9 @@ fn received(pieces: &[Bytes]) -> Bytes {
     let mut decoder = Decoder::new(LIMIT);
     pieces.iter().for_each(|piece| decoder.buffer_mut().put_slice(piece));
     let frame = Frame::new(decoder.next_frame().unwrap().unwrap()).unwrap();
-    let Frame::Item { call, value } = frame else { panic!("no message of a stream: {frame:?}") };
+    let Frame::Item { call, value, blobs: 0 } = frame else {
+        panic!("no message of a stream: {frame:?}")
+    };
     assert_eq!(call, CallId::new(7));
     value
 }

@@ -18,7 +18,7 @@ use hatchery_spawn::{Birth, BirthKind};
 use crate::current::{self, Actor};
 use crate::drive::reader::{Ended, Inbox, Received};
 use crate::drive::socket::Socket;
-use crate::drive::writer::{Lane, Outbox};
+use crate::drive::writer::{Outbox, Priority};
 use crate::runtime::Inner;
 use crate::serve::Service;
 
@@ -61,19 +61,24 @@ async fn live(birth: Birth, channel: std::os::unix::net::UnixStream) -> i32 {
     // Anything else before the handshake is no spawner of ours.
     let Ok(ToChild::Hello(hello)) = inbox.first::<ToChild>().await else { return FAILED };
     let config = hello.config.clone();
-    let outbox = Arc::new(Outbox::new(socket, config.max_frame_bytes, config.outbox_bytes));
+    let runtime = home(&birth, &hello);
+    let is_thread = matches!(birth.how, BirthKind::Thread);
+    let lanes = is_thread.then(|| runtime.offers.claim(&hello.path)).flatten();
+    let (down, up) = lanes.map(|lanes| (lanes.down, lanes.up)).unzip();
+    let outbox = Outbox::new(socket, config.max_frame_bytes, config.outbox_bytes);
+    let outbox = Arc::new(outbox.with_lane(up));
     if hello.version != PROTOCOL_VERSION {
         let (spawner, actor) = (hello.version, PROTOCOL_VERSION);
         let refusal = hatchery_proto::HandshakeError::Version { spawner, actor };
         // The spawner may be gone; there is nobody else to tell.
-        let _gone = outbox.push(Lane::Control, &ToParent::Refused(refusal));
+        let _gone = outbox.push(Priority::Control, &ToParent::Refused(refusal));
         return FAILED;
     }
-    let inbox = inbox.with_limit(config.max_frame_bytes).with_spin(&config);
-    let actor = adopt(&birth, *hello, outbox.clone());
+    let inbox = inbox.with_limit(config.max_frame_bytes).with_spin(&config).with_lane(down);
+    let actor = adopt(runtime, is_thread, hello.path, outbox.clone());
     let writer = tokio::spawn(outbox.clone().write_out());
     let ready = Ready { version: PROTOCOL_VERSION, pid: std::process::id() };
-    if outbox.push(Lane::Control, &ToParent::Ready(ready)).is_err() {
+    if outbox.push(Priority::Control, &ToParent::Ready(ready)).is_err() {
         actor.cancel(gone(&actor), config.orphan_grace);
     }
     // After the answer to the handshake: the spawner doesn't wait for it.
@@ -86,20 +91,25 @@ async fn live(birth: Birth, channel: std::os::unix::net::UnixStream) -> i32 {
     leave(&actor, cancelling.reason, undrained, &config).await;
     reading.abort();
     writer.abort();
-    if !matches!(birth.how, BirthKind::Thread) {
+    if !is_thread {
         current::leave_process(&actor);
     }
     0
 }
 
+/// The runtime that the actor belongs to.
+fn home(birth: &Birth, hello: &Hello) -> Arc<Inner> {
+    match (birth.how, Inner::of_thread(birth)) {
+        (BirthKind::Thread, Some(runtime)) => runtime,
+        (BirthKind::Thread, None) | (BirthKind::Forked | BirthKind::Executed, _) => {
+            Inner::of_process(hello)
+        }
+    }
+}
+
 /// Makes the actor this thread's or this process's own.
-fn adopt(birth: &Birth, hello: Hello, outbox: Arc<Outbox>) -> Arc<Actor> {
-    let is_thread = birth.how == BirthKind::Thread;
-    let runtime = match (is_thread, Inner::of_thread(birth)) {
-        (true, Some(runtime)) => runtime,
-        (true, None) | (false, _) => Inner::of_process(&hello),
-    };
-    let actor = Arc::new(Actor::new(hello.path, runtime, Some(outbox)));
+fn adopt(runtime: Arc<Inner>, is_thread: bool, path: ActorPath, outbox: Arc<Outbox>) -> Arc<Actor> {
+    let actor = Arc::new(Actor::new(path, runtime, Some(outbox)));
     if is_thread {
         current::enter_thread(actor.clone());
     } else {
@@ -179,7 +189,7 @@ async fn leave(actor: &Arc<Actor>, why: Reason, undrained: Vec<ActorPath>, confi
 fn tell(actor: &Actor, message: &ToParent) {
     if let Some(parent) = &actor.parent {
         // If the channel is closed the reader sees it too and takes the actor down.
-        let _closed = parent.push(Lane::Control, message);
+        let _closed = parent.push(Priority::Control, message);
     }
 }
 

@@ -6,9 +6,8 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use hatchery_proto::stream::{Policy, Terms};
-use hatchery_proto::{ActorPath, Fault, FaultKind, Reason, Why};
+use hatchery_proto::{ActorPath, Encoded, Fault, FaultKind, FrameError, Reason, Way, Why};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -27,7 +26,7 @@ use crate::stream::{Duplex, Receiver, Sender};
 #[must_use = "a context does nothing until it is opened"]
 pub struct ContextCall<In, Out, S, T, E = NoError> {
     name: &'static str,
-    args: Result<Bytes, String>,
+    args: Result<Encoded, FrameError>,
     of: PhantomData<Parts<In, Out, S, T, E>>,
 }
 
@@ -42,8 +41,7 @@ impl<In, Out, S, T, E> fmt::Debug for ContextCall<In, Out, S, T, E> {
 impl<In, Out, S, T, E> ContextCall<In, Out, S, T, E> {
     /// For the attribute's expansion.
     pub(crate) fn new(name: &'static str, args: &impl Serialize) -> Self {
-        let args = rmp_serde::to_vec(args).map(Bytes::from).map_err(|cause| cause.to_string());
-        Self { name, args, of: PhantomData }
+        Self { name, args: Encoded::of(args, Way::Whole), of: PhantomData }
     }
 
     /// The name under which every process of the tree knows the function: its module path.
@@ -171,7 +169,7 @@ where
         let name = call.name;
         let args = call.args.map_err(|cause| {
             let message = format!("encoding the arguments of `{name}`");
-            let fault = current::fault(FaultKind::BadArgument, message).because(cause);
+            let fault = current::fault(FaultKind::BadArgument, message).because(cause.to_string());
             ContextError::Refused(Box::new(fault))
         })?;
         let remote = |fault| ContextError::remote(fault, &path);
@@ -184,7 +182,7 @@ where
                 return Err(ContextError::Deadline(deadline.fault(&path)));
             }
         };
-        let started = hatchery_proto::frame::decode(&first).map_err(|cause| {
+        let started = first.decode().map_err(|cause| {
             let what = std::any::type_name::<S>();
             let message = format!("decoding the first value of `{name}` as `{what}`");
             let fault = current::fault(FaultKind::BadReply, message).because(cause.to_string());
@@ -415,7 +413,7 @@ impl<R, W, S, T: DeserializeOwned, E: RemoteError> Context<R, W, S, T, E> {
         let path = self.held.path();
         let word = self.held.pipe.last_word().await;
         let value = word.map_err(|fault| ContextError::remote(fault, path))?;
-        hatchery_proto::frame::decode(&value).map_err(|cause| {
+        value.decode().map_err(|cause| {
             let message = format!("decoding the result as `{}`", std::any::type_name::<T>());
             let fault = current::fault(FaultKind::BadReply, message).because(cause.to_string());
             ContextError::Refused(Box::new(fault))
@@ -446,7 +444,8 @@ impl<In, Out, S: Serialize> Callee<In, Out, S> {
     /// [`StreamError::BadMessage`] if the value can't be encoded; [`StreamError::Closed`] if the
     /// context is over already.
     pub fn started(self, value: S) -> Result<Duplex<In, Out>, StreamError> {
-        let value = crate::function::encode_reply(&value).map_err(StreamError::BadMessage)?;
+        let value = crate::function::encode_reply(&value, self.pipe.way())
+            .map_err(StreamError::BadMessage)?;
         self.pipe.start(value).map_err(|_| StreamError::Closed)?;
         Ok(Duplex::new(&self.pipe))
     }

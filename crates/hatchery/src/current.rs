@@ -20,7 +20,7 @@ use crate::board::{Entry, Mark};
 use crate::clock;
 use crate::drive::door::Reception;
 use crate::drive::scope::Core;
-use crate::drive::writer::{Lane, Outbox};
+use crate::drive::writer::{Outbox, Priority};
 use crate::lock::lock;
 use crate::runtime::Inner;
 
@@ -311,7 +311,7 @@ pub fn cancel_parent() -> bool {
     let Some(actor) = actor() else { return false };
     let Some(parent) = &actor.parent else { return false };
     let reason = Reason { by: actor.path.clone(), why: Why::Requested };
-    parent.push(Lane::Control, &ToParent::CancelParent { reason }).is_ok()
+    parent.push(Priority::Control, &ToParent::CancelParent { reason }).is_ok()
 }
 
 /// A fault of the actor this code runs in.

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
-use hatchery_proto::{Fault, FaultKind, Payload};
+use hatchery_proto::{Encoded, Fault, FaultKind, FrameError, Payload, Way};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -57,10 +57,10 @@ impl<T, E> Call<T, E> {
     }
 
     /// The arguments as MessagePack.
-    pub(crate) fn encode(&self) -> Result<Bytes, Box<Fault>> {
-        self.body.encode().map(Bytes::from).map_err(|cause| {
+    pub(crate) fn encode(&self, way: Way) -> Result<Encoded, Box<Fault>> {
+        self.body.encode(way).map_err(|cause| {
             let message = format!("encoding the arguments of `{}`", self.name);
-            Box::new(current::fault(FaultKind::BadArgument, message).because(cause))
+            Box::new(current::fault(FaultKind::BadArgument, message).because(cause.to_string()))
         })
     }
 }
@@ -148,7 +148,7 @@ impl<T, E> IsResult for Result<T, E> {
 /// One function that actors answer to. Made by `#[hatchery::function]`.
 pub struct Function {
     name: &'static str,
-    serve: fn(&[u8]) -> Served,
+    serve: fn(&Encoded) -> Served,
 }
 
 impl fmt::Debug for Function {
@@ -158,12 +158,12 @@ impl fmt::Debug for Function {
 }
 
 /// What a dispatched function comes to.
-pub(crate) type Served = Pin<Box<dyn Future<Output = Result<Bytes, Box<Fault>>> + Send>>;
+pub(crate) type Served = Pin<Box<dyn Future<Output = Result<Encoded, Box<Fault>>> + Send>>;
 
 impl Function {
     /// A table entry.
     #[must_use]
-    pub const fn new(name: &'static str, serve: fn(&[u8]) -> Served) -> Self {
+    pub const fn new(name: &'static str, serve: fn(&Encoded) -> Served) -> Self {
         Self { name, serve }
     }
 }
@@ -171,7 +171,7 @@ impl Function {
 inventory::collect!(Function);
 
 /// Finds a function by name and starts it on encoded arguments.
-pub(crate) fn dispatch(name: &str, args: &[u8]) -> Result<Served, Box<Fault>> {
+pub(crate) fn dispatch(name: &str, args: &Encoded) -> Result<Served, Box<Fault>> {
     static TABLE: OnceLock<Vec<&'static Function>> = OnceLock::new();
     let table = TABLE.get_or_init(|| {
         let mut all: Vec<_> = inventory::iter::<Function>.into_iter().collect();
@@ -190,7 +190,7 @@ pub(crate) fn dispatch(name: &str, args: &[u8]) -> Result<Served, Box<Fault>> {
 /// One function that converses. Made by `#[hatchery::context]`.
 pub struct ContextFunction {
     name: &'static str,
-    serve: fn(&[u8], RawCallee) -> Served,
+    serve: fn(&Encoded, RawCallee) -> Served,
 }
 
 impl fmt::Debug for ContextFunction {
@@ -202,7 +202,7 @@ impl fmt::Debug for ContextFunction {
 impl ContextFunction {
     /// A table entry.
     #[must_use]
-    pub const fn new(name: &'static str, serve: fn(&[u8], RawCallee) -> Served) -> Self {
+    pub const fn new(name: &'static str, serve: fn(&Encoded, RawCallee) -> Served) -> Self {
         Self { name, serve }
     }
 }
@@ -212,7 +212,7 @@ inventory::collect!(ContextFunction);
 /// Finds a function that converses by name and starts it on encoded arguments.
 pub(crate) fn dispatch_context(
     name: &str,
-    args: &[u8],
+    args: &Encoded,
     callee: RawCallee,
 ) -> Result<Served, Box<Fault>> {
     static TABLE: OnceLock<Vec<&'static ContextFunction>> = OnceLock::new();
@@ -232,24 +232,25 @@ pub(crate) fn dispatch_context(
 }
 
 /// Serves a function that can't fail. For the attribute's expansion.
-pub fn serve_plain<A, R, F, Fut>(args: &[u8], body: F) -> Served
+pub fn serve_plain<A, R, F, Fut>(args: &Encoded, body: F) -> Served
 where
     A: DeserializeOwned,
     R: Serialize,
     F: FnOnce(A) -> Fut,
     Fut: Future<Output = R> + Send + 'static,
 {
+    let way = args.way();
     match decode(args) {
         Ok(args) => {
             let running = body(args);
-            Box::pin(async move { encode_reply(&running.await) })
+            Box::pin(async move { encode_reply(&running.await, way) })
         }
         Err(fault) => Box::pin(std::future::ready(Err(fault))),
     }
 }
 
 /// Serves a function that returns a `Result`. For the attribute's expansion.
-pub fn serve_result<A, R, F, Fut>(args: &[u8], body: F) -> Served
+pub fn serve_result<A, R, F, Fut>(args: &Encoded, body: F) -> Served
 where
     A: DeserializeOwned,
     R: IsResult,
@@ -258,12 +259,13 @@ where
     F: FnOnce(A) -> Fut,
     Fut: Future<Output = R> + Send + 'static,
 {
+    let way = args.way();
     match decode(args) {
         Ok(args) => {
             let running = body(args);
             Box::pin(async move {
                 match running.await.into_result() {
-                    Ok(value) => encode_reply(&value),
+                    Ok(value) => encode_reply(&value, way),
                     Err(error) => Err(Box::new(error.to_fault())),
                 }
             })
@@ -302,15 +304,15 @@ where
     Call { name, body: Box::new(Packed { args, run }) }
 }
 
-pub(crate) fn decode<A: DeserializeOwned>(args: &[u8]) -> Result<A, Box<Fault>> {
-    hatchery_proto::frame::decode(args).map_err(|cause| {
+pub(crate) fn decode<A: DeserializeOwned>(args: &Encoded) -> Result<A, Box<Fault>> {
+    args.decode().map_err(|cause| {
         let message = format!("decoding the arguments as `{}`", std::any::type_name::<A>());
         Box::new(current::fault(FaultKind::BadArgument, message).because(cause.to_string()))
     })
 }
 
-pub(crate) fn encode_reply<R: Serialize>(value: &R) -> Result<Bytes, Box<Fault>> {
-    rmp_serde::to_vec(value).map(Bytes::from).map_err(|cause| {
+pub(crate) fn encode_reply<R: Serialize>(value: &R, way: Way) -> Result<Encoded, Box<Fault>> {
+    Encoded::of(value, way).map_err(|cause| {
         let message = format!("encoding the reply as `{}`", std::any::type_name::<R>());
         Box::new(current::fault(FaultKind::BadReply, message).because(cause.to_string()))
     })
@@ -320,7 +322,7 @@ type Running<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
 
 /// Arguments and body, with their types forgotten.
 trait Body<T, E>: Send {
-    fn encode(&self) -> Result<Vec<u8>, String>;
+    fn encode(&self, way: Way) -> Result<Encoded, FrameError>;
     fn run(self: Box<Self>) -> Running<T, E>;
 }
 
@@ -334,8 +336,8 @@ where
     A: Serialize + Send,
     F: FnOnce(A) -> Running<T, E> + Send,
 {
-    fn encode(&self) -> Result<Vec<u8>, String> {
-        rmp_serde::to_vec(&self.args).map_err(|cause| cause.to_string())
+    fn encode(&self, way: Way) -> Result<Encoded, FrameError> {
+        Encoded::of(&self.args, way)
     }
 
     fn run(self: Box<Self>) -> Running<T, E> {

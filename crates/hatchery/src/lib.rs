@@ -84,5 +84,6 @@ pub mod __private {
     pub use crate::function::{
         ContextFunction, Function, IsResult, call_plain, call_result, serve_plain, serve_result,
     };
+    pub use hatchery_proto::Encoded;
     pub use inventory::submit;
 }

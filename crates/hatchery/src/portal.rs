@@ -14,7 +14,7 @@ use crate::context::{Context, ContextCall, Opening};
 use crate::current;
 use crate::drive::link::Link;
 use crate::drive::scope::Core;
-use crate::drive::writer::Lane;
+use crate::drive::writer::Priority;
 use crate::error::{CallError, ContextError};
 use crate::function::{Call, RemoteError};
 use crate::items::{Items, StreamCall};
@@ -180,7 +180,7 @@ impl Portal {
         let reason = Reason { by: current::path(), why: Why::Requested };
         let message = ToChild::CancelBelow { path: below.clone(), reason };
         // A closed channel: everything below is going down anyway.
-        let _closed = self.link.outbox.push(Lane::Control, &message);
+        let _closed = self.link.outbox.push(Priority::Control, &message);
     }
 }
 
@@ -210,9 +210,9 @@ impl<T: DeserializeOwned, E: RemoteError> Calling<'_, T, E> {
     async fn answer(self) -> Result<T, CallError<E>> {
         let link = self.link;
         let function = self.call.name();
-        let args = self.call.encode().map_err(CallError::Refused)?;
+        let args = self.call.encode(link.outbox.way()).map_err(CallError::Refused)?;
         match link.call(function, args, self.within).await {
-            Ok(reply) => hatchery_proto::frame::decode(&reply).map_err(|cause| {
+            Ok(reply) => reply.decode().map_err(|cause| {
                 let what = std::any::type_name::<T>();
                 let message = format!("decoding the reply of `{function}` as `{what}`");
                 let fault = current::fault(FaultKind::BadReply, message);

@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::board::Board;
 use crate::current::{self, Actor, Cancelling};
+use crate::drive::lanes::Offers;
 use crate::error::OpenError;
 use crate::lock::lock;
 use crate::nursery;
@@ -218,6 +219,8 @@ pub(crate) struct Inner {
     pub(crate) watchdog: Option<Duration>,
     /// How many births are under way: each holds several fds until its handshake.
     pub(crate) births: Semaphore,
+    /// What thread actors claim at their birth.
+    pub(crate) offers: Offers,
     /// Only the root may end the tree as a whole.
     is_root: bool,
     /// How thread actors find the runtime they were born into.
@@ -257,6 +260,7 @@ impl Inner {
             board: Arc::default(),
             watchdog,
             births: Semaphore::new(MAX_BIRTHS),
+            offers: Offers::default(),
             is_root,
             token: NEXT.fetch_add(1, Ordering::Relaxed),
             forkserver: Mutex::default(),

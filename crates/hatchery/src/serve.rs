@@ -5,11 +5,12 @@
 
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
 use hatchery_proto::board::Kind;
 use hatchery_proto::serve::{Admission, Served};
 use hatchery_proto::stream::{Terms, Violation};
-use hatchery_proto::{ActorPath, CallId, Fault, FaultKind, Reason, ToChild, ToParent, Why};
+use hatchery_proto::{
+    ActorPath, CallId, Encoded, Fault, FaultKind, Reason, ToChild, ToParent, Why,
+};
 use tokio::sync::oneshot;
 
 use crate::board::Entry;
@@ -18,7 +19,7 @@ use crate::current::{self, Actor, Busy};
 use crate::drive::link::Answer;
 use crate::drive::pipe::{Pipe, Side};
 use crate::drive::reader::Ended;
-use crate::drive::writer::{Lane, Outbox, PushError};
+use crate::drive::writer::{Outbox, Priority, PushError};
 use crate::function;
 use crate::lock::lock;
 use crate::panics::{Caught, caught};
@@ -72,7 +73,7 @@ impl Service {
     }
 
     /// Hands a message of a stream to its context.
-    pub(crate) fn item(&self, call: CallId, value: Bytes) -> Result<(), Ended> {
+    pub(crate) fn item(&self, call: CallId, value: Encoded) -> Result<(), Ended> {
         self.with(call, |pipe| pipe.arrived(value))
     }
 
@@ -98,7 +99,7 @@ impl Service {
         Ok(false)
     }
 
-    fn call(self: &Arc<Self>, call: CallId, name: &str, args: &[u8]) {
+    fn call(self: &Arc<Self>, call: CallId, name: &str, args: &Encoded) {
         match function::dispatch(name, args) {
             Ok(running) => {
                 let (cancel, cancelled) = oneshot::channel();
@@ -116,7 +117,7 @@ impl Service {
         }
     }
 
-    fn context(self: &Arc<Self>, call: CallId, name: &str, args: &[u8], terms: Terms) {
+    fn context(self: &Arc<Self>, call: CallId, name: &str, args: &Encoded, terms: Terms) {
         let (from, outbox) = (self.from.clone(), self.outbox.clone());
         let line = self.line(Kind::ServingContext, call, name);
         let pipe = Pipe::new(Side::Callee, call, from, outbox, terms, line);
@@ -178,7 +179,7 @@ impl Service {
         // Others that run may answer in the same moment.
         let alone = lock(&self.open).is_empty();
         let pushed = match alone {
-            true => self.outbox.push(Lane::Data, &message),
+            true => self.outbox.push(Priority::Data, &message),
             false => self.outbox.gather(&message),
         };
         if let Err(PushError::Frame(cause)) = pushed {
@@ -186,7 +187,7 @@ impl Service {
             let fault = current::fault(FaultKind::TooLarge, message);
             let result = Err(Box::new(fault));
             // If the channel is closed the reader sees it too and takes care.
-            let _closed = self.outbox.push(Lane::Data, &ToParent::Reply { call, result });
+            let _closed = self.outbox.push(Priority::Data, &ToParent::Reply { call, result });
         }
     }
 }

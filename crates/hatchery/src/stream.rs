@@ -6,10 +6,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
 use futures_core::Stream;
 use futures_sink::Sink;
-use hatchery_proto::FaultKind;
+use hatchery_proto::{Encoded, FaultKind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -321,8 +320,8 @@ fn yield_now_and_then(cx: &mut Context<'_>) -> Poll<()> {
     std::pin::pin!(tokio::task::consume_budget()).poll(cx)
 }
 
-fn decode<R: DeserializeOwned>(value: &Bytes) -> Result<R, StreamError> {
-    hatchery_proto::frame::decode_shared(value).map_err(|cause| {
+fn decode<R: DeserializeOwned>(value: &Encoded) -> Result<R, StreamError> {
+    value.decode().map_err(|cause| {
         let message = format!("decoding a message as `{}`", std::any::type_name::<R>());
         let fault = current::fault(FaultKind::BadReply, message).because(cause.to_string());
         StreamError::Unreadable(Box::new(fault))

@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::reader::{Ended, Inbox, Received};
 use super::socket::Socket;
-use super::writer::{Lane, Outbox};
+use super::writer::{Outbox, Priority};
 use crate::clock;
 use crate::current::{Actor, Cancelling};
 use crate::error::PeerError;
@@ -108,7 +108,7 @@ impl Reception {
         for outbox in inside.guests.values() {
             let ended = EndedMessage { why: Some(reason.clone()), ..EndedMessage::default() };
             // A guest that has gone meanwhile needs no goodbye.
-            let _gone = outbox.push(Lane::Data, &ToParent::Ended(ended));
+            let _gone = outbox.push(Priority::Data, &ToParent::Ended(ended));
         }
         drop(inside);
         self.changed.send_replace(());
@@ -235,7 +235,7 @@ async fn receive(
         Err(refusal) => {
             tracing::warn!(path = %actor.path, %refusal, "a peer was turned away");
             // Whoever it is may have gone already.
-            let _gone = outbox.push(Lane::Control, &ToParent::Refused(refusal));
+            let _gone = outbox.push(Priority::Control, &ToParent::Refused(refusal));
             return;
         }
     };
@@ -257,7 +257,7 @@ impl Guest {
     async fn serve(self, mut inbox: Inbox) {
         let ready = Ready { version: PROTOCOL_VERSION, pid: std::process::id() };
         let writing = tokio::spawn(self.outbox.clone().write_out());
-        if self.outbox.push(Lane::Control, &ToParent::Ready(ready)).is_ok() {
+        if self.outbox.push(Priority::Control, &ToParent::Ready(ready)).is_ok() {
             let end = self.answer(&mut inbox).await;
             if let Ended::Malformed(error) = end {
                 // That connection ends, and nothing else (C15).

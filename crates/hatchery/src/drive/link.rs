@@ -9,24 +9,23 @@
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use bytes::Bytes;
 use hatchery_proto::board::Kind;
 use hatchery_proto::call::Calls;
 use hatchery_proto::stream::{Terms, Violation};
 use hatchery_proto::{
-    ActorPath, CallId, Fault, FaultKind, FrameError, Reason, ToChild, ToParent, Why,
+    ActorPath, CallId, Encoded, Fault, FaultKind, FrameError, Reason, ToChild, ToParent, Why,
 };
 use tokio::sync::{oneshot, watch};
 
 use super::pipe::{Pipe, Side};
 use super::reader::Ended;
-use super::writer::{Lane, Outbox, PushError};
+use super::writer::{Outbox, Priority, PushError};
 use crate::board::Mark;
 use crate::current;
 use crate::lock::lock;
 
 /// What one call comes to.
-pub(crate) type Answer = Result<Bytes, Box<Fault>>;
+pub(crate) type Answer = Result<Encoded, Box<Fault>>;
 
 /// Who waits for an answer.
 #[derive(Debug)]
@@ -67,7 +66,7 @@ impl Link {
     pub(crate) async fn call(
         &self,
         function: &'static str,
-        args: Bytes,
+        args: Encoded,
         within: Option<Duration>,
     ) -> Answer {
         let _open = self.owner.enter(Kind::Call, 0, self.path.as_str(), function);
@@ -106,7 +105,7 @@ impl Link {
 
     /// Sends at once, or together with others that are under way.
     fn say(&self, alone: bool, message: &ToChild) -> Result<(), PushError> {
-        if alone { self.outbox.push(Lane::Data, message) } else { self.outbox.gather(message) }
+        if alone { self.outbox.push(Priority::Data, message) } else { self.outbox.gather(message) }
     }
 
     /// Asks for a context; what it comes to is told by the pipe. Ended by room in the queue.
@@ -115,7 +114,7 @@ impl Link {
     pub(crate) async fn open(
         self: &Arc<Self>,
         function: &'static str,
-        args: Bytes,
+        args: Encoded,
         terms: Terms,
     ) -> Result<Held, Box<Fault>> {
         let line = self.owner.enter(Kind::Context, 0, self.path.as_str(), function);
@@ -130,7 +129,7 @@ impl Link {
                 Waiter::Context(new)
             })?;
             let message = ToChild::Open { call, function: function.into(), args, terms };
-            (call, self.outbox.push(Lane::Data, &message))
+            (call, self.outbox.push(Priority::Data, &message))
         };
         match (pushed, pipe) {
             (Ok(()), Some(pipe)) => Ok(Held { link: self.clone(), pipe }),
@@ -160,7 +159,7 @@ impl Link {
     }
 
     /// Hands a message of a stream to its context.
-    pub(crate) fn item(&self, call: CallId, value: Bytes) -> Result<(), Ended> {
+    pub(crate) fn item(&self, call: CallId, value: Encoded) -> Result<(), Ended> {
         self.with(call, |pipe| pipe.arrived(value))
     }
 
@@ -324,7 +323,7 @@ impl Drop for OpenCall<'_> {
             let reason = Reason { by: current::path(), why };
             let message = ToChild::CancelCall { call: self.call, reason };
             // A closed channel has cancelled the call already.
-            let _closed = self.link.outbox.push(Lane::Control, &message);
+            let _closed = self.link.outbox.push(Priority::Control, &message);
         }
     }
 }

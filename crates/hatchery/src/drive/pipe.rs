@@ -10,16 +10,17 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::task::{Context as Task, Poll, Waker};
 
-use bytes::Bytes;
 use hatchery_proto::board;
 use hatchery_proto::context::{Context, NotStarted, Phase, Word};
 use hatchery_proto::stream::{Denied, Policy, Terms, Violation};
-use hatchery_proto::{ActorPath, CallId, Fault, FaultKind, Reason, ToChild, ToParent};
+use hatchery_proto::{
+    ActorPath, CallId, Encoded, Fault, FaultKind, Reason, ToChild, ToParent, Way,
+};
 use serde::Serialize;
 use tokio::sync::watch;
 
 use super::link::Answer;
-use super::writer::{Framed, ItemError, Lane, Outbox, PushError};
+use super::writer::{Framed, ItemError, Outbox, Priority, PushError};
 use crate::board::Entry;
 use crate::current;
 use crate::lock::lock;
@@ -64,9 +65,9 @@ pub struct StreamStats {
 
 struct State {
     context: Context,
-    unread: VecDeque<Bytes>,
+    unread: VecDeque<Encoded>,
     /// The opener's: the first value, then the last word.
-    started: Option<Bytes>,
+    started: Option<Encoded>,
     answer: Option<Answer>,
     /// Why the context ended, if not well.
     fault: Option<Box<Fault>>,
@@ -95,7 +96,7 @@ pub(crate) enum Sent {
 /// What a reader gets.
 #[derive(Debug)]
 pub(crate) enum Next {
-    Item(Bytes),
+    Item(Encoded),
     /// The other side has closed its half, or ended well.
     End,
     Broken(Box<Fault>),
@@ -134,10 +135,15 @@ impl Pipe {
         Arc::new(Self { call, peer, side, policy, outbox, state, changed })
     }
 
+    /// How values travel here.
+    pub(crate) fn way(&self) -> Way {
+        self.outbox.way()
+    }
+
     // What the connection's reader brings.
 
     /// The callee has started.
-    pub(crate) fn started(&self, value: Bytes) -> Result<(), Violation> {
+    pub(crate) fn started(&self, value: Encoded) -> Result<(), Violation> {
         let mut state = lock(&self.state);
         state.context.started()?;
         state.started = Some(value);
@@ -148,7 +154,7 @@ impl Pipe {
     }
 
     /// A message has come.
-    pub(crate) fn arrived(&self, value: Bytes) -> Result<(), Violation> {
+    pub(crate) fn arrived(&self, value: Encoded) -> Result<(), Violation> {
         let mut state = lock(&self.state);
         if !state.context.arrived(value.len())? {
             return Ok(());
@@ -158,8 +164,7 @@ impl Pipe {
             state.context.incoming.taken(value.len());
         } else {
             // A small slice would keep the whole buffer that it came in.
-            let small = value.len() < OWN_BUFFER;
-            state.unread.push_back(if small { Bytes::copy_from_slice(&value) } else { value });
+            state.unread.push_back(value.detached(OWN_BUFFER));
             while state.context.incoming.is_over()
                 && let Some(oldest) = state.unread.pop_front()
             {
@@ -223,12 +228,13 @@ impl Pipe {
     // The callee.
 
     /// Says `started`.
-    pub(crate) fn start(&self, value: Bytes) -> Result<(), NotStarted> {
+    pub(crate) fn start(&self, value: Encoded) -> Result<(), NotStarted> {
         let mut state = lock(&self.state);
         state.context.start()?;
         state.show(board::State::Open);
         // In order with the messages that follow; a closed channel is told by its reader.
-        let _closed = self.outbox.push(Lane::Data, &ToParent::Started { call: self.call, value });
+        let _closed =
+            self.outbox.push(Priority::Data, &ToParent::Started { call: self.call, value });
         drop(state);
         self.change();
         Ok(())
@@ -261,7 +267,7 @@ impl Pipe {
             drop(state);
             let message = ToChild::CancelCall { call: self.call, reason };
             // A closed channel has cancelled it already.
-            let _closed = self.outbox.push(Lane::Control, &message);
+            let _closed = self.outbox.push(Priority::Control, &message);
             self.change();
         }
     }
@@ -432,8 +438,8 @@ impl Pipe {
         let call = self.call;
         // After the messages that were sent; a closed channel has ended it already.
         let _closed = match self.side {
-            Side::Opener => self.outbox.push(Lane::Data, &ToChild::CloseStream { call }),
-            Side::Callee => self.outbox.push(Lane::Data, &ToParent::CloseStream { call }),
+            Side::Opener => self.outbox.push(Priority::Data, &ToChild::CloseStream { call }),
+            Side::Callee => self.outbox.push(Priority::Data, &ToParent::CloseStream { call }),
         };
     }
 
@@ -473,8 +479,8 @@ impl Pipe {
         let call = self.call;
         // On a closed channel nobody sends.
         let _closed = match self.side {
-            Side::Opener => self.outbox.push(Lane::Control, &ToChild::Grant { call, bytes }),
-            Side::Callee => self.outbox.push(Lane::Control, &ToParent::Grant { call, bytes }),
+            Side::Opener => self.outbox.push(Priority::Control, &ToChild::Grant { call, bytes }),
+            Side::Callee => self.outbox.push(Priority::Control, &ToParent::Grant { call, bytes }),
         };
     }
 

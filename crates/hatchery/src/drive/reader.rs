@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hatchery_proto::frame::Frame;
-use hatchery_proto::{CallId, Config, Decoder, FrameError};
+use hatchery_proto::frame::{self, Frame};
+use hatchery_proto::{CallId, Config, Decoder, Encoded, FrameError, Lane};
 use serde::de::DeserializeOwned;
 
 use super::socket::Socket;
@@ -19,6 +19,8 @@ pub(crate) struct Inbox {
     spin: Duration,
     /// How many bytes of its buffer were handed out since it was filled last.
     lent: usize,
+    /// Where large blobs come, if the other end is in this process.
+    lane: Option<Arc<Lane>>,
 }
 
 /// What has come.
@@ -27,7 +29,7 @@ pub(crate) enum Received<M> {
     /// From runtime to runtime.
     Message(M),
     /// For a stream.
-    Item(CallId, Bytes),
+    Item(CallId, Encoded),
 }
 
 /// Why nothing more will come.
@@ -48,12 +50,18 @@ impl Ended {
 
 impl Inbox {
     pub(crate) fn new(socket: Arc<Socket>, max_frame: usize) -> Self {
-        Self { socket, decoder: Decoder::new(max_frame), spin: Duration::ZERO, lent: 0 }
+        Self { socket, decoder: Decoder::new(max_frame), spin: Duration::ZERO, lent: 0, lane: None }
     }
 
     /// The same with another limit for the frames to come.
     pub(crate) fn with_limit(mut self, max_frame: usize) -> Self {
         self.decoder.set_limit(max_frame);
+        self
+    }
+
+    /// The same with the lane that the other end, in this process, hands large blobs over in.
+    pub(crate) fn with_lane(mut self, lane: Option<Arc<Lane>>) -> Self {
+        self.lane = lane;
         self
     }
 
@@ -74,15 +82,7 @@ impl Inbox {
     pub(crate) async fn next<M: DeserializeOwned>(&mut self) -> Result<Received<M>, Ended> {
         loop {
             if let Some(frame) = self.decoder.next_frame().map_err(Ended::Malformed)? {
-                return match Frame::new(frame).map_err(Ended::Malformed)? {
-                    Frame::Item { call, value } => {
-                        self.lent += value.len();
-                        Ok(Received::Item(call, value))
-                    }
-                    Frame::Message(message) => hatchery_proto::frame::decode(&message)
-                        .map(Received::Message)
-                        .map_err(Ended::Malformed),
-                };
+                return self.whole(frame).map_err(Ended::Malformed);
             }
             if std::mem::take(&mut self.lent) >= LENT {
                 // Who got them may be done with them after its turn; then the same memory is used
@@ -92,6 +92,20 @@ impl Inbox {
             match self.socket.receive(self.decoder.buffer_mut(), self.spin).await {
                 Ok(0) | Err(_) => return Err(Ended::Closed),
                 Ok(read) => self.decoder.read(read),
+            }
+        }
+    }
+
+    /// A frame, and what was handed over beside it: in order, so also if nobody wants it.
+    fn whole<M: DeserializeOwned>(&mut self, frame: Bytes) -> Result<Received<M>, FrameError> {
+        match (Frame::new(frame)?, &self.lane) {
+            (Frame::Item { call, value, blobs }, lane) => {
+                self.lent += value.len();
+                Ok(Received::Item(call, frame::join(value, blobs, lane.as_ref())?))
+            }
+            (Frame::Message(message), None) => frame::decode(&message).map(Received::Message),
+            (Frame::Message(message), Some(lane)) => {
+                frame::decode_with(&message, lane).map(Received::Message)
             }
         }
     }

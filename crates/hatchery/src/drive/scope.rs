@@ -26,7 +26,7 @@ use super::lines::Lines;
 use super::link::Link;
 use super::reader::{Ended, Inbox, Received};
 use super::socket::Socket;
-use super::writer::{Lane, Outbox};
+use super::writer::{Outbox, Priority};
 use crate::clock;
 use crate::current::{self, Actor};
 use crate::error::{StartCause, StartError};
@@ -234,7 +234,7 @@ impl Core {
             Some((_, link)) => {
                 let message = ToChild::CancelBelow { path: path.clone(), reason: reason.clone() };
                 // A closed channel: it goes down anyway.
-                drop(link.outbox.push(Lane::Control, &message));
+                drop(link.outbox.push(Priority::Control, &message));
             }
             None => {}
         }
@@ -298,8 +298,11 @@ impl Core {
             .map_err(system(&options.name, "pipe2"))
             .map_err(cause)?;
         let config = &runtime.config;
-        let outbox =
-            Arc::new(Outbox::new(stream.clone(), config.max_frame_bytes, config.outbox_bytes));
+        let is_process = *kind == Kind::Process;
+        let lanes = (!is_process).then(|| runtime.offers.offer(path));
+        let (down, up) = lanes.map(|lanes| (lanes.down, lanes.up)).unzip();
+        let outbox = Outbox::new(stream.clone(), config.max_frame_bytes, config.outbox_bytes);
+        let outbox = Arc::new(outbox.with_lane(down));
         self.hello(&outbox, path);
         let link = Arc::new(Link::new(path.clone(), outbox.clone(), self.actor.mark.clone()));
         let (started, ready) = oneshot::channel();
@@ -320,7 +323,7 @@ impl Core {
                 Slot {
                     link: link.clone(),
                     backend: backend_name,
-                    is_process: *kind == Kind::Process,
+                    is_process,
                     pipes,
                     child: None,
                     signal: None,
@@ -333,8 +336,7 @@ impl Core {
             );
         }
         let spawning = backend.spawn(spec);
-        let inbox = Inbox::new(stream, config.max_frame_bytes).with_spin(config);
-        let is_process = *kind == Kind::Process;
+        let inbox = Inbox::new(stream, config.max_frame_bytes).with_spin(config).with_lane(up);
         let reading = Reading { core: self.clone(), id, link: link.clone(), is_process };
         tokio::spawn(reading.read(inbox));
         tokio::spawn(outbox.write_out());
@@ -356,7 +358,7 @@ impl Core {
             stdio,
         };
         // The socket is new and empty; if it were closed, the handshake's bound would tell.
-        drop(outbox.push(Lane::Control, &ToChild::Hello(Box::new(hello))));
+        drop(outbox.push(Priority::Control, &ToChild::Hello(Box::new(hello))));
     }
 
     fn resolve(&self, backend: &Backend) -> Result<Arc<dyn hatchery_spawn::Backend>, SpawnError> {
@@ -769,7 +771,7 @@ impl Slot {
             teardown::Action::SendCancel { reason, budget } => {
                 self.leaving.get_or_insert_with(|| reason.clone());
                 // If the channel is closed, the reader says so and the ladder goes on.
-                drop(self.link.outbox.push(Lane::Control, &ToChild::Cancel { reason, budget }));
+                drop(self.link.outbox.push(Priority::Control, &ToChild::Cancel { reason, budget }));
             }
             teardown::Action::Terminate => {
                 self.forced = true;

@@ -18,7 +18,7 @@ use super::door;
 use super::link::Link;
 use super::reader::{Ended, Inbox, Received};
 use super::socket::Socket;
-use super::writer::{Lane, Outbox};
+use super::writer::{Outbox, Priority};
 use crate::current::{self, Actor};
 use crate::error::PeerError;
 
@@ -51,7 +51,7 @@ async fn meet(introduction: &Introduction, actor: &Actor) -> Result<Arc<Link>, P
     let (path, token) = (actor.path.clone(), introduction.token);
     let meet = ToChild::Meet(Box::new(Meet { version: PROTOCOL_VERSION, path, token }));
     let path = introduction.path.clone();
-    if outbox.push(Lane::Control, &meet).is_err() {
+    if outbox.push(Priority::Control, &meet).is_err() {
         return Err(PeerError::Gone { path });
     }
     match inbox.first::<ToParent>().await {

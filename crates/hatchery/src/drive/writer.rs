@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use hatchery_proto::stream::Denied;
-use hatchery_proto::{CallId, FrameError, frame};
+use hatchery_proto::{CallId, FrameError, Lane, Way, frame};
 use nix::errno::Errno;
 use serde::Serialize;
 use tokio::sync::Notify;
@@ -26,7 +26,7 @@ use crate::lock::lock;
 
 /// Which queue a frame joins when it can't be written at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lane {
+pub(crate) enum Priority {
     /// Cancels, acknowledgements, endings: before any queued data.
     Control,
     /// Calls, replies, and all that must keep its place among a stream's messages.
@@ -58,12 +58,14 @@ pub(crate) struct Framed {
     pub(crate) length: usize,
     /// Its whole frame.
     pieces: Vec<Bytes>,
+    /// What is handed over beside it.
+    beside: Vec<Bytes>,
 }
 
 impl Framed {
     /// One that is never sent: its connection is closed.
     pub(crate) fn nothing() -> Self {
-        Self { length: 0, pieces: Vec::new() }
+        Self { length: 0, pieces: Vec::new(), beside: Vec::new() }
     }
 
     fn total(&self) -> usize {
@@ -81,6 +83,7 @@ pub(crate) struct Outbox {
     left: Notify,
     max_frame: usize,
     limit: usize,
+    way: Way,
 }
 
 #[derive(Debug, Default)]
@@ -100,32 +103,46 @@ struct Queue {
     waiting: Vec<Waker>,
     /// When something was written last.
     written: Option<Instant>,
+    /// Where large blobs go, if the other end is in this process. What is handed over there is in
+    /// the order of the frames in the data lane.
+    lane: Option<Arc<Lane>>,
 }
 
 impl Outbox {
     pub(crate) fn new(socket: Arc<Socket>, max_frame: usize, limit: usize) -> Self {
         let state = Mutex::new(Queue { socket: Some(socket), ..Queue::default() });
         let (work, left) = (Notify::new(), Notify::new());
-        Self { state, work, left, max_frame, limit }
+        Self { state, work, left, max_frame, limit, way: Way::Whole }
+    }
+
+    /// The same for a connection inside this process, which has a lane beside its socket.
+    pub(crate) fn with_lane(mut self, lane: Option<Arc<Lane>>) -> Self {
+        self.way = if lane.is_some() { Way::Apart } else { Way::Whole };
+        lock(&self.state).lane = lane;
+        self
+    }
+
+    /// How values are to be encoded for it.
+    pub(crate) fn way(&self) -> Way {
+        self.way
     }
 
     /// Takes one frame, whole or not at all. Never waits; any thread.
-    pub(crate) fn push(&self, lane: Lane, message: &impl Serialize) -> Result<(), PushError> {
+    pub(crate) fn push(
+        &self,
+        priority: Priority,
+        message: &impl Serialize,
+    ) -> Result<(), PushError> {
         let mut queue = lock(&self.state);
         if queue.closed {
             return Err(PushError::Closed);
         }
         let idle = queue.queued == 0;
-        let buffer = match lane {
-            Lane::Control => &mut queue.control,
-            Lane::Data => &mut queue.tail,
+        let added = match priority {
+            Priority::Control => queue.add_control(message, self.max_frame),
+            Priority::Data => queue.add_data(message, self.max_frame),
         };
-        let before = buffer.len();
-        frame::encode(message, self.max_frame, buffer).map_err(PushError::Frame)?;
-        queue.queued += match lane {
-            Lane::Control => queue.control.len() - before,
-            Lane::Data => queue.tail.len() - before,
-        };
+        queue.queued += added.map_err(PushError::Frame)?;
         let written = if idle { self.write_once(&mut queue) } else { Ok(()) };
         self.after(queue, written)
     }
@@ -138,7 +155,7 @@ impl Outbox {
             return Err(PushError::Closed);
         }
         let (idle, start) = (queue.queued == 0, queue.tail.len());
-        frame::encode(message, self.max_frame, &mut queue.tail).map_err(PushError::Frame)?;
+        queue.add_data(message, self.max_frame).map_err(PushError::Frame)?;
         if idle && !queue.is_busy() {
             queue.queued += queue.tail.len() - start;
             let written = self.write_once(&mut queue);
@@ -161,14 +178,19 @@ impl Outbox {
             return Err(ItemError::Push(PushError::Closed));
         }
         let start = queue.tail.len();
-        let frame::Item { length, blobs } =
-            frame::encode_item(call, value, self.max_frame, &mut queue.tail)
-                .map_err(|error| ItemError::Push(PushError::Frame(error)))?;
+        let (length, large) = queue
+            .add_item(call, value, self.max_frame)
+            .map_err(|error| ItemError::Push(PushError::Frame(error)))?;
         let admitted = admit(length);
-        if admitted.is_ok() && blobs.is_empty() {
-            return self.taken(queue, start).map_err(ItemError::Push);
-        }
-        let framed = Framed { length, pieces: frame::cut(&mut queue.tail, start, blobs) };
+        let framed = match large {
+            None if admitted.is_ok() => return self.taken(queue, start).map_err(ItemError::Push),
+            None => Framed {
+                length,
+                pieces: vec![queue.tail.split_off(start).freeze()],
+                beside: Vec::new(),
+            },
+            Some(framed) => framed,
+        };
         match admitted {
             Ok(()) => self.append(queue, &framed).map_err(ItemError::Push),
             Err(denied) => Err(ItemError::Denied(denied, framed)),
@@ -181,7 +203,7 @@ impl Outbox {
         if queue.closed {
             return Err(PushError::Closed);
         }
-        if framed.total() >= BATCH {
+        if framed.total() >= BATCH || !framed.beside.is_empty() {
             return self.append(queue, framed);
         }
         let start = queue.tail.len();
@@ -199,6 +221,7 @@ impl Outbox {
         queue.queued += framed.total();
         queue.seal_tail();
         queue.data.push_back(framed.pieces.clone());
+        queue.hand_over(framed.beside.iter().cloned());
         let written = if idle { self.write_once(&mut queue) } else { Ok(()) };
         self.after(queue, written)
     }
@@ -313,8 +336,10 @@ impl Outbox {
     /// read is the reader's, with its own half.
     pub(crate) fn release(&self) {
         self.break_channel();
-        let socket = lock(&self.state).socket.take();
-        drop(socket);
+        let mut queue = lock(&self.state);
+        let gone = (queue.socket.take(), queue.lane.take());
+        drop(queue);
+        drop(gone);
     }
 
     async fn write_all(&self) -> io::Result<()> {
@@ -377,6 +402,54 @@ impl Outbox {
 }
 
 impl Queue {
+    /// Appends a frame that may overtake; says how long it is.
+    fn add_control(&mut self, message: &impl Serialize, limit: usize) -> Result<usize, FrameError> {
+        let before = self.control.len();
+        frame::encode(message, limit, &mut self.control)?;
+        Ok(self.control.len() - before)
+    }
+
+    /// Appends one that keeps its place, and hands over what lies beside it.
+    fn add_data(&mut self, message: &impl Serialize, limit: usize) -> Result<usize, FrameError> {
+        let before = self.tail.len();
+        if self.lane.is_some() {
+            let blobs = frame::encode_apart(message, limit, &mut self.tail)?;
+            self.hand_over(blobs);
+        } else {
+            frame::encode(message, limit, &mut self.tail)?;
+        }
+        Ok(self.tail.len() - before)
+    }
+
+    /// Appends a stream's message, unless it is large: then it is given back. And its length.
+    fn add_item(
+        &mut self,
+        call: CallId,
+        value: &impl Serialize,
+        limit: usize,
+    ) -> Result<(usize, Option<Framed>), FrameError> {
+        if self.lane.is_some() {
+            let frame::Apart { length, frame, blobs } =
+                frame::encode_item_apart(call, value, limit, &mut self.tail)?;
+            let large = Framed { length, pieces: vec![frame], beside: blobs };
+            return Ok((length, (!large.beside.is_empty()).then_some(large)));
+        }
+        let start = self.tail.len();
+        let frame::Item { length, blobs } = frame::encode_item(call, value, limit, &mut self.tail)?;
+        if blobs.is_empty() {
+            return Ok((length, None));
+        }
+        let pieces = frame::cut(&mut self.tail, start, blobs);
+        Ok((length, Some(Framed { length, pieces, beside: Vec::new() })))
+    }
+
+    /// Before the frame can be out.
+    fn hand_over(&self, blobs: impl IntoIterator<Item = Bytes>) {
+        if let Some(lane) = &self.lane {
+            lane.push(blobs);
+        }
+    }
+
     /// Whether something was written a moment ago, so that more may follow.
     fn is_busy(&self) -> bool {
         self.written.is_some_and(|written| written.elapsed() < BURST)
@@ -425,8 +498,8 @@ impl Queue {
 
     fn close(&mut self) {
         let waiting = std::mem::take(&mut self.waiting);
-        let socket = self.socket.take();
-        *self = Self { closed: true, waiting, socket, ..Self::default() };
+        let (socket, lane) = (self.socket.take(), self.lane.take());
+        *self = Self { closed: true, waiting, socket, lane, ..Self::default() };
     }
 }
 

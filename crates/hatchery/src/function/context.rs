@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::pin;
 
 use futures_core::Stream;
+use hatchery_proto::Encoded;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -13,7 +14,7 @@ use crate::error::StreamError;
 use crate::items::StreamCall;
 
 /// Serves a context function that can't fail.
-pub fn serve_context_plain<C, A, R, F, Fut>(args: &[u8], raw: RawCallee, body: F) -> Served
+pub fn serve_context_plain<C, A, R, F, Fut>(args: &Encoded, raw: RawCallee, body: F) -> Served
 where
     C: IsCallee,
     A: DeserializeOwned,
@@ -21,17 +22,18 @@ where
     F: FnOnce(C, A) -> Fut,
     Fut: Future<Output = R> + Send + 'static,
 {
+    let way = args.way();
     match decode(args) {
         Ok(args) => {
             let running = body(C::from_raw(raw), args);
-            Box::pin(async move { encode_reply(&running.await) })
+            Box::pin(async move { encode_reply(&running.await, way) })
         }
         Err(fault) => Box::pin(std::future::ready(Err(fault))),
     }
 }
 
 /// Serves a context function that returns a `Result`.
-pub fn serve_context_result<C, A, R, F, Fut>(args: &[u8], raw: RawCallee, body: F) -> Served
+pub fn serve_context_result<C, A, R, F, Fut>(args: &Encoded, raw: RawCallee, body: F) -> Served
 where
     C: IsCallee,
     A: DeserializeOwned,
@@ -41,12 +43,13 @@ where
     F: FnOnce(C, A) -> Fut,
     Fut: Future<Output = R> + Send + 'static,
 {
+    let way = args.way();
     match decode(args) {
         Ok(args) => {
             let running = body(C::from_raw(raw), args);
             Box::pin(async move {
                 match running.await.into_result() {
-                    Ok(value) => encode_reply(&value),
+                    Ok(value) => encode_reply(&value, way),
                     Err(error) => Err(Box::new(error.to_fault())),
                 }
             })
@@ -56,20 +59,21 @@ where
 }
 
 /// Serves a function that returns a stream.
-pub fn serve_stream<A, R, F>(args: &[u8], raw: RawCallee, body: F) -> Served
+pub fn serve_stream<A, R, F>(args: &Encoded, raw: RawCallee, body: F) -> Served
 where
     A: DeserializeOwned,
     R: Stream + Send + 'static,
     R::Item: Serialize + Send + 'static,
     F: FnOnce(A) -> R,
 {
+    let way = args.way();
     match decode::<A>(args) {
         Ok(args) => {
             let items = body(args);
             Box::pin(async move {
                 match pump(items, Callee::from_raw(raw)).await {
                     // Nobody reads any more: that is how the reader of a stream stops it.
-                    Ok(()) | Err(StreamError::Closed) => encode_reply(&()),
+                    Ok(()) | Err(StreamError::Closed) => encode_reply(&(), way),
                     Err(error) => Err(Box::new(crate::error::fault_of(&error))),
                 }
             })
