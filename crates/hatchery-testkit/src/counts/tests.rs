@@ -118,6 +118,7 @@ fn a_child_of_the_forkserver_is_counted() {
 
 /// What tokio keeps for signals and children is there from the first look on, and nothing that a
 /// program does with either is hidden by that.
+#[cfg(feature = "tokio-signals")]
 #[test]
 fn what_tokio_keeps_for_ever_is_no_leak() {
     run_test(concat!(module_path!(), "::what_tokio_keeps_for_ever_is_no_leak"), BOUND, || {
