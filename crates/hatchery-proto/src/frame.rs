@@ -168,9 +168,17 @@ impl Frame {
         frame.advance(1);
         let number = frame.get_u64();
         let call = CallId::new(number & !APART);
-        let blobs = if number & APART == 0 { Ok(0) } else { frame.try_get_u32() };
-        let blobs = blobs.map_err(|error| FrameError::Decode(error.to_string()))? as usize;
+        let blobs = if number & APART == 0 { 0 } else { count(&mut frame)? };
         Ok(Self::Item { call, value: frame, blobs })
+    }
+}
+
+/// How many blobs a frame says that it has beside it: one form for each message, so never none.
+fn count(frame: &mut Bytes) -> Result<usize, FrameError> {
+    match frame.try_get_u32() {
+        Ok(count @ 1..) => Ok(count as usize),
+        Ok(0) => Err(FrameError::Decode("no blobs beside a message".to_owned())),
+        Err(error) => Err(FrameError::Decode(error.to_string())),
     }
 }
 
