@@ -1,6 +1,8 @@
 //! What the scenario tests share: every backend in turn, and a bound that catches hangs.
 #![forbid(unsafe_code)]
 
+pub mod events;
+
 use std::future::Future;
 use std::time::Duration;
 

@@ -9,11 +9,13 @@ use std::os::unix::net::{SocketAddr, UnixStream};
 use std::time::{Duration, Instant};
 
 use hatchery::{
-    CallError, Callee, ContextError, Error, FaultKind, HandshakeError, Nothing, Peer, PeerError,
-    PeerPortal,
+    CallError, Callee, Config, ContextError, Error, FaultKind, HandshakeError, Nothing, Peer,
+    PeerError, PeerPortal,
 };
-use hatchery_testkit::fault;
-use hatchery_tests::{BACKENDS, PROCESSES, for_each, here};
+use hatchery_testkit::{fault, isolate};
+use hatchery_tests::events::Events;
+use hatchery_tests::{BACKENDS, BUDGET, HANG, PROCESSES, for_each, here, within};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 #[hatchery::function]
 async fn whoami() -> String {
@@ -308,6 +310,73 @@ fn nobody_listens_unless_somebody_asked() {
         runtime.close().await;
     });
 }
+
+/// Asks a connected actor who it is, whenever the opener wants to know.
+#[hatchery::context]
+async fn stay_friends(callee: Callee<(), String>, peer: Peer) -> Result<(), Error> {
+    let portal = peer.connect().await?;
+    let mut stream = callee.started(())?;
+    while stream.recv().await?.is_some() {
+        stream.send(portal.call(whoami()).await?).await?;
+    }
+    Ok(())
+}
+
+/// How much of a processor this process has used.
+fn used() -> Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID).unwrap().into()
+}
+
+/// Row 40 of the faults: no fd is left for who knocks. It waits, those who are in are served as
+/// ever, nobody spins, and it is told once; when there is room, it is let in.
+#[test]
+fn who_knocks_while_there_is_no_fd_waits_and_is_let_in() {
+    let scenario = || {
+        let events = Events::capture();
+        for backend in PROCESSES {
+            within(HANG, backend, Config::with_budget(BUDGET), async |runtime| {
+                let told = events.with(LOCKED_OUT).len();
+                let nursery = runtime.nursery(async |n| {
+                    let (friend, late) = (n.start("friend").await?, n.start("late").await?);
+                    let here = hatchery::here()?;
+                    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+                    let served = friend.open_context(stay_friends(here.clone()), async |mut cx| {
+                        cx.send(()).await?;
+                        assert_eq!(cx.recv().await?.as_deref(), Some("root"));
+                        // What is open stays open.
+                        setrlimit(Resource::RLIMIT_NOFILE, 0, hard).unwrap();
+                        let asks = late.call(ask(here.clone()));
+                        let look = async {
+                            while events.with(LOCKED_OUT).len() == told {
+                                tokio::task::yield_now().await;
+                            }
+                            let before = used();
+                            cx.send(()).await?;
+                            assert_eq!(cx.recv().await?.as_deref(), Some("root"));
+                            // The span in which nothing happens is the point.
+                            tokio::time::sleep(Duration::from_millis(500)).await;
+                            let used = used() - before;
+                            assert!(used < Duration::from_millis(100), "{used:?} of 500 ms");
+                            assert_eq!(events.with(LOCKED_OUT).len(), told + 1);
+                            setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+                            Ok::<_, Error>(())
+                        };
+                        let (late, looked) = tokio::join!(asks, look);
+                        looked?;
+                        assert_eq!(late?, "root");
+                        Ok(())
+                    });
+                    Ok(served.await?)
+                });
+                well(nursery).await;
+                runtime.close().await;
+            });
+        }
+    };
+    isolate::run_test(here!(), HANG * 3, scenario);
+}
+
+const LOCKED_OUT: &str = "a peer could not be let in";
 
 /// A connection lives as long as it is used, and no longer.
 #[test]

@@ -235,17 +235,61 @@ fn a_sigint_works_while_25_threads_spin() {
     }
 }
 
+/// Makes stderr a full pipe. What comes back is its other end, which nobody reads.
+fn fill_stderr() -> std::io::PipeReader {
+    let (unread, mut full) = std::io::pipe().unwrap();
+    nix::unistd::dup2_stderr(full.as_fd()).unwrap();
+    let flags = nix::fcntl::OFlag::O_NONBLOCK;
+    nix::fcntl::fcntl(&full, nix::fcntl::FcntlArg::F_SETFL(flags)).unwrap();
+    while full.write(&[b'x'; 512]).is_ok() {}
+    nix::fcntl::fcntl(&full, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty())).unwrap();
+    unread
+}
+
+/// Scenario 55, H6, C5, C8: 25 abandoned threads spin, every worker is blocked, stderr is full and a
+/// dump is asked for, all at once.
+#[test]
+fn a_sigint_works_when_everything_has_gone_wrong() {
+    let scenario = || {
+        root(async {
+            let runtime = open(Backend::Thread, BUDGET);
+            let abandoned = runtime.nursery(async |n| {
+                let names: Vec<String> = (0..25).map(|i| format!("a{i}")).collect();
+                let starts = names.iter().map(|name| n.start(name));
+                let children = futures_util::future::try_join_all(starts).await?;
+                let calls = children.iter().map(async |child| {
+                    let late = child.call(stick(true)).within(Duration::from_millis(1)).await;
+                    assert!(late.is_err());
+                });
+                futures_util::future::join_all(calls).await;
+                Ok(())
+            });
+            assert_eq!(abandoned.await.unwrap_err().faults().len(), 25);
+            assert_eq!(runtime.abandoned().len(), 25);
+            let unread = fill_stderr();
+            let held = runtime.nursery(async |n| {
+                n.actor("child").backend(Backend::Forkserver).start().await?;
+                tokio::spawn(async { for_ever() });
+                tokio::spawn(async { for_ever() });
+                signal(SIGQUIT);
+                signal(SIGINT);
+                for_ever();
+                Ok(())
+            });
+            drop(held.await);
+            drop(unread);
+        });
+    };
+    if let Some(verdict) = isolate::observe(here!(), HANG, scenario) {
+        ended(&verdict, 130);
+    }
+}
+
 /// Scenario 55, C8: stderr is a full pipe that nobody reads, and a dump is asked for as well.
 #[test]
 fn a_sigint_works_while_stderr_is_full() {
     let scenario = || {
-        let (unread, mut full) = std::io::pipe().unwrap();
-        nix::unistd::dup2_stderr(full.as_fd()).unwrap();
-        let flags = nix::fcntl::OFlag::O_NONBLOCK;
-        nix::fcntl::fcntl(&full, nix::fcntl::FcntlArg::F_SETFL(flags)).unwrap();
-        while full.write(&[b'x'; 512]).is_ok() {}
-        nix::fcntl::fcntl(&full, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty()))
-            .unwrap();
+        let unread = fill_stderr();
         root(async {
             let runtime = open(Backend::Forkserver, BUDGET);
             let struck: Result<(), _> = runtime

@@ -2,6 +2,7 @@
 //! the budget plus what a loaded machine may add; the benchmarks hold the tight ones.
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use hatchery::{
     Backend, CallError, Error, FaultKind, Portal, Reason, Report, Runtime, Step, Why, nursery,
     shield,
 };
+use hatchery_tests::events::Events;
 use hatchery_tests::{BACKENDS, BUDGET, PROCESSES, SLACK, each, for_each, for_each_with, here};
 use tokio::sync::Barrier;
 
@@ -256,11 +258,12 @@ fn a_clean_up_inside_its_budget_is_allowed_to_finish() {
     });
 }
 
-/// Scenario 39, C5: a thread that is stuck is abandoned, named in the result and in the ledger,
-/// and nobody waits for it again.
+/// Scenario 39, C5, C16: a thread that is stuck is abandoned: named in the result and its report, in
+/// the ledger, and by an event, each with its path; and nobody waits for it again.
 #[test]
 fn a_stuck_thread_is_abandoned_and_named() {
     hatchery_testkit::isolate::run_test(here!(), Duration::from_secs(60), || {
+        let events = Events::capture();
         let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         tokio.block_on(async {
             let config = hatchery::Config::with_budget(BUDGET);
@@ -280,7 +283,24 @@ fn a_stuck_thread_is_abandoned_and_named() {
             let error = down.unwrap_err();
             assert_eq!(error.faults().len(), 25, "{}", error.render());
             assert!(error.faults().iter().all(|fault| fault.kind == FaultKind::Abandoned));
-            assert_eq!(runtime.abandoned().len(), 25);
+            let paths: BTreeSet<String> = (0..25).map(|i| format!("root/a{i}")).collect();
+            let of_result = error.faults().iter().map(|fault| fault.path.to_string());
+            assert_eq!(of_result.collect::<BTreeSet<_>>(), paths);
+            let forced = error.report().forced();
+            let of_report = forced.iter().map(|one| one.path.to_string());
+            assert_eq!(of_report.collect::<BTreeSet<_>>(), paths, "{}", error.report());
+            let ledger = runtime.abandoned();
+            let of_ledger = ledger.iter().map(|one| one.path.clone());
+            assert_eq!(of_ledger.collect::<BTreeSet<_>>(), paths);
+            for one in &ledger {
+                assert!(one.path.ends_with(&one.name) && one.since > began, "{one:?}");
+                assert!(one.last_state.contains("it sleeps in "), "{one:?}");
+            }
+            for path in &paths {
+                let said = events.with(&format!("path=\"{path}\""));
+                let [one] = &said[..] else { panic!("{path}: {said:?}") };
+                assert!(one.starts_with("WARN thread abandoned"), "{one}");
+            }
             runtime.close().await;
         });
     });

@@ -84,7 +84,11 @@ enum Inside {
     /// The hot paths, for valgrind.
     Hot,
     /// A T(3,3) that only stands there.
-    Hold,
+    Hold {
+        /// Its leaves can't be brought down but by force.
+        #[arg(long)]
+        stuck: bool,
+    },
     /// The other side of a channel of `ipc-channel`.
     #[cfg(feature = "peers")]
     IpcEcho { server: String },
@@ -118,7 +122,7 @@ pub(crate) fn run() -> Outcome {
         Some(Inside::Hot) => crate::hot::run(),
         #[cfg(feature = "peers")]
         Some(Inside::IpcEcho { server }) => crate::peers::ipc_channel::echo(server),
-        Some(Inside::Hold) => crate::deaths::hold(),
+        Some(Inside::Hold { stuck }) => crate::deaths::hold(stuck),
         Some(Inside::Stuck { backend }) => crate::deaths::stuck_root(backend.name()),
         Some(Inside::Case { backend, depth, breadth, trigger }) => {
             let case = Case { backend, depth, breadth, trigger, load: Load::Idle };

@@ -33,6 +33,12 @@ pub(crate) fn measure(extent: Extent) -> Outcome {
         interrupts.span(interrupt()?);
     }
     tell("SIGINT on an idle T(3,3), to none left".to_owned(), &interrupts, MEDIAN_INTERRUPTED);
+    let mut seconds = Samples::default();
+    for _ in 0..each.min(20) {
+        seconds.span(interrupt_twice()?);
+    }
+    let what = "a second SIGINT on a T(3,3) with stuck leaves, to none left".to_owned();
+    tell(what, &seconds, SECOND_INTERRUPT);
     let bound = Config::default().budget + Duration::from_millis(100);
     for backend in ["forkserver", "thread"] {
         let mut samples = Samples::default();
@@ -79,7 +85,12 @@ struct Tree {
 
 impl Tree {
     fn start() -> Outcome<Self> {
-        let mut root = Command::new("/proc/self/exe").arg("hold").stdout(Stdio::piped()).spawn()?;
+        Self::start_with(&[])
+    }
+
+    fn start_with(args: &[&str]) -> Outcome<Self> {
+        let mut root = Command::new("/proc/self/exe");
+        let mut root = root.arg("hold").args(args).stdout(Stdio::piped()).spawn()?;
         let root_process = Pidfd::open(root.id())?;
         let lines = BufReader::new(root.stdout.take().ok_or("no stdout")?).lines();
         let (mut server, mut actors) = (None, Vec::new());
@@ -146,6 +157,22 @@ fn interrupt() -> Outcome<Duration> {
     all_gone(&gone, began)
 }
 
+/// From a second SIGINT, on a tree that the first one can't bring down soon.
+fn interrupt_twice() -> Outcome<Duration> {
+    let tree = Tree::start_with(&["--stuck"])?;
+    tree.root_process.send_signal(libc::SIGINT)?;
+    // Long enough for it to have come everywhere, short beside the budget: those who are stuck
+    // can't say that they have heard of it.
+    if tree.root_process.wait_dead(Duration::from_millis(300)) {
+        return Err("the first SIGINT was enough".into());
+    }
+    let began = Instant::now();
+    tree.root_process.send_signal(libc::SIGINT)?;
+    let mut gone = vec![&tree.root_process, &tree.server];
+    gone.extend(tree.actors.iter().map(|(_, process)| process));
+    all_gone(&gone, began)
+}
+
 fn all_gone(processes: &[&Pidfd], began: Instant) -> Outcome<Duration> {
     for process in processes {
         if !process.wait_dead(HANG) {
@@ -163,12 +190,12 @@ fn stuck(backend: &str) -> Outcome<Duration> {
 }
 
 #[hatchery::function]
-async fn held(levels: u32) -> Result<Vec<(String, u32)>, hatchery::Error> {
+async fn held(levels: u32, stuck: bool) -> Result<Vec<(String, u32)>, hatchery::Error> {
     let (tell, told) = tokio::sync::oneshot::channel();
     tokio::spawn(async move {
         let nursery = hatchery::nursery(async |n| {
             // The caller has gone if the tree comes down meanwhile.
-            drop(tell.send(plant(&n, levels).await?));
+            drop(tell.send(plant(&n, levels, stuck).await?));
             std::future::pending::<hatchery::Result<()>>().await
         });
         drop(nursery.await);
@@ -176,7 +203,11 @@ async fn held(levels: u32) -> Result<Vec<(String, u32)>, hatchery::Error> {
     told.await.map_err(|_| hatchery::Error::msg("the tree came down while it grew"))
 }
 
-async fn plant(n: &hatchery::Nursery, levels: u32) -> hatchery::Result<Vec<(String, u32)>> {
+async fn plant(
+    n: &hatchery::Nursery,
+    levels: u32,
+    stuck: bool,
+) -> hatchery::Result<Vec<(String, u32)>> {
     let mut starts = JoinSet::new();
     for i in 0..3 {
         let n = n.clone();
@@ -184,7 +215,9 @@ async fn plant(n: &hatchery::Nursery, levels: u32) -> hatchery::Result<Vec<(Stri
             let child: Portal = n.start(&format!("a{i}")).await?;
             let mut up = vec![(child.path().to_string(), child.pid().unwrap_or_default())];
             if levels > 1 {
-                up.extend(child.call(held(levels - 1)).await?);
+                up.extend(child.call(held(levels - 1, stuck)).await?);
+            } else if stuck {
+                tokio::spawn(async move { child.call(stick()).await });
             }
             Ok::<_, hatchery::Error>(up)
         });
@@ -197,13 +230,13 @@ async fn plant(n: &hatchery::Nursery, levels: u32) -> hatchery::Result<Vec<(Stri
 }
 
 /// The root of a held tree: says who is there, then waits for its end.
-pub(crate) fn hold() -> Outcome {
+pub(crate) fn hold(stuck: bool) -> Outcome {
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     tokio.block_on(async {
         let runtime = Runtime::builder().open()?;
         let server = &runtime;
         let held = runtime.nursery(async |n| {
-            for (path, pid) in plant(&n, 3).await? {
+            for (path, pid) in plant(&n, 3, stuck).await? {
                 println!("{path} {pid}");
             }
             println!("forkserver {}", server.forkserver_pid().unwrap_or_default());
@@ -253,6 +286,8 @@ pub(crate) fn stuck_root(backend: &str) -> Outcome {
 /// Goals: of kills, p50 < 30 ms and p99 ≤ 1 s.
 const MEDIAN_GONE: Duration = Duration::from_millis(30);
 const MEDIAN_INTERRUPTED: Duration = Duration::from_millis(50);
+/// Goal of a second Ctrl-C, which waits for nobody.
+const SECOND_INTERRUPT: Duration = Duration::from_millis(100);
 
 /// Nothing takes this long unless it hangs.
 const HANG: Duration = Duration::from_secs(30);

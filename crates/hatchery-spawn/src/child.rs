@@ -12,7 +12,7 @@ use crate::error::{SignalError, WaitError};
 use crate::exit::Exit;
 use crate::forkserver::client::Client;
 use crate::grip::{Grip, no_room};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Who};
 use crate::own_thread::OwnThread;
 use crate::prelude::{RECORD, Step, parse_report};
 use crate::stdio::Tail;
@@ -67,7 +67,7 @@ pub(crate) struct Core {
 #[derive(Debug)]
 enum Body {
     Process { pid: u32, grip: Grip, server: Weak<Client> },
-    Thread { number: u64, thread: Mutex<Option<OwnThread>>, ledger: Ledger },
+    Thread { number: u64, path: String, thread: Mutex<Option<OwnThread>>, ledger: Ledger },
 }
 
 impl Core {
@@ -87,11 +87,12 @@ impl Core {
     pub(crate) fn thread(
         name: String,
         number: u64,
+        path: String,
         ledger: Ledger,
         status: watch::Sender<Option<Result<Exit, WaitError>>>,
         thread: OwnThread,
     ) -> Arc<Self> {
-        let body = Body::Thread { number, thread: Mutex::new(Some(thread)), ledger };
+        let body = Body::Thread { number, path, thread: Mutex::new(Some(thread)), ledger };
         Arc::new(Self { name, body, status, birth: Mutex::default() })
     }
 
@@ -234,10 +235,12 @@ impl Core {
     }
 
     fn abandon(&self, last_state: &str) {
-        let Body::Thread { number, thread, ledger } = &self.body else { return };
+        let Body::Thread { number, path, thread, ledger } = &self.body else { return };
         let abandoned = thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if abandoned.is_some() && self.status.borrow().is_none() {
-            ledger.enter(*number, &self.name, last_state, None);
+        let Some(abandoned) = abandoned else { return };
+        if self.status.borrow().is_none() {
+            let who = Who { name: &self.name, path };
+            ledger.enter(*number, who, &format!("{last_state}; {}", abandoned.state()), None);
             // It may have ended between the two lines above.
             if self.status.borrow().is_some() {
                 ledger.forget(*number);
@@ -279,14 +282,15 @@ impl ChildHandle {
             // The sender lives in the core that is borrowed here.
             Err(_) => None,
         };
-        if let Body::Thread { number, thread, ledger } = &self.core.body {
+        if let Body::Thread { number, path, thread, ledger } = &self.core.body {
             let thread = thread.lock().unwrap_or_else(PoisonError::into_inner).take();
             // It has returned from its main, so this takes microseconds.
             if let Some(thread) = thread
                 && let Err(task) = thread.join_within(JOIN_WAIT)
             {
                 let state = "its main has returned, a destructor of a thread-local has not";
-                ledger.enter(*number, &self.core.name, state, Some(task));
+                let who = Who { name: &self.core.name, path };
+                ledger.enter(*number, who, state, Some(task));
             }
         }
         latched.unwrap_or_else(|| Err(WaitError::ServerGone { name: self.core.name.clone() }))

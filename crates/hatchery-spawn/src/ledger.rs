@@ -9,9 +9,12 @@ use std::time::Instant;
 pub struct Abandoned {
     /// Its name.
     pub name: String,
+    /// Where it stands in its tree; its name again if nobody said.
+    pub path: String,
     /// Since when it is given up on.
     pub since: Instant,
-    /// What it was doing then, as far as was known.
+    /// Why it was given up on, and what it was doing then, as far as was known: whether it ran, or
+    /// where in the kernel it slept.
     pub last_state: String,
 }
 
@@ -19,6 +22,13 @@ pub struct Abandoned {
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
     entries: Arc<Mutex<Vec<Entry>>>,
+}
+
+/// Of whom an entry is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Who<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) path: &'a str,
 }
 
 #[derive(Debug, Clone)]
@@ -38,10 +48,11 @@ impl Ledger {
         entries.iter().map(|entry| entry.shown.clone()).collect()
     }
 
-    pub(crate) fn enter(&self, number: u64, name: &str, last_state: &str, task: Option<PathBuf>) {
-        let (name, last_state) = (name.to_owned(), last_state.to_owned());
-        tracing::warn!(name, last_state, "thread abandoned");
-        let shown = Abandoned { name, since: Instant::now(), last_state };
+    pub(crate) fn enter(&self, number: u64, who: Who<'_>, last_state: &str, task: Option<PathBuf>) {
+        let (name, path) = (who.name.to_owned(), who.path.to_owned());
+        let last_state = last_state.to_owned();
+        tracing::warn!(name, path, last_state, "thread abandoned");
+        let shown = Abandoned { name, path, since: Instant::now(), last_state };
         self.lock().push(Entry { number, shown, task });
     }
 

@@ -44,6 +44,22 @@ impl OwnThread {
         Ok(Self { handle, task })
     }
 
+    /// Whether it runs right now, or where it sleeps; for people.
+    pub(crate) fn state(&self) -> String {
+        let read = |what| {
+            let file = self.task.as_ref().map(|task| task.join(what));
+            file.and_then(|file| std::fs::read_to_string(file).ok()).unwrap_or_default()
+        };
+        let stat = read("stat");
+        let letter = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        match (letter, read("wchan").trim()) {
+            (None, _) => "its end is near".to_owned(),
+            (Some('R'), _) => "it runs".to_owned(),
+            (Some(letter), "" | "0") => format!("state {letter}"),
+            (Some(_), place) => format!("it sleeps in {place}"),
+        }
+    }
+
     /// Waits until the thread is gone, at most `bound`; gives back its task's directory if it
     /// isn't. For a thread whose main has returned: what may still run is destructors.
     pub(crate) fn join_within(self, bound: Duration) -> Result<(), PathBuf> {

@@ -15,6 +15,7 @@ use crate::sys::scm_rights::MAX_FDS;
 pub struct Spec {
     pub(crate) program: Program,
     pub(crate) name: String,
+    pub(crate) path: Option<String>,
     pub(crate) payload: Vec<u8>,
     pub(crate) args: Vec<OsString>,
     pub(crate) env: Vec<(OsString, Option<OsString>)>,
@@ -78,6 +79,7 @@ impl Spec {
         Self {
             program,
             name: name.to_owned(),
+            path: None,
             payload: Vec::new(),
             args: Vec::new(),
             env: Vec::new(),
@@ -105,6 +107,13 @@ impl Spec {
     #[must_use]
     pub fn name(mut self, name: &str) -> Self {
         name.clone_into(&mut self.name);
+        self
+    }
+
+    /// Where the child stands in a tree, for the ledger of abandoned threads. Default: its name.
+    #[must_use]
+    pub fn path(mut self, path: &str) -> Self {
+        self.path = Some(path.to_owned());
         self
     }
 

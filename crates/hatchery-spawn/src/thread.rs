@@ -36,7 +36,7 @@ impl Threads {
     }
 
     fn start(&self, spec: Spec) -> Result<Child, SpawnError> {
-        let name = spec.name;
+        let (name, path) = (spec.name, spec.path);
         let unsupported =
             |what| SpawnError::Unsupported { name: name.clone(), backend: "thread", what };
         let Program::Main(main) = &spec.program else { return Err(unsupported("other programs")) };
@@ -68,7 +68,10 @@ impl Threads {
         let call = "pthread_create".to_owned();
         let thread =
             thread.map_err(|cause| SpawnError::Call { name: name.clone(), call, cause })?;
-        let core: Arc<Core> = Core::thread(name, number, self.ledger.clone(), status, thread);
+        let core: Arc<Core> = {
+            let path = path.unwrap_or_else(|| name.clone());
+            Core::thread(name, number, path, self.ledger.clone(), status, thread)
+        };
         Ok(Child::new(core))
     }
 }

@@ -177,6 +177,7 @@ impl Options {
         let mut pipes = Pipes::default();
         let mut spec = Spec::main(actor::MAIN)
             .name(path.name())
+            .path(path.as_str())
             .payload(runtime.token())
             .stdout(stdout.of(path, keep, &mut pipes.stdout)?)
             .stderr(stderr.of(path, keep, &mut pipes.stderr)?)

@@ -194,6 +194,7 @@ async fn accept(
     _alive: Arc<Listening>,
 ) {
     let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
+    let mut is_told = false;
     loop {
         let Ok(stranger) = strangers.clone().acquire_owned().await else { return };
         let accepted = tokio::select! {
@@ -204,10 +205,15 @@ async fn accept(
         };
         match accepted {
             Ok((stream, _)) => {
+                is_told = false;
                 tokio::spawn(receive(stream, actor.clone(), stranger));
             }
             Err(error) => {
-                tracing::warn!(%error, path = %actor.path, "a peer could not be let in");
+                // Once, however often it is tried: it may last.
+                if !is_told {
+                    tracing::warn!(%error, path = %actor.path, "a peer could not be let in");
+                }
+                is_told = true;
                 // No event tells that fds are free again; whoever knocks waits meanwhile.
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
