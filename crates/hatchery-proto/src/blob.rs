@@ -13,10 +13,9 @@ use bytes::Bytes;
 use serde::de::{Error, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Bytes for messages, arguments and replies: encoded as bytes, cheap to clone, and in a stream's
-/// message of 16 KiB or more neither copied when it is sent nor when it is received: only the
-/// kernel copies. Between an actor and a thread of its process nobody does, in calls neither: both
-/// have the same memory.
+/// Bytes for messages, arguments and replies: encoded as bytes, cheap to clone, and from 16 KiB on
+/// neither copied when they are sent nor when they are received: only the kernel copies. Between an
+/// actor and a thread of its process nobody does: both have the same memory.
 ///
 /// A blob that was received shares the memory it came in, of which up to 256 KiB live as long as
 /// it: `Vec::from` copies out what is to be kept for long.
@@ -203,4 +202,4 @@ impl<'de> Visitor<'de> for Copies {
 }
 
 /// A copy of less costs less than sharing.
-const SHARED: usize = 16 * 1024;
+pub(crate) const SHARED: usize = 16 * 1024;

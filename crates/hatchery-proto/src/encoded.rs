@@ -1,9 +1,10 @@
-//! Encoded values, whose large blobs may lie beside them.
+//! Encoded values, whose large blobs lie beside them.
 //!
-//! Two actors in one process need not copy bytes through a socket: what is encoded goes there, and
-//! its large [`Blob`](crate::Blob)s are handed over in a [`Lane`] beside it, in the same order. In
-//! the encoded value stands the number of each in their place. So a value is checked, limited and
-//! answered in the same way on every backend, and on a thread the bytes in it are never copied.
+//! In the encoded value stands a number in the place of each large [`Blob`](crate::Blob). The blobs
+//! themselves follow their message in the same frame, written from where they are and read as a
+//! part of the buffer they came in. Two actors in one process need not even copy them through a
+//! socket: there they are handed over in a [`Lane`] beside it, in the same order. So a value is
+//! checked, limited and answered in the same way on every backend.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -18,22 +19,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::blob;
 use crate::frame::{self, FrameError};
 
-/// A value as MessagePack, but for the large blobs in it if it stays in this process.
+/// A value as MessagePack, but for the large blobs in it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Encoded {
     bytes: Bytes,
     beside: Vec<Bytes>,
-    way: Way,
-}
-
-/// How a value travels.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Way {
-    /// Through a socket, whole.
-    #[default]
-    Whole,
-    /// Inside this process: blobs of 16 KiB and more are shared and not copied.
-    Apart,
 }
 
 /// Where blobs wait whose messages are under way between two ends inside one process. First in,
@@ -42,20 +32,16 @@ pub enum Way {
 pub struct Lane(Mutex<VecDeque<Bytes>>);
 
 impl Encoded {
-    /// Encodes a value.
+    /// Encodes a value; blobs of 16 KiB and more are shared and not copied.
     ///
     /// # Errors
     /// [`FrameError::Encode`].
-    pub fn of(value: &impl Serialize, way: Way) -> Result<Self, FrameError> {
-        let write = || {
-            let bytes = rmp_serde::to_vec(value);
-            bytes.map(Bytes::from).map_err(|error| FrameError::Encode(error.to_string()))
-        };
-        let (bytes, beside) = match way {
-            Way::Whole => (write(), Vec::new()),
-            Way::Apart => blob::apart(write),
-        };
-        Ok(Self { bytes: bytes?, beside, way })
+    pub fn of(value: &impl Serialize) -> Result<Self, FrameError> {
+        let (bytes, beside) = blob::apart(|| rmp_serde::to_vec(value));
+        match bytes {
+            Ok(bytes) => Ok(Self { bytes: bytes.into(), beside }),
+            Err(error) => Err(FrameError::Encode(error.to_string())),
+        }
     }
 
     /// Takes from a lane what belongs to a message that has come.
@@ -64,13 +50,7 @@ impl Encoded {
             || FrameError::Decode("a blob was not handed over beside its message".to_owned());
         let beside =
             (0..count).map(|_| lane.pop().ok_or_else(missing)).collect::<Result<_, _>>()?;
-        Ok(Self { bytes, beside, way: Way::Apart })
-    }
-
-    /// The way it came, by which its answer goes.
-    #[must_use]
-    pub fn way(&self) -> Way {
-        self.way
+        Ok(Self { bytes, beside })
     }
 
     /// How long it is, blobs included.
@@ -105,7 +85,7 @@ impl Encoded {
 
 impl From<Bytes> for Encoded {
     fn from(bytes: Bytes) -> Self {
-        Self { bytes, beside: Vec::new(), way: Way::Whole }
+        Self { bytes, beside: Vec::new() }
     }
 }
 
@@ -130,7 +110,34 @@ thread_local! {
     /// What lies beside the message that is being encoded, if it may.
     static LEAVING: RefCell<Option<Vec<Bytes>>> = const { RefCell::new(None) };
     /// Where the blobs of the message are that is being decoded.
-    static COMING: RefCell<Option<Arc<Lane>>> = const { RefCell::new(None) };
+    static COMING: RefCell<Option<Source>> = const { RefCell::new(None) };
+}
+
+/// Where the blobs of a message are.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    /// Beside the socket.
+    Lane(Arc<Lane>),
+    /// At the end of its frame.
+    Tail(Bytes),
+}
+
+impl Source {
+    /// Takes what belongs to a value; `None`: it is not there.
+    fn take(self, lengths: &[usize]) -> Option<Vec<Bytes>> {
+        match self {
+            Self::Lane(lane) => {
+                let popped: Option<Vec<_>> = lengths.iter().map(|_| lane.pop()).collect();
+                popped.filter(|blobs| blobs.iter().map(Bytes::len).eq(lengths.iter().copied()))
+            }
+            Self::Tail(frame) => {
+                let all =
+                    lengths.iter().try_fold(0_usize, |all, length| all.checked_add(*length))?;
+                let mut rest = frame.slice(frame.len().checked_sub(all)?..);
+                Some(lengths.iter().map(|length| rest.split_to(*length)).collect())
+            }
+        }
+    }
 }
 
 /// Encodes a message whose values may lie in part beside it; gives back those parts. Nothing of a
@@ -142,8 +149,8 @@ pub(crate) fn leaving<T>(encode: impl FnOnce() -> T) -> (T, Vec<Bytes>) {
 }
 
 /// Decodes such a message.
-pub(crate) fn coming<T>(lane: &Arc<Lane>, decode: impl FnOnce() -> T) -> T {
-    COMING.set(Some(lane.clone()));
+pub(crate) fn coming<T>(source: Source, decode: impl FnOnce() -> T) -> T {
+    COMING.set(Some(source));
     let decoded = decode();
     COMING.set(None);
     decoded
@@ -157,11 +164,11 @@ impl Serialize for Encoded {
         let blobs = self.beside.iter().cloned();
         let taken = LEAVING.with_borrow_mut(|all| all.as_mut().map(|all| all.extend(blobs)));
         if taken.is_none() {
-            return Err(S::Error::custom("a value in two parts for a socket"));
+            return Err(S::Error::custom("a value in two parts where there is room for one"));
         }
         let mut both = serializer.serialize_tuple(2)?;
         both.serialize_element(&self.bytes)?;
-        both.serialize_element(&self.beside.len())?;
+        both.serialize_element(&self.beside.iter().map(Bytes::len).collect::<Vec<_>>())?;
         both.end()
     }
 }
@@ -182,21 +189,20 @@ impl<'de> Visitor<'de> for OneOrTwo {
     }
 
     fn visit_bytes<E: serde::de::Error>(self, bytes: &[u8]) -> Result<Encoded, E> {
-        self.visit_byte_buf(bytes.to_vec())
+        Ok(Bytes::copy_from_slice(bytes).into())
     }
 
     fn visit_byte_buf<E: serde::de::Error>(self, bytes: Vec<u8>) -> Result<Encoded, E> {
-        let inside = COMING.with_borrow(Option::is_some);
-        let way = if inside { Way::Apart } else { Way::Whole };
-        Ok(Encoded { bytes: bytes.into(), beside: Vec::new(), way })
+        Ok(Bytes::from(bytes).into())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut both: A) -> Result<Encoded, A::Error> {
         let half = || A::Error::custom("half of an encoded value");
         let bytes: Bytes = both.next_element()?.ok_or_else(half)?;
-        let count: usize = both.next_element()?.ok_or_else(half)?;
-        let lane = COMING.with_borrow(Clone::clone);
-        let lane = lane.ok_or_else(|| A::Error::custom("blobs beside a message of a socket"))?;
-        Encoded::taken(bytes, count, &lane).map_err(A::Error::custom)
+        let lengths: Vec<usize> = both.next_element()?.ok_or_else(half)?;
+        let source = COMING.with_borrow(Clone::clone);
+        let beside = source.and_then(|source| source.take(&lengths));
+        let beside = beside.ok_or_else(|| A::Error::custom("a value without its blobs"))?;
+        Ok(Encoded { bytes, beside })
     }
 }

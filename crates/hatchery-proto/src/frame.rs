@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::blob;
-use crate::encoded::{self, Encoded, Lane};
+use crate::encoded::{self, Encoded, Lane, Source};
 use crate::id::CallId;
 
 /// Why bytes are no frame, or a message can't become one.
@@ -116,25 +116,37 @@ pub fn encode(
     seal(start, encoded, 0, limit, buffer).map(drop)
 }
 
-/// The same for a connection inside this process: the large blobs of [`Encoded`] values are given
-/// back, to be handed over in its [`Lane`]. They count for the limit.
+/// Where the large blobs of a message go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blobs {
+    /// At the end of its frame, whose length they are part of.
+    Follow,
+    /// Into the [`Lane`] beside the socket, for the other end is in this process.
+    Beside,
+}
+
+/// The same, but for the large blobs of [`Encoded`] values, which are given back to go where `blobs`
+/// says. They count for the limit in any case.
 ///
 /// # Errors
 /// As [`encode`].
 pub fn encode_apart(
     message: &impl Serialize,
+    blobs: Blobs,
     limit: usize,
     buffer: &mut BytesMut,
 ) -> Result<Vec<Bytes>, FrameError> {
     let start = buffer.len();
-    let (encoded, blobs) = encoded::leaving(|| encode(message, limit, buffer));
-    encoded?;
-    let length = buffer.len() - start - HEAD + total(&blobs);
-    if length > limit {
-        buffer.truncate(start);
-        return Err(FrameError::TooLarge { length, limit });
+    buffer.put_u32(0);
+    let (encoded, parts) =
+        encoded::leaving(|| rmp_serde::encode::write(&mut (&mut *buffer).writer(), message));
+    let inline = buffer.len() - start - HEAD;
+    seal(start, encoded, total(&parts), limit, buffer)?;
+    if blobs == Blobs::Beside {
+        let head = u32::try_from(inline).unwrap_or(u32::MAX).to_be_bytes();
+        buffer[start..start + HEAD].copy_from_slice(&head);
     }
-    Ok(blobs)
+    Ok(parts)
 }
 
 /// What a frame holds.
@@ -360,12 +372,21 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FrameError> {
     T::deserialize(&mut deserializer).map_err(|error| FrameError::Decode(error.to_string()))
 }
 
-/// The same for a message of a connection inside this process, with what its lane holds.
+/// The same for a message, with the blobs that follow it, or that the lane beside its socket holds.
 ///
 /// # Errors
 /// As [`decode`].
-pub fn decode_with<T: DeserializeOwned>(bytes: &[u8], lane: &Arc<Lane>) -> Result<T, FrameError> {
-    encoded::coming(lane, || decode(bytes))
+pub fn decode_message<T: DeserializeOwned>(
+    message: &Bytes,
+    lane: Option<&Arc<Lane>>,
+) -> Result<T, FrameError> {
+    let source = match lane {
+        Some(lane) => Source::Lane(lane.clone()),
+        // None that follow are in there.
+        None if message.len() < blob::SHARED => return decode(message),
+        None => Source::Tail(message.clone()),
+    };
+    encoded::coming(source, || decode(message))
 }
 
 /// The same, whose large [`Blob`](crate::Blob)s share the memory of `bytes`.

@@ -41,7 +41,7 @@ mod time;
 
 pub use blob::Blob;
 pub use config::{Config, ConfigError};
-pub use encoded::{Encoded, Lane, Way};
+pub use encoded::{Encoded, Lane};
 pub use error::{ExitStatus, Fault, FaultKind, Payload, signal_name};
 pub use frame::{Decoder, FrameError};
 pub use handshake::HandshakeError;

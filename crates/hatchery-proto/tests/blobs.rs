@@ -1,9 +1,13 @@
 //! A blob comes back as it was, wherever it stands in a message, and is not copied if it is large.
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
+use std::sync::Arc;
+
 use bytes::{BufMut as _, Bytes, BytesMut};
-use hatchery_proto::frame::{Decoder, Frame, cut, decode, decode_shared, encode_item};
-use hatchery_proto::{Blob, CallId, FrameError};
+use hatchery_proto::frame::{
+    Blobs, Decoder, Frame, cut, decode, decode_message, decode_shared, encode_apart, encode_item,
+};
+use hatchery_proto::{Blob, CallId, Encoded, FrameError, Lane, ToChild};
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -100,4 +104,80 @@ fn a_failure_after_a_blob_leaves_no_trace() {
     }
     let refused = sent(&Fails(Blob::from(vec![3; LARGE])), b"").unwrap_err();
     assert!(matches!(refused, FrameError::Encode(_)));
+}
+
+/// A call with these arguments, as its frame and as what goes beside it.
+fn call(args: &Message, blobs: Blobs, limit: usize) -> Result<(BytesMut, Vec<Bytes>), FrameError> {
+    let args = Encoded::of(args)?;
+    let message =
+        ToChild::Call { call: CallId::new(1), function: "f".to_owned(), args, deadline: None };
+    let mut buffer = BytesMut::from(&b"before"[..]);
+    let parts = encode_apart(&message, blobs, limit, &mut buffer);
+    assert_eq!(&buffer.split_to(6)[..], b"before");
+    assert!(parts.is_ok() || buffer.is_empty(), "what was refused is taken off again");
+    Ok((buffer, parts?))
+}
+
+/// The arguments of what has come.
+fn arguments(stream: &[u8], lane: Option<&Arc<Lane>>) -> Result<Encoded, FrameError> {
+    let mut decoder = Decoder::new(LIMIT);
+    decoder.buffer_mut().put_slice(stream);
+    let Frame::Message(message) = Frame::new(decoder.next_frame()?.unwrap())? else {
+        panic!("no message");
+    };
+    match decode_message(&message, lane)? {
+        ToChild::Call { args, .. } => Ok(args),
+        other => panic!("{other:?}"),
+    }
+}
+
+proptest! {
+    /// The blobs of arguments are not copied on their way out, whether they follow their message or
+    /// go beside it, and count for the limit in both.
+    #[test]
+    fn arguments_with_blobs_come_back(sizes in prop::collection::vec(size(), 0..5)) {
+        let blobs = (1..).zip(&sizes).map(|(n, size)| Blob::from(vec![n; *size])).collect();
+        let message = Message { before: "before".to_owned(), blobs, after: 3 };
+        let large: Vec<_> = message.blobs.iter().filter(|blob| blob.len() >= LARGE).collect();
+
+        let (mut frame, parts) = call(&message, Blobs::Follow, LIMIT).unwrap();
+        prop_assert!(parts.iter().map(|part| part.as_ptr()).eq(large.iter().map(|blob| blob.as_ptr())));
+        parts.iter().for_each(|part| frame.put_slice(part));
+        let length = frame.len() - 4;
+        let args = arguments(&frame, None).unwrap();
+        prop_assert_eq!(&args.decode::<Message>().unwrap(), &message);
+
+        let (frame, parts) = call(&message, Blobs::Beside, LIMIT).unwrap();
+        let lane = Arc::new(Lane::default());
+        lane.push(parts);
+        let beside: Message = arguments(&frame, Some(&lane)).unwrap().decode().unwrap();
+        prop_assert_eq!(&beside, &message);
+        let same = beside.blobs.iter().zip(&message.blobs).filter(|(blob, _)| blob.len() >= LARGE);
+        prop_assert!(same.into_iter().all(|(there, here)| there.as_ptr() == here.as_ptr()));
+        prop_assert_eq!(lane.pop(), None);
+
+        for blobs in [Blobs::Follow, Blobs::Beside] {
+            prop_assert!(call(&message, blobs, length).is_ok());
+            let refused = call(&message, blobs, length - 1).unwrap_err();
+            prop_assert_eq!(refused, FrameError::TooLarge { length, limit: length - 1 });
+        }
+    }
+}
+
+/// C15: a message that announces blobs which are not there is refused, whatever they should be.
+#[test]
+fn blobs_that_are_not_there_are_refused() {
+    let blobs = vec![Blob::from(vec![1; LARGE]), Blob::from(vec![2; 2 * LARGE])];
+    let message = Message { before: String::new(), blobs, after: 0 };
+    let (frame, parts) = call(&message, Blobs::Beside, LIMIT).unwrap();
+    let lane = Arc::new(Lane::default());
+    for handed_over in [vec![], vec![parts[0].clone()], vec![parts[1].clone(), parts[0].clone()]] {
+        lane.push(handed_over);
+        let refused = arguments(&frame, Some(&lane)).unwrap_err();
+        assert!(matches!(refused, FrameError::Decode(_)), "{refused:?}");
+        while lane.pop().is_some() {}
+    }
+    // Beside a socket there is no lane, and at the end of this frame nothing.
+    let refused = arguments(&frame, None).unwrap_err();
+    assert!(matches!(refused, FrameError::Decode(_)), "{refused:?}");
 }

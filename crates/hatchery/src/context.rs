@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hatchery_proto::stream::{Policy, Terms};
-use hatchery_proto::{ActorPath, Encoded, Fault, FaultKind, FrameError, Reason, Way, Why};
+use hatchery_proto::{ActorPath, Encoded, Fault, FaultKind, FrameError, Reason, Why};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -41,7 +41,7 @@ impl<In, Out, S, T, E> fmt::Debug for ContextCall<In, Out, S, T, E> {
 impl<In, Out, S, T, E> ContextCall<In, Out, S, T, E> {
     /// For the attribute's expansion.
     pub(crate) fn new(name: &'static str, args: &impl Serialize) -> Self {
-        Self { name, args: Encoded::of(args, Way::Whole), of: PhantomData }
+        Self { name, args: Encoded::of(args), of: PhantomData }
     }
 
     /// The name under which every process of the tree knows the function: its module path.
@@ -444,8 +444,7 @@ impl<In, Out, S: Serialize> Callee<In, Out, S> {
     /// [`StreamError::BadMessage`] if the value can't be encoded; [`StreamError::Closed`] if the
     /// context is over already.
     pub fn started(self, value: S) -> Result<Duplex<In, Out>, StreamError> {
-        let value = crate::function::encode_reply(&value, self.pipe.way())
-            .map_err(StreamError::BadMessage)?;
+        let value = crate::function::encode_reply(&value).map_err(StreamError::BadMessage)?;
         self.pipe.start(value).map_err(|_| StreamError::Closed)?;
         Ok(Duplex::new(&self.pipe))
     }

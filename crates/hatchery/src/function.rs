@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
-use hatchery_proto::{Encoded, Fault, FaultKind, FrameError, Payload, Way};
+use hatchery_proto::{Encoded, Fault, FaultKind, FrameError, Payload};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -57,8 +57,8 @@ impl<T, E> Call<T, E> {
     }
 
     /// The arguments as MessagePack.
-    pub(crate) fn encode(&self, way: Way) -> Result<Encoded, Box<Fault>> {
-        self.body.encode(way).map_err(|cause| {
+    pub(crate) fn encode(&self) -> Result<Encoded, Box<Fault>> {
+        self.body.encode().map_err(|cause| {
             let message = format!("encoding the arguments of `{}`", self.name);
             Box::new(current::fault(FaultKind::BadArgument, message).because(cause.to_string()))
         })
@@ -239,11 +239,10 @@ where
     F: FnOnce(A) -> Fut,
     Fut: Future<Output = R> + Send + 'static,
 {
-    let way = args.way();
     match decode(args) {
         Ok(args) => {
             let running = body(args);
-            Box::pin(async move { encode_reply(&running.await, way) })
+            Box::pin(async move { encode_reply(&running.await) })
         }
         Err(fault) => Box::pin(std::future::ready(Err(fault))),
     }
@@ -259,13 +258,12 @@ where
     F: FnOnce(A) -> Fut,
     Fut: Future<Output = R> + Send + 'static,
 {
-    let way = args.way();
     match decode(args) {
         Ok(args) => {
             let running = body(args);
             Box::pin(async move {
                 match running.await.into_result() {
-                    Ok(value) => encode_reply(&value, way),
+                    Ok(value) => encode_reply(&value),
                     Err(error) => Err(Box::new(error.to_fault())),
                 }
             })
@@ -311,8 +309,8 @@ pub(crate) fn decode<A: DeserializeOwned>(args: &Encoded) -> Result<A, Box<Fault
     })
 }
 
-pub(crate) fn encode_reply<R: Serialize>(value: &R, way: Way) -> Result<Encoded, Box<Fault>> {
-    Encoded::of(value, way).map_err(|cause| {
+pub(crate) fn encode_reply<R: Serialize>(value: &R) -> Result<Encoded, Box<Fault>> {
+    Encoded::of(value).map_err(|cause| {
         let message = format!("encoding the reply as `{}`", std::any::type_name::<R>());
         Box::new(current::fault(FaultKind::BadReply, message).because(cause.to_string()))
     })
@@ -322,7 +320,7 @@ type Running<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
 
 /// Arguments and body, with their types forgotten.
 trait Body<T, E>: Send {
-    fn encode(&self, way: Way) -> Result<Encoded, FrameError>;
+    fn encode(&self) -> Result<Encoded, FrameError>;
     fn run(self: Box<Self>) -> Running<T, E>;
 }
 
@@ -336,8 +334,8 @@ where
     A: Serialize + Send,
     F: FnOnce(A) -> Running<T, E> + Send,
 {
-    fn encode(&self, way: Way) -> Result<Encoded, FrameError> {
-        Encoded::of(&self.args, way)
+    fn encode(&self) -> Result<Encoded, FrameError> {
+        Encoded::of(&self.args)
     }
 
     fn run(self: Box<Self>) -> Running<T, E> {

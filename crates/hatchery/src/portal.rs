@@ -210,7 +210,7 @@ impl<T: DeserializeOwned, E: RemoteError> Calling<'_, T, E> {
     async fn answer(self) -> Result<T, CallError<E>> {
         let link = self.link;
         let function = self.call.name();
-        let args = self.call.encode(link.outbox.way()).map_err(CallError::Refused)?;
+        let args = self.call.encode().map_err(CallError::Refused)?;
         match link.call(function, args, self.within).await {
             Ok(reply) => reply.decode().map_err(|cause| {
                 let what = std::any::type_name::<T>();

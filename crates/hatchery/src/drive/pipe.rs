@@ -13,9 +13,7 @@ use std::task::{Context as Task, Poll, Waker};
 use hatchery_proto::board;
 use hatchery_proto::context::{Context, NotStarted, Phase, Word};
 use hatchery_proto::stream::{Denied, Policy, Terms, Violation};
-use hatchery_proto::{
-    ActorPath, CallId, Encoded, Fault, FaultKind, Reason, ToChild, ToParent, Way,
-};
+use hatchery_proto::{ActorPath, CallId, Encoded, Fault, FaultKind, Reason, ToChild, ToParent};
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -133,11 +131,6 @@ impl Pipe {
         let (changed, _) = watch::channel(0);
         let (policy, state) = (terms.policy, Mutex::new(state));
         Arc::new(Self { call, peer, side, policy, outbox, state, changed })
-    }
-
-    /// How values travel here.
-    pub(crate) fn way(&self) -> Way {
-        self.outbox.way()
     }
 
     // What the connection's reader brings.

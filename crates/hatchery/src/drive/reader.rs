@@ -103,9 +103,8 @@ impl Inbox {
                 self.lent += value.len();
                 Ok(Received::Item(call, frame::join(value, blobs, lane.as_ref())?))
             }
-            (Frame::Message(message), None) => frame::decode(&message).map(Received::Message),
-            (Frame::Message(message), Some(lane)) => {
-                frame::decode_with(&message, lane).map(Received::Message)
+            (Frame::Message(message), lane) => {
+                frame::decode_message(&message, lane.as_ref()).map(Received::Message)
             }
         }
     }

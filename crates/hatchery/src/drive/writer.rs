@@ -15,8 +15,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
+use hatchery_proto::frame::Blobs;
 use hatchery_proto::stream::Denied;
-use hatchery_proto::{CallId, FrameError, Lane, Way, frame};
+use hatchery_proto::{CallId, FrameError, Lane, frame};
 use nix::errno::Errno;
 use serde::Serialize;
 use tokio::sync::Notify;
@@ -62,6 +63,14 @@ pub(crate) struct Framed {
     beside: Vec<Bytes>,
 }
 
+/// What became of a frame.
+enum Added {
+    /// It was appended; so long is it.
+    Inline(usize),
+    /// It has large pieces, which are not to be copied.
+    Large(Framed),
+}
+
 impl Framed {
     /// One that is never sent: its connection is closed.
     pub(crate) fn nothing() -> Self {
@@ -83,7 +92,6 @@ pub(crate) struct Outbox {
     left: Notify,
     max_frame: usize,
     limit: usize,
-    way: Way,
 }
 
 #[derive(Debug, Default)]
@@ -112,19 +120,13 @@ impl Outbox {
     pub(crate) fn new(socket: Arc<Socket>, max_frame: usize, limit: usize) -> Self {
         let state = Mutex::new(Queue { socket: Some(socket), ..Queue::default() });
         let (work, left) = (Notify::new(), Notify::new());
-        Self { state, work, left, max_frame, limit, way: Way::Whole }
+        Self { state, work, left, max_frame, limit }
     }
 
     /// The same for a connection inside this process, which has a lane beside its socket.
-    pub(crate) fn with_lane(mut self, lane: Option<Arc<Lane>>) -> Self {
-        self.way = if lane.is_some() { Way::Apart } else { Way::Whole };
+    pub(crate) fn with_lane(self, lane: Option<Arc<Lane>>) -> Self {
         lock(&self.state).lane = lane;
         self
-    }
-
-    /// How values are to be encoded for it.
-    pub(crate) fn way(&self) -> Way {
-        self.way
     }
 
     /// Takes one frame, whole or not at all. Never waits; any thread.
@@ -139,10 +141,13 @@ impl Outbox {
         }
         let idle = queue.queued == 0;
         let added = match priority {
-            Priority::Control => queue.add_control(message, self.max_frame),
+            Priority::Control => queue.add_control(message, self.max_frame).map(Added::Inline),
             Priority::Data => queue.add_data(message, self.max_frame),
         };
-        queue.queued += added.map_err(PushError::Frame)?;
+        match added.map_err(PushError::Frame)? {
+            Added::Inline(length) => queue.queued += length,
+            Added::Large(framed) => return self.append(queue, &framed),
+        }
         let written = if idle { self.write_once(&mut queue) } else { Ok(()) };
         self.after(queue, written)
     }
@@ -155,7 +160,10 @@ impl Outbox {
             return Err(PushError::Closed);
         }
         let (idle, start) = (queue.queued == 0, queue.tail.len());
-        queue.add_data(message, self.max_frame).map_err(PushError::Frame)?;
+        let added = queue.add_data(message, self.max_frame).map_err(PushError::Frame)?;
+        if let Added::Large(framed) = added {
+            return self.append(queue, &framed);
+        }
         if idle && !queue.is_busy() {
             queue.queued += queue.tail.len() - start;
             let written = self.write_once(&mut queue);
@@ -409,16 +417,19 @@ impl Queue {
         Ok(self.control.len() - before)
     }
 
-    /// Appends one that keeps its place, and hands over what lies beside it.
-    fn add_data(&mut self, message: &impl Serialize, limit: usize) -> Result<usize, FrameError> {
+    /// Appends one that keeps its place, and hands over what lies beside it; one that is followed by
+    /// blobs is given back.
+    fn add_data(&mut self, message: &impl Serialize, limit: usize) -> Result<Added, FrameError> {
         let before = self.tail.len();
-        if self.lane.is_some() {
-            let blobs = frame::encode_apart(message, limit, &mut self.tail)?;
-            self.hand_over(blobs);
-        } else {
-            frame::encode(message, limit, &mut self.tail)?;
+        let way = if self.lane.is_some() { Blobs::Beside } else { Blobs::Follow };
+        let blobs = frame::encode_apart(message, way, limit, &mut self.tail)?;
+        if way == Blobs::Follow && !blobs.is_empty() {
+            let mut pieces = vec![self.tail.split_off(before).freeze()];
+            pieces.extend(blobs);
+            return Ok(Added::Large(Framed { length: 0, pieces, beside: Vec::new() }));
         }
-        Ok(self.tail.len() - before)
+        self.hand_over(blobs);
+        Ok(Added::Inline(self.tail.len() - before))
     }
 
     /// Appends a stream's message, unless it is large: then it is given back. And its length.

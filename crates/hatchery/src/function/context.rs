@@ -22,11 +22,10 @@ where
     F: FnOnce(C, A) -> Fut,
     Fut: Future<Output = R> + Send + 'static,
 {
-    let way = args.way();
     match decode(args) {
         Ok(args) => {
             let running = body(C::from_raw(raw), args);
-            Box::pin(async move { encode_reply(&running.await, way) })
+            Box::pin(async move { encode_reply(&running.await) })
         }
         Err(fault) => Box::pin(std::future::ready(Err(fault))),
     }
@@ -43,13 +42,12 @@ where
     F: FnOnce(C, A) -> Fut,
     Fut: Future<Output = R> + Send + 'static,
 {
-    let way = args.way();
     match decode(args) {
         Ok(args) => {
             let running = body(C::from_raw(raw), args);
             Box::pin(async move {
                 match running.await.into_result() {
-                    Ok(value) => encode_reply(&value, way),
+                    Ok(value) => encode_reply(&value),
                     Err(error) => Err(Box::new(error.to_fault())),
                 }
             })
@@ -66,14 +64,13 @@ where
     R::Item: Serialize + Send + 'static,
     F: FnOnce(A) -> R,
 {
-    let way = args.way();
     match decode::<A>(args) {
         Ok(args) => {
             let items = body(args);
             Box::pin(async move {
                 match pump(items, Callee::from_raw(raw)).await {
                     // Nobody reads any more: that is how the reader of a stream stops it.
-                    Ok(()) | Err(StreamError::Closed) => encode_reply(&(), way),
+                    Ok(()) | Err(StreamError::Closed) => encode_reply(&()),
                     Err(error) => Err(Box::new(crate::error::fault_of(&error))),
                 }
             })
