@@ -125,10 +125,9 @@ fn arguments(stream: &[u8], lane: Option<&Arc<Lane>>) -> Result<Encoded, FrameEr
     let Frame::Message(message) = Frame::new(decoder.next_frame()?.unwrap())? else {
         panic!("no message");
     };
-    match decode_message(&message, lane)? {
-        ToChild::Call { args, .. } => Ok(args),
-        other => panic!("{other:?}"),
-    }
+    let message: ToChild = decode_message(&message, lane)?;
+    let ToChild::Call { args, .. } = message else { panic!("{message:?}") };
+    Ok(args)
 }
 
 proptest! {
