@@ -86,7 +86,12 @@ fn guards(page: &str) -> (BTreeSet<&str>, Vec<(&str, Vec<&str>)>) {
 #[test]
 fn every_test_that_a_page_names_exists() {
     let tests = tests();
-    let whole = ["docs/scenarios.md", "docs/scenarios-contexts.md", "docs/faults.md"];
+    let whole = [
+        "docs/scenarios.md",
+        "docs/scenarios-contexts.md",
+        "docs/scenarios-ends.md",
+        "docs/faults.md",
+    ];
     for page in whole {
         let text = read(page);
         let named = named(&text);
