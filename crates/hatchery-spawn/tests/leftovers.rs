@@ -8,6 +8,7 @@ mod common;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio as StdStdio};
 use std::time::{Duration, Instant};
 
@@ -230,6 +231,55 @@ fn who_looks_and_all_above_it_are_spared() {
         .status();
     assert!(looked.unwrap().success());
 }
+
+/// Who is not the superuser finds its own and nobody else's: neither by what another user's process
+/// says, nor by the cgroup that it was put into.
+#[test]
+fn what_is_another_users_is_not_found() {
+    const LOOKS: &str = "HATCHERY_LOOKS_AT";
+    let test = "what_is_another_users_is_not_found";
+    if let Ok(expected) = std::env::var(LOOKS) {
+        let trees = leftovers::find().unwrap();
+        let mine = |tree: &&LeftTree| tree.root() == 4_000_000;
+        let found: Vec<u32> = trees.iter().filter(mine).flat_map(pids).collect();
+        assert_eq!(format!("{found:?}"), expected);
+        return;
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return eprintln!("not tested: nobody here can be another user");
+    }
+    isolated(test, || {
+        let gone = "0123456789abcdef-4000000-7-0123456789abcdef-7";
+        let start = |user: u32| {
+            let mut program = Command::new("sleep");
+            program.arg("1000").env("HATCHERY_ACTOR", format!("{gone}.1")).uid(user);
+            // It is that program, of that user, when this returns.
+            Marked(program.spawn().unwrap())
+        };
+        let (theirs, own) = (start(0), start(NOBODY));
+        let cgroup = Delegated::new("owners").map(|place| {
+            let path = place.0.join(format!("hatchery-{gone}.1"));
+            fs::create_dir(&path).unwrap();
+            std::os::unix::fs::chown(&path, Some(NOBODY), None).unwrap();
+            fs::write(path.join("cgroup.procs"), theirs.0.id().to_string()).unwrap();
+            (place, path)
+        });
+        let looked = Command::new(std::env::current_exe().unwrap())
+            .args([test, "--exact", "--nocapture", "--test-threads=1"])
+            .env(LOOKS, format!("[{}]", own.0.id()))
+            .uid(NOBODY)
+            .status();
+        drop((theirs, own));
+        if let Some((place, path)) = cgroup {
+            fs::remove_dir(path).unwrap();
+            drop(place);
+        }
+        assert!(looked.unwrap().success());
+    });
+}
+
+/// A user that has nothing.
+const NOBODY: u32 = 65534;
 
 /// A cgroup of a tree that is gone is removed with all that is in it, named or not.
 #[test]
