@@ -210,6 +210,9 @@ pub(super) async fn open(budget: Duration) -> Result<(Runtime, u32), String> {
     let config = hatchery::Config::with_budget(budget);
     let runtime = Runtime::builder().config(config).stdio(hatchery::Stdio::Null).signals(false);
     let runtime = runtime.open().map_err(|error| error.to_string())?;
+    // The tree's time may be over before its first actor has been asked for.
+    let first = hatchery::nursery(async |n| Ok(n.start("first").await.map(drop)?)).await;
+    first.map_err(|error| error.render())?;
     let end = Instant::now() + Duration::from_millis(100);
     match tree(Ending::Return, end).await {
         Some((Ok(()), _)) => {}
