@@ -10,7 +10,7 @@ use futures_core::Stream;
 use hatchery::{Backend, Config, Error, FaultKind, Nursery, Peer, StartCause, Stdio};
 use hatchery_spawn::Resource;
 use hatchery_testkit::fault;
-use hatchery_tests::{BACKENDS, PROCESSES, for_each, for_each_with, here};
+use hatchery_tests::{BACKENDS, PROCESSES, ROOMY, for_each, for_each_with, here};
 
 #[hatchery::function]
 async fn echo(text: String) -> String {
@@ -217,7 +217,7 @@ async fn chatter() -> usize {
 /// H23: calls that are dropped at any moment tear no frame: what comes after them is understood.
 #[test]
 fn dropped_calls_tear_no_frame() {
-    for_each(here!(), &BACKENDS, async |runtime| {
+    for_each_with(&Config::with_budget(ROOMY), here!(), &BACKENDS, async |runtime| {
         let done = runtime.nursery(async |n| {
             let worker = n.start("worker").await?;
             for i in 0..2_000_u64 {

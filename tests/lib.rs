@@ -23,6 +23,19 @@ pub const BUDGET: Duration = Duration::from_millis(900);
 /// What a teardown may take on a loaded machine beyond its budget.
 pub const SLACK: Duration = Duration::from_secs(2);
 
+/// A teardown budget where nobody is stuck: nobody waits for it, and nobody is forced because the
+/// machine is busy with something else.
+pub const ROOMY: Duration = Duration::from_secs(10);
+
+/// Bounds where processes must be killed: `graceful` to go by themselves, which they won't, and then
+/// all the time that a busy machine needs to give each of them a processor once more, to die on.
+#[must_use]
+pub fn hasty(graceful: Duration) -> Config {
+    let (terminate, kill) = (graceful / 4, Duration::from_secs(15));
+    let budget = graceful + terminate + kill;
+    Config { budget, graceful, terminate, kill, ..Config::default() }
+}
+
 /// The full name of the test that this stands in.
 #[macro_export]
 macro_rules! here {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use hatchery::{Config, Error, Fault, FaultKind, Nursery, nursery};
 use hatchery_testkit::isolate::private_dir;
-use hatchery_tests::{BACKENDS, BUDGET, SLACK, each, for_each, here};
+use hatchery_tests::{BACKENDS, BUDGET, ROOMY, SLACK, each, for_each, for_each_with, here};
 use nix::sys::stat::Mode;
 
 #[derive(Debug, PartialEq, thiserror::Error, serde::Serialize, serde::Deserialize)]
@@ -152,7 +152,7 @@ fn two_that_err_at_the_same_moment_come_out_in_a_group() {
 /// starting: all of them come out, and nobody is left.
 #[test]
 fn all_that_err_while_others_start_come_out_and_nobody_is_left() {
-    let (hang, config) = (Duration::from_secs(60), Config::with_budget(BUDGET * 4));
+    let (hang, config) = (Duration::from_secs(60), Config::with_budget(ROOMY));
     each(hang, here!(), &BACKENDS, &config, async |runtime| {
         let mut gate = Gate::new();
         let dir = gate.dir.clone();
@@ -221,7 +221,8 @@ fn an_error_is_rendered_with_one_line_an_actor_and_its_causes() {
 /// comes out once, by its path; the group mirrors the tree; bounded.
 #[test]
 fn every_leaf_in_error_comes_out_once_whatever_the_shape() {
-    for_each(here!(), &BACKENDS, async |runtime| {
+    // What it takes is judged below; nobody is to be forced.
+    for_each_with(&Config::with_budget(ROOMY), here!(), &BACKENDS, async |runtime| {
         for (levels, breadth) in [(1, 2), (2, 2), (3, 2), (3, 3_u32)] {
             let mut gate = Gate::new();
             let dir = gate.dir.clone();

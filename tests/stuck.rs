@@ -1,5 +1,5 @@
-//! Scenarios 33 to 43: cancels, and actors that don't go when they are asked. Every bound here is
-//! the budget plus what a loaded machine may add; the benchmarks hold the tight ones.
+//! Scenarios 33 to 43: cancels, and actors that don't go when they are asked. Bounds here allow for
+//! a loaded machine; the benchmarks hold the tight ones.
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
 use std::collections::BTreeSet;
@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use hatchery::{
-    Backend, CallError, Error, FaultKind, Portal, Reason, Report, Runtime, Step, Why, nursery,
-    shield,
+    Backend, CallError, Config, Error, FaultKind, Portal, Reason, Report, Runtime, Step, Why,
+    nursery, shield,
 };
 use hatchery_tests::events::Events;
-use hatchery_tests::{BACKENDS, BUDGET, PROCESSES, SLACK, each, for_each, for_each_with, here};
+use hatchery_tests::{
+    BACKENDS, BUDGET, HANG, PROCESSES, ROOMY, SLACK, each, for_each, for_each_with, hasty, here,
+};
 use tokio::sync::Barrier;
 
 #[hatchery::function]
@@ -138,7 +140,7 @@ fn a_portal_cancels_one_actor_alone() {
 #[test]
 fn a_cancel_while_children_boot_leaves_nothing() {
     // Nobody is to be forced because the machine is slow.
-    let (hang, config) = (Duration::from_secs(60), hatchery::Config::with_budget(BUDGET * 10));
+    let (hang, config) = (Duration::from_secs(60), Config::with_budget(ROOMY));
     each(hang, here!(), &BACKENDS, &config, async |runtime| {
         for _ in 0..10 {
             let cancelled: Result<(), _> = runtime
@@ -175,14 +177,14 @@ const CROWD: usize = 40;
 /// Scenario 38, C2, C16: a shield is ended by SIGTERM, then SIGKILL, and the report says so.
 #[test]
 fn a_shielded_actor_is_ended_by_force_and_reported() {
-    for_each(here!(), &PROCESSES, async |runtime| {
+    let config = hasty(GRACEFUL);
+    each(HANG, here!(), &PROCESSES, &config, async |runtime| {
         let (took, report) = cancel_all(&runtime, 1, None).await;
-        assert!(took < BUDGET + SLACK, "{took:?}");
+        assert!(took < config.budget, "{took:?}");
+        assert_killed_on_time(&report, 1);
         let steps: Vec<Step> = report.actors[0].steps.iter().map(|taken| taken.step).collect();
         assert!(steps.contains(&Step::Acknowledged), "{steps:?}");
         assert!(steps.contains(&Step::Terminated), "{steps:?}");
-        assert!(steps.contains(&Step::Killed), "{steps:?}");
-        assert_eq!(report.forced().len(), 1);
         runtime.close().await;
     });
 }
@@ -190,26 +192,39 @@ fn a_shielded_actor_is_ended_by_force_and_reported() {
 /// Scenarios 39 and 40, C2, H14: 25 actors that block or shield themselves cost one budget.
 #[test]
 fn twenty_five_stuck_processes_cost_one_budget() {
-    stuck_within(here!(), BUDGET * 2, &[Some(true), None]);
+    stuck_within(here!(), &[Some(true), None]);
 }
 
-/// Scenario 40, C2: so do 25 that spin, on fewer cores. Each must be given a processor once more to
-/// die of its SIGKILL, so the budget is one that a loaded machine can hold.
+/// Scenario 40, C2: so do 25 that spin, on fewer cores.
 #[test]
 fn twenty_five_spinning_processes_cost_one_budget() {
-    stuck_within(here!(), BUDGET * 10, &[Some(false)]);
+    stuck_within(here!(), &[Some(false)]);
 }
 
-fn stuck_within(test: &str, budget: Duration, how: &[Option<bool>]) {
-    let (hang, config) = (Duration::from_secs(90), hatchery::Config::with_budget(budget));
+fn stuck_within(test: &str, how: &[Option<bool>]) {
+    let (hang, config) = (Duration::from_secs(90), hasty(GRACEFUL));
     each(hang, test, &PROCESSES, &config, async |runtime| {
         for block in how {
             let (took, report) = cancel_all(&runtime, 25, *block).await;
-            assert!(took < budget + SLACK, "{took:?}");
-            assert_eq!(report.forced().len(), 25, "{report}");
+            assert!(took < config.budget, "{took:?}");
+            assert_killed_on_time(&report, 25);
         }
         runtime.close().await;
     });
+}
+
+/// What they have to go by themselves.
+const GRACEFUL: Duration = Duration::from_millis(600);
+
+/// Whether each of so many was killed when its time was over, and not after that of another; how
+/// long the kernel takes then depends on what else the machine does.
+fn assert_killed_on_time(report: &Report, count: usize) {
+    assert_eq!(report.forced().len(), count, "{report}");
+    for actor in report.forced() {
+        let killed = actor.steps.iter().find(|taken| taken.step == Step::Killed);
+        let after = killed.unwrap_or_else(|| panic!("{report}")).after;
+        assert!(after < GRACEFUL * 5 / 4 + SLACK, "{after:?}\n{report}");
+    }
 }
 
 /// Scenario 41, C2, H14: a stuck leaf four levels down costs one budget; the middle ones go
@@ -266,7 +281,7 @@ fn a_stuck_thread_is_abandoned_and_named() {
         let events = Events::capture();
         let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         tokio.block_on(async {
-            let config = hatchery::Config::with_budget(BUDGET);
+            let config = Config::with_budget(BUDGET);
             let runtime = Runtime::builder().backend(Backend::Thread).config(config);
             let runtime = runtime.signals(false).open().unwrap();
             let began = Instant::now();

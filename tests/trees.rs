@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use hatchery::{CallError, Error, ExitStatus, FaultKind, Runtime, StartCause, nursery};
+use hatchery::{CallError, Config, Error, ExitStatus, FaultKind, Runtime, StartCause, nursery};
 use hatchery_spawn::Pidfd;
-use hatchery_tests::{BACKENDS, PROCESSES, for_each, here};
+use hatchery_tests::{BACKENDS, PROCESSES, ROOMY, for_each, for_each_with, here};
 
 #[derive(Debug, PartialEq, thiserror::Error, serde::Serialize, serde::Deserialize)]
 #[error("{0} is broken")]
@@ -199,7 +199,7 @@ fn a_start_that_is_dropped_anywhere_leaves_nothing() {
 /// Scenario 29, C4: many err while many more are still starting: a group, and none is left.
 #[test]
 fn many_err_while_more_are_starting() {
-    for_each(here!(), &BACKENDS, async |runtime| {
+    for_each_with(&Config::with_budget(ROOMY), here!(), &BACKENDS, async |runtime| {
         let down: Result<(), _> = runtime
             .nursery(async |n| {
                 for i in 0..15 {
