@@ -98,7 +98,7 @@ async fn hold_nasty(blocks: bool) -> u64 {
 /// Scenario 4: every actor of T(4,3) answers with its path; they are all there, once.
 #[test]
 fn every_actor_of_a_deep_tree_answers_with_its_path() {
-    for_each(here!(), &BACKENDS, async |runtime| {
+    for_each_with(&Config::with_budget(ROOMY), here!(), &BACKENDS, async |runtime| {
         let all = runtime.nursery(async |n| Ok(n.run("top", paths(3, 3)).await?));
         let mut all = all.await.unwrap();
         assert_eq!(all.len(), 1 + 3 + 9 + 27);
