@@ -295,7 +295,7 @@ impl Scope {
         let due: Vec<_> =
             std::mem::replace(&mut self.timers, later).into_iter().map(|(_, id)| id).collect();
         for id in due {
-            self.drive(id, |teardown| teardown.handle_timeout(now));
+            self.drive(id, now, |teardown| teardown.handle_timeout(now));
         }
         self.progress(now);
     }
@@ -542,11 +542,11 @@ impl Scope {
         if let Some(member) = self.members.get_mut(&id) {
             member.asked |= matches!(event, teardown::Event::Cancel { .. });
         }
-        self.drive(id, |teardown| teardown.handle(event, now));
+        self.drive(id, now, |teardown| teardown.handle(event, now));
     }
 
     /// Moves one actor's teardown and passes its actions on.
-    fn drive(&mut self, id: ActorId, step: impl FnOnce(&mut Teardown)) {
+    fn drive(&mut self, id: ActorId, now: Time, step: impl FnOnce(&mut Teardown)) {
         let Some(member) = self.members.get_mut(&id) else { return };
         let before = member.teardown.is_over();
         if let Some(at) = member.teardown.poll_timeout() {
@@ -559,13 +559,21 @@ impl Scope {
         if !before && member.teardown.is_over() {
             self.living -= 1;
         }
-        let path = member.path.clone();
+        let (path, asked) = (member.path.clone(), member.asked);
+        let mut lost = false;
         while let Some(action) = self.members.get_mut(&id).and_then(|m| m.teardown.poll_action()) {
             if let teardown::Action::GiveUp(step) = action {
                 self.run_over(id);
                 self.given_up(id, &path, step);
+                lost = !asked;
             }
             self.actions.push_back(Action::Actor { id, action });
+        }
+        if lost && matches!(self.phase, Phase::Open) {
+            // Its channel broke, and nobody knows what became of it: whoever waits for it would
+            // wait for ever (C4).
+            let reason = Reason { by: path, why: Why::SiblingFailed };
+            self.close(reason, self.config.budget, now);
         }
     }
 

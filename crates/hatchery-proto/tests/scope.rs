@@ -332,3 +332,30 @@ fn a_death_that_comes_late_explains_what_was_lost() {
     let kinds: Vec<_> = outcome.faults.iter().map(|fault| fault.kind.clone()).collect();
     assert_eq!(kinds, [FaultKind::Died(status)]);
 }
+
+/// C4, H25: an actor whose channel breaks, and whose status doesn't come however it is forced, is
+/// given up on; that is an error like any other: the others are cancelled, and the body too.
+#[test]
+fn an_actor_of_which_nothing_more_is_heard_takes_its_nursery_down() {
+    let mut run = Run::new();
+    let id = run.admit("a", Role::LongLived, Kind::Process).unwrap();
+    let other = run.admit("b", Role::LongLived, Kind::Process).unwrap();
+    run.tell(Event::Ready(id));
+    run.tell(Event::Ready(other));
+    run.tell(Event::ChannelDead(id));
+    while !run.scope.is_over(id) {
+        assert!(!run.body_cancelled, "there is hope");
+        assert!(run.timeout(), "the ladder has an end");
+    }
+    assert!(run.body_cancelled);
+    assert!(run.scope.was_asked(other));
+    // What became of it after all is no second error.
+    let fault = run.fault(run.ids[0].1.clone(), FaultKind::Died(ExitStatus::Signal(9)));
+    run.tell(Event::Settled { id, status: ExitStatus::Signal(9), fault });
+    let fault = run.fault(run.ids[1].1.clone(), FaultKind::Died(ExitStatus::Code(0)));
+    run.tell(Event::Settled { id: other, status: ExitStatus::Code(0), fault });
+    run.tell(Event::BodyDone(Ok(())));
+    let outcome = run.outcome.unwrap();
+    let kinds: Vec<_> = outcome.faults.iter().map(|fault| fault.kind.clone()).collect();
+    assert_eq!(kinds, [FaultKind::Unreapable]);
+}
