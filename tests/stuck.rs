@@ -233,7 +233,7 @@ fn assert_killed_on_time(report: &Report, count: usize) {
 fn a_stuck_leaf_four_levels_down_costs_one_budget() {
     // The budget that users have: of less, the lowest level's share is too little for a process that
     // is killed on a machine with forty others waiting for each core.
-    let config = hatchery::Config::default();
+    let config = Config::default();
     let budget = config.budget;
     for_each_with(&config, here!(), &PROCESSES, async |runtime| {
         let mut at = Instant::now();
