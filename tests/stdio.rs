@@ -249,7 +249,8 @@ fn a_pipe_that_nobody_takes_goes_with_its_actor() {
             let now = Counts::now();
             // The forkserver came with the first one.
             let left = now.difference(before.get_or_insert_with(|| now.clone()));
-            assert_eq!(left.unwrap_or_default().fds, [""; 0]);
+            let left = left.unwrap_or_default().fds;
+            assert!(!left.iter().any(|fd| fd.contains("pipe:")), "{left:?}");
             assert!(kept.take_stdout().is_none());
         }
         runtime.close().await;
