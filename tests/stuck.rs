@@ -11,6 +11,7 @@ use hatchery::{
     Backend, CallError, Config, Error, FaultKind, Portal, Reason, Report, Runtime, Step, Why,
     nursery, shield,
 };
+use hatchery_testkit::fault::{Fault, Moment, Tree};
 use hatchery_tests::events::Events;
 use hatchery_tests::{
     BACKENDS, BUDGET, HANG, PROCESSES, ROOMY, SLACK, each, for_each, for_each_with, hasty, here,
@@ -58,6 +59,15 @@ async fn chain(depth: u32) -> Result<u64, Error> {
         Ok(below.call(chain(depth - 1)).await?)
     });
     Ok(below.await?)
+}
+
+/// Waits until the actor at that path answers a call; where it holds nobody up.
+async fn serves(path: &'static str) {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let look = move || Tree::mine().at(Moment::InCall, path, HANG / 2, path, Fault::Continue);
+    let looking = std::thread::spawn(move || drop(tell.send(look())));
+    told.await.unwrap().unwrap();
+    looking.join().unwrap();
 }
 
 /// Makes an actor stick. The call is in the channel when this returns, before any cancel.
@@ -240,10 +250,12 @@ fn a_stuck_leaf_four_levels_down_costs_one_budget() {
         let down: Result<(), _> = runtime
             .nursery(async |n| {
                 let top = n.start("top").await?;
-                let late = top.call(chain(3)).within(Duration::from_millis(300)).await;
+                tokio::select! {
+                    ended = top.call(chain(3)) => drop(ended?),
+                    () = serves("root/top/d/d/d") => {}
+                }
                 at = Instant::now();
-                late?;
-                Ok(())
+                Err(Error::msg("all are up"))
             })
             .await;
         let error = down.unwrap_err();
