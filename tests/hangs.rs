@@ -140,6 +140,56 @@ fn the_ends_of_a_killed_actor_keep_nobody_busy() {
     });
 }
 
+/// H15: nothing wakes up in a tree that does nothing: no timer runs out for each start that was
+/// answered long ago, and nobody looks whether there is something to do.
+#[test]
+fn an_idle_tree_wakes_nobody() {
+    let config = Config::default();
+    for_each_with(&config, here!(), &[Backend::Forkserver], async |runtime| {
+        let done = runtime.nursery(async |n| {
+            let mut pids = Vec::new();
+            for i in 0..IDLE {
+                let actor = n.start(&format!("a{i}")).await?;
+                actor.call(echo("here".to_owned())).await?;
+                pids.extend(actor.pid());
+            }
+            pids.extend(runtime.forkserver_pid());
+            let wakes = || {
+                let others = pids.iter().map(|pid| runs(&format!("/proc/{pid}"))).sum::<u64>();
+                others + runs_of_supervisor()
+            };
+            let before = wakes();
+            // Every bound that began with a start has run out after that.
+            tokio::time::sleep(Config::default().handshake + Duration::from_millis(500)).await;
+            let woken = wakes() - before;
+            assert!(woken < IDLE / 2, "{woken} wake-ups of {IDLE} idle actors and who serves them");
+            Ok(())
+        });
+        done.await.unwrap();
+        runtime.close().await;
+    });
+}
+
+const IDLE: u64 = 50;
+
+/// How often a thread began to run.
+fn runs(of: &str) -> u64 {
+    let schedstat = std::fs::read_to_string(format!("{of}/schedstat")).unwrap();
+    schedstat.split_whitespace().nth(2).unwrap().parse().unwrap()
+}
+
+/// The same for the thread of this process that serves the tree.
+fn runs_of_supervisor() -> u64 {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let paths = tasks.map(|task| task.unwrap().path().display().to_string());
+    let named = |path: &String| {
+        std::fs::read_to_string(format!("{path}/comm")).is_ok_and(|name| name.trim() == "hatchery")
+    };
+    let found: Vec<String> = paths.filter(named).collect();
+    assert!(!found.is_empty(), "no thread serves the tree");
+    found.iter().map(|path| runs(path)).sum()
+}
+
 /// H16, C4: a cancel that comes right after an error, on its way up, doesn't hide it.
 #[test]
 fn an_error_is_not_hidden_by_a_cancel_that_follows_it() {

@@ -5,7 +5,7 @@
 //!
 //! Lock order: `mind` before an outbox's state and before `Actor::inside`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ use hatchery_proto::scope::{Action, Event, Outcome, Refusal, Role, Scope};
 use hatchery_proto::teardown::{self, Kind};
 use hatchery_proto::{
     ActorId, ActorName, ActorPath, ExitStatus, Fault, FaultKind, Hello, PROTOCOL_VERSION, Reason,
-    Step, ToChild, ToParent, Why,
+    Step, Time, ToChild, ToParent, Why,
 };
 use hatchery_spawn::{Child, ChildId, Exit, SpawnError, Spawning};
 use tokio::sync::{Notify, oneshot, watch};
@@ -58,6 +58,8 @@ pub(crate) struct Core {
 struct Mind {
     scope: Scope,
     slots: BTreeMap<ActorId, Slot>,
+    /// Children whose handshake may not have been answered yet, by when it must be.
+    handshakes: BTreeSet<(Time, ActorId)>,
     /// What is written down about them for who asks why it hangs.
     lines: Lines,
 }
@@ -102,7 +104,12 @@ impl Core {
         let lines = Lines::new(&actor.mark);
         let core = Arc::new(Self {
             actor: actor.clone(),
-            mind: Mutex::new(Mind { scope, slots: BTreeMap::new(), lines }),
+            mind: Mutex::new(Mind {
+                scope,
+                slots: BTreeMap::new(),
+                handshakes: BTreeSet::new(),
+                lines,
+            }),
             body: watch::channel(None).0,
             finished: watch::channel(None).0,
             timer: Notify::new(),
@@ -381,13 +388,7 @@ impl Core {
             }
         };
         self.born(id, child.clone());
-        let exit = {
-            let handshake = self.handshake_bound(id);
-            tokio::select! {
-                exit = child.wait() => exit,
-                () = handshake => child.wait().await,
-            }
-        };
+        let exit = child.wait().await;
         let status = match &exit {
             Ok(Exit::Code(code)) => ExitStatus::Code(*code),
             Ok(Exit::Signal { signal, .. }) => ExitStatus::Signal(*signal),
@@ -397,24 +398,18 @@ impl Core {
         self.ended(id, &child, status).await;
     }
 
-    /// Ends a start that takes too long; after a handshake it only waits to be dropped.
-    async fn handshake_bound(&self, id: ActorId) {
-        let until = {
-            let mind = lock(&self.mind);
-            mind.slots.get(&id).and_then(|slot| slot.handshake.poll_timeout())
-        };
-        let Some(until) = until else { return };
-        tokio::time::sleep_until(clock::instant(until).into()).await;
-        let outcome = {
-            let mut mind = lock(&self.mind);
-            mind.slots.get_mut(&id).and_then(|slot| slot.handshake.handle_timeout(clock::now()))
-        };
-        if let Some(handshake::Outcome::TimedOut { waited }) = outcome {
-            self.tell_start(id, |path, backend| {
-                let error = self.start_error(path, backend, StartCause::Handshake { waited });
-                Err(error)
-            });
-            self.reject(id);
+    /// Ends starts that take too long.
+    fn end_late_handshakes(&self, now: Time) {
+        loop {
+            let late = lock(&self.mind).next_late(now);
+            let Some((id, outcome)) = late else { return };
+            if let Some(handshake::Outcome::TimedOut { waited }) = outcome {
+                self.tell_start(id, |path, backend| {
+                    let error = self.start_error(path, backend, StartCause::Handshake { waited });
+                    Err(error)
+                });
+                self.reject(id);
+            }
         }
     }
 
@@ -484,7 +479,13 @@ impl Core {
             if slot.serving {
                 slot.serves();
             }
-            let signal = slot.signal.take();
+            let (signal, until) = (slot.signal.take(), slot.handshake.poll_timeout());
+            if let Some(until) = until {
+                mind.handshakes.insert((until, id));
+                if mind.handshakes.first() == Some(&(until, id)) {
+                    self.timer.notify_one();
+                }
+            }
             mind.show(Some(id));
             signal
         };
@@ -710,11 +711,11 @@ impl Core {
     async fn tick(self: Arc<Self>) {
         loop {
             let next = {
-                let mind = lock(&self.mind);
+                let mut mind = lock(&self.mind);
                 if mind.scope.is_finished() {
                     return;
                 }
-                mind.scope.poll_timeout()
+                mind.poll_timeout()
             };
             match next {
                 None => self.timer.notified().await,
@@ -724,12 +725,14 @@ impl Core {
                             .await;
                 }
             }
+            let now = clock::now();
             let mut mind = lock(&self.mind);
-            mind.scope.handle_timeout(clock::now());
+            mind.scope.handle_timeout(now);
             let outcome = self.perform(&mut mind);
             mind.show(None);
             drop(mind);
             self.finish(outcome);
+            self.end_late_handshakes(now);
         }
     }
 
@@ -741,6 +744,28 @@ impl Core {
 }
 
 impl Mind {
+    /// When a bound runs out next.
+    fn poll_timeout(&mut self) -> Option<Time> {
+        // An answered handshake is forgotten here and not when the answer comes: a timer for each,
+        // to be ended by another thread or to run out for nothing, would cost every start a wake-up.
+        while let Some((_, id)) = self.handshakes.first()
+            && self.slots.get(id).is_none_or(|slot| slot.handshake.poll_timeout().is_none())
+        {
+            self.handshakes.pop_first();
+        }
+        let handshake = self.handshakes.first().map(|(until, _)| *until);
+        self.scope.poll_timeout().into_iter().chain(handshake).min()
+    }
+
+    /// Takes a handshake whose bound has run out, and says what comes of it: nothing if it was
+    /// answered.
+    fn next_late(&mut self, now: Time) -> Option<(ActorId, Option<handshake::Outcome>)> {
+        let (_, id) = *self.handshakes.first().filter(|(until, _)| *until <= now)?;
+        self.handshakes.pop_first();
+        let outcome = self.slots.get_mut(&id).and_then(|slot| slot.handshake.handle_timeout(now));
+        Some((id, outcome))
+    }
+
     /// Writes down how the nursery and one of its actors are doing.
     fn show(&mut self, id: Option<ActorId>) {
         self.lines.nursery(self.scope.stage());
