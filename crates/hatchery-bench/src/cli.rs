@@ -26,6 +26,9 @@ struct Cli {
     /// Writes all rows there, as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Shows and draws the rows of an earlier run, that `--json` wrote, and measures nothing.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["only", "json", "smoke"])]
+    from: Option<PathBuf>,
     /// Draws cost against size there.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -60,6 +63,8 @@ enum Part {
     Peers,
     /// Instructions of the hot paths, beside those that were accepted.
     Instructions,
+    /// System calls of a start, a call and a message, by strace.
+    Syscalls,
     /// Time and size of builds; takes minutes.
     Builds,
     /// A thousand trees killed, interrupted, stuck; takes many minutes.
@@ -69,7 +74,7 @@ enum Part {
 impl Part {
     /// Only run when it is named.
     fn is_long(self) -> bool {
-        matches!(self, Self::Builds | Self::Deaths)
+        matches!(self, Self::Builds | Self::Deaths | Self::Syscalls)
     }
 }
 
@@ -83,6 +88,8 @@ enum Inside {
     Worker { mode: Mode, place: pin::Place },
     /// The hot paths, for valgrind.
     Hot,
+    /// So many of that, for strace.
+    Syscalls { work: crate::syscalls::Work, count: u64 },
     /// A T(3,3) that only stands there.
     Hold {
         /// Its leaves can't be brought down but by force.
@@ -120,6 +127,7 @@ pub(crate) fn run() -> Outcome {
         Some(Inside::Part { part }) => measure(part, extent),
         Some(Inside::Worker { mode, place }) => mode.run(place),
         Some(Inside::Hot) => crate::hot::run(),
+        Some(Inside::Syscalls { work, count }) => crate::syscalls::run(work, count),
         #[cfg(feature = "peers")]
         Some(Inside::IpcEcho { server }) => crate::peers::ipc_channel::echo(server),
         Some(Inside::Hold { stuck }) => crate::deaths::hold(stuck),
@@ -145,13 +153,19 @@ fn measure(part: Part, extent: Extent) -> Outcome {
         Part::Stuck => crate::stuck::measure(extent),
         Part::Idle => crate::idle::measure(extent),
         Part::Peers => crate::peers::measure(extent),
-        Part::Instructions => crate::hot::measure(extent),
+        Part::Instructions => crate::instructions::measure(extent),
+        Part::Syscalls => crate::syscalls::measure(),
         Part::Builds => crate::builds::measure(),
         Part::Deaths => crate::deaths::measure(extent),
     }
 }
 
 fn all(cli: &Cli) -> Outcome {
+    if let Some(file) = &cli.from {
+        let rows: Vec<Row> = serde_json::from_slice(&std::fs::read(file)?)?;
+        println!("{}", shown(&rows));
+        return cli.svg.as_ref().map_or(Ok(()), |svg| plot::draw(&rows, svg));
+    }
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     println!("load {}", load.trim());
     let mut parts = cli.only.clone();

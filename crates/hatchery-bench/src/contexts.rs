@@ -10,6 +10,7 @@ use crate::figures::{Samples, Turns};
 use crate::payload::{self, Block};
 use crate::pin::Place;
 use crate::report::{Goal, Row, Unit};
+use crate::way::Way;
 use crate::{Failure, Outcome, tree};
 
 /// Starts and returns.
@@ -46,20 +47,18 @@ async fn pour(callee: Callee<Nothing, Blob>, size: usize) -> Result<(), Error> {
 
 pub(crate) fn measure(extent: Extent) -> Outcome {
     Place::One.here()?;
-    for place in Place::all() {
-        tree::on_tokio(tree::with_actor(place, async |actor| {
-            open_and_close(extent, place, &actor).await
-        }))?;
+    for way in Way::all() {
+        tree::on_tokio(way.with_actor(async |actor| open_and_close(extent, way, &actor).await))?;
         for load in [Load::None, Load::Out(64), Load::Out(65_536), Load::In(64), Load::In(65_536)] {
-            tree::on_tokio(tree::with_actor(place, async |actor| {
-                cancel_under(extent, place, load, &actor).await
-            }))?;
+            tree::on_tokio(
+                way.with_actor(async |actor| cancel_under(extent, way, load, &actor).await),
+            )?;
         }
     }
     Ok(())
 }
 
-async fn open_and_close(extent: Extent, place: Place, actor: &Portal) -> Outcome {
+async fn open_and_close(extent: Extent, way: Way, actor: &Portal) -> Outcome {
     let mut turns = Turns::default();
     let count = extent.pick(50, 300);
     for turn in 0..=extent.pick(2, 9) {
@@ -79,7 +78,7 @@ async fn open_and_close(extent: Extent, place: Place, actor: &Portal) -> Outcome
             turns.turn(&calls, &contexts);
         }
     }
-    Row::new("contexts", format!("open and close, {}", place.name()), Unit::Seconds)
+    Row::new("contexts", format!("open and close, {}", way.name()), Unit::Seconds)
         .beside("call round trip", &turns)
         .goal(Goal::RatioAtMost(3.0))
         .tell();
@@ -106,12 +105,12 @@ impl Load {
     }
 }
 
-async fn cancel_under(extent: Extent, place: Place, load: Load, actor: &Portal) -> Outcome {
+async fn cancel_under(extent: Extent, way: Way, load: Load, actor: &Portal) -> Outcome {
     let samples = tokio::select! {
         ended = under(load, actor) => return Err(ended.err().unwrap_or_else(|| "the load ended".into())),
         samples = cancels(extent.pick(30, 500), actor) => samples?,
     };
-    let what = format!("cancel to last word, {}, {}", load.name(), place.name());
+    let what = format!("cancel to last word, {}, {}", load.name(), way.name());
     let row = Row::new("contexts", what, Unit::Seconds).alone(&samples);
     match load {
         Load::None => row,

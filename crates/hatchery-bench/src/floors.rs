@@ -21,8 +21,9 @@ pub(crate) struct Forks {
 }
 
 impl Forks {
-    pub(crate) fn start() -> Outcome<Self> {
-        let (socket, child) = sockets::start(Mode::Fork, Place::One)?;
+    /// On one core, or wherever the kernel puts it and its children.
+    pub(crate) fn start(place: Place) -> Outcome<Self> {
+        let (socket, child) = sockets::start(Mode::Fork, place)?;
         Ok(Self { socket, child })
     }
 

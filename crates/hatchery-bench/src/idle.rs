@@ -6,7 +6,7 @@ use hatchery::{Portal, Runtime, Stdio};
 
 use crate::cli::Extent;
 use crate::figures::{Samples, float};
-use crate::report::{Goal, Row, Unit};
+use crate::report::{Goal, Row, Unit, human};
 use crate::{Outcome, crowd, proc, tree};
 
 pub(crate) fn measure(extent: Extent) -> Outcome {
@@ -18,24 +18,25 @@ pub(crate) fn measure(extent: Extent) -> Outcome {
 async fn one(actors: u32, span: Duration) -> Outcome {
     let runtime = Runtime::builder().stdio(Stdio::Null).signals(false).open()?;
     let forkserver = runtime.forkserver_pid();
-    let mut burnt = 0.0;
+    let (mut served, mut burnt) = (0.0, 0.0);
     runtime
         .nursery(async |n| {
             let portals = crowd::up(&n, actors).await?;
             crowd::call(&portals).await?;
             let mut pids: Vec<u32> = portals.iter().filter_map(Portal::pid).collect();
             pids.extend(forkserver);
-            pids.push(std::process::id());
             let all = || pids.iter().map(|pid| proc::run_time(*pid)).sum::<f64>();
+            let own = || proc::run_time(std::process::id());
             // What each does once, after its first call, is over.
             tokio::time::sleep(Duration::from_millis(500)).await;
-            let reading = all();
-            let before = all();
+            // Looking at all costs this process milliseconds: its own time is read after that, and
+            // before the second look.
+            let others = all();
+            let before = own();
             // Idling is what is measured: there is no event to wait for.
             tokio::time::sleep(span).await;
-            let after = all();
-            // Looking costs this process something itself: as much as looking twice did.
-            burnt = (after - before - (before - reading)).max(0.0);
+            served = own() - before;
+            burnt = served + all() - others;
             Ok(())
         })
         .await?;
@@ -45,6 +46,7 @@ async fn one(actors: u32, span: Duration) -> Outcome {
         .size(actors.into())
         .alone(&Samples::one(burnt / float(span.as_secs())))
         .goal(Goal::AtMost(1e-3))
+        .note(format!("{} of it the root's", human(served / float(span.as_secs()), Unit::Seconds)))
         .tell();
     Ok(())
 }

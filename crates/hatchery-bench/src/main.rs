@@ -18,6 +18,7 @@ mod heavy;
 mod hot;
 mod idle;
 mod inside;
+mod instructions;
 mod payload;
 mod peers;
 mod pin;
@@ -29,7 +30,9 @@ mod stalled;
 mod starts;
 mod streams;
 mod stuck;
+mod syscalls;
 mod tree;
+mod way;
 mod worker;
 
 /// What a measurement may go wrong with.

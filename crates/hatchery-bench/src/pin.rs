@@ -49,6 +49,15 @@ impl Place {
     }
 }
 
+/// Lets this thread, and all that it starts, run on each of the program's cores.
+pub(crate) fn anywhere() -> nix::Result<()> {
+    let mut all = CpuSet::new();
+    for core in cores() {
+        all.set(core)?;
+    }
+    sched_setaffinity(Pid::from_raw(0), &all)
+}
+
 /// Keeps this thread on one core of those that the program was given.
 fn to(nth: usize) -> nix::Result<()> {
     let allowed = cores();

@@ -37,7 +37,8 @@ pub(crate) fn draw(rows: &[Row], file: &Path) -> Outcome {
 fn charts(rows: &[Row]) -> BTreeMap<String, Chart> {
     let mut charts: BTreeMap<String, Chart> = BTreeMap::new();
     for row in rows {
-        let (Some(size), Some(ours)) = (row.size, row.ours) else { continue };
+        // A logarithm has no place for none.
+        let (Some(size @ 1..), Some(ours)) = (row.size, row.ours) else { continue };
         let size = crate::figures::float(size);
         let chart = charts.entry(title(row)).or_default();
         chart.unit = Some(row.unit);
@@ -46,15 +47,36 @@ fn charts(rows: &[Row]) -> BTreeMap<String, Chart> {
             chart.lines.entry(row.beside.clone()).or_default().push((size, floor.p50));
         }
     }
-    charts.retain(|_, chart| chart.lines.values().any(|points| points.len() > 1));
+    for chart in charts.values_mut() {
+        chart.lines.values_mut().for_each(|points| points.sort_by(|a, b| a.0.total_cmp(&b.0)));
+    }
+    charts.retain(|_, chart| chart.lines.values().any(|points| has_two_sizes(points)));
     charts
+}
+
+fn has_two_sizes(points: &[(f64, f64)]) -> bool {
+    points.windows(2).any(|two| two[0].0 < two[1].0)
+}
+
+/// What sizes are of.
+fn sizes(part: &str) -> &'static str {
+    match part {
+        "crowd" => "actors",
+        "streams" => "bytes a message",
+        "calls" => "calls in flight",
+        "stalled" => "streams",
+        "stuck" => "stuck actors",
+        _ => "size",
+    }
 }
 
 /// What a row measures, without its size.
 fn title(row: &Row) -> String {
     let size = row.size.map(|size| size.to_string()).unwrap_or_default();
-    let words = row.what.split(' ').filter(|word| !word.starts_with("T("));
-    let words: Vec<&str> = words.filter(|word| *word != size).collect();
+    let words = row.what.split(' ').filter(|word| *word != size);
+    // A tree's breadth is its size too.
+    let words: Vec<&str> =
+        words.map(|word| if word.starts_with("T(2,") { "T(2,b)," } else { word }).collect();
     format!("{}: {}", row.part, words.join(" "))
 }
 
@@ -74,12 +96,15 @@ fn one(
     let mut canvas = ChartBuilder::on(area)
         .caption(title, ("sans-serif", 15))
         .margin(12)
-        .x_label_area_size(28)
+        .x_label_area_size(40)
         .y_label_area_size(76)
         .build_cartesian_2d(span(|point| point.0).log_scale(), span(|point| point.1).log_scale())?;
     canvas
         .configure_mesh()
         .light_line_style(TRANSPARENT)
+        .x_labels(LABELS)
+        .y_labels(LABELS)
+        .x_desc(sizes(title.split(':').next().unwrap_or_default()))
         .x_label_formatter(&|size| format!("{size}"))
         .y_label_formatter(&|value| human(*value, unit))
         .draw()?;
@@ -89,9 +114,18 @@ fn one(
         let legend = move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color);
         canvas.draw_series(line)?.label(name).legend(legend);
     }
-    canvas.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK).draw()?;
+    if chart.lines.len() > 1 {
+        canvas
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperLeft)
+            .background_style(WHITE.mix(0.8))
+            .border_style(BLACK)
+            .draw()?;
+    }
     Ok(())
 }
 
 const WIDTH: u32 = 560;
 const HEIGHT: u32 = 320;
+/// Of an axis, about.
+const LABELS: usize = 6;

@@ -162,7 +162,7 @@ fn cells(row: &Row) -> [String; 10] {
         Some(false) => format!("{} ✗", goals(row)),
     };
     [
-        what,
+        folded(&what),
         if row.beside.is_empty() { "-".to_owned() } else { row.beside.clone() },
         of(row.floor, |floor| floor.p50),
         row.ours.map_or("missing".to_owned(), |own| show(own.p50)),
@@ -173,6 +173,22 @@ fn cells(row: &Row) -> [String; 10] {
         row.ratio.map_or("-".to_owned(), |ratio| format!("{:.2}–{:.2}", ratio.p25, ratio.p75)),
         goal,
     ]
+}
+
+/// Broken into lines between words.
+fn folded(text: &str) -> String {
+    let (mut out, mut width) = (String::new(), 0);
+    for word in text.split(' ') {
+        if width > 0 && width + word.len() > WIDTH {
+            out.push('\n');
+            width = 0;
+        } else if width > 0 {
+            out.push(' ');
+        }
+        out.push_str(word);
+        width += word.len() + 1;
+    }
+    out
 }
 
 fn goals(row: &Row) -> String {
@@ -209,3 +225,6 @@ pub(crate) fn human(value: f64, unit: Unit) -> String {
         Unit::Count => scaled(&[(1e6, " M"), (1.0, "")]),
     }
 }
+
+/// What a row is about may be this wide.
+const WIDTH: usize = 90;

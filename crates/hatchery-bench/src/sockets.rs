@@ -1,12 +1,16 @@
 //! The other side of a floor: this program again, with a bare Unix socket for its stdin.
 
-use std::os::fd::OwnedFd;
+use std::io::{ErrorKind, Read as _};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
 use crate::pin::Place;
+use crate::way::SPIN;
 use crate::worker::Mode;
 use crate::{Outcome, pin};
 
@@ -62,6 +66,26 @@ pub(crate) fn start(mode: Mode, place: Place) -> Outcome<(std::os::unix::net::Un
     command.arg("worker").arg(mode.name()).arg(place.argument()).env(variable, cores);
     let child = command.stdin(Stdio::from(OwnedFd::from(theirs))).spawn()?;
     Ok((ours, child))
+}
+
+/// Looks for bytes on a socket that doesn't block for [`SPIN`] before it sleeps.
+pub(crate) fn spin_and_read(
+    socket: &mut std::os::unix::net::UnixStream,
+    bytes: &mut [u8],
+) -> Outcome<usize> {
+    let mut until = Instant::now() + SPIN;
+    loop {
+        match socket.read(bytes) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            done => return Ok(done?),
+        }
+        if Instant::now() < until {
+            std::hint::spin_loop();
+            continue;
+        }
+        poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE)?;
+        until = Instant::now() + SPIN;
+    }
 }
 
 /// The socket that a worker was given.

@@ -9,17 +9,19 @@ use crate::cli::Extent;
 use crate::figures::{Samples, Turns};
 use crate::floors::{self, Forks};
 use crate::payload::Block;
-use crate::pin::Place;
+use crate::pin::{self, Place};
 use crate::report::{Goal, Row, Unit};
+use crate::way::Way;
 use crate::{Outcome, tree};
 
 pub(crate) fn measure(extent: Extent) -> Outcome {
     Place::One.here()?;
-    let mut forks = Forks::start()?;
+    let mut forks = Forks::start(Place::One)?;
     for backend in [Backend::Forkserver, Backend::Exec, Backend::Thread] {
         let slow = matches!(backend, Backend::Exec);
         let count = if slow { extent.pick(5, 20) } else { extent.pick(15, 100) };
-        let turns = tree::on_tokio(in_turn(extent, backend.clone(), count, &mut forks))?;
+        let runtime = Way::OneCore.runtime().backend(backend.clone());
+        let turns = tree::on_tokio(in_turn(extent, runtime, count, &mut forks))?;
         let row =
             Row::new("starts", format!("start to first reply, {}", backend.name()), Unit::Seconds);
         let row = row.beside("fork + tokio + one message", &turns);
@@ -31,16 +33,31 @@ pub(crate) fn measure(extent: Extent) -> Outcome {
     Row::new("starts", "floor: fork + _exit + waitid", Unit::Seconds).alone(&bare).tell();
     let images = floors::new_images(extent.pick(5, 100))?;
     Row::new("starts", "floor: new image to first message", Unit::Seconds).alone(&images).tell();
+    forks.end()?;
+    two_cores(extent)
+}
+
+/// The same while both may use every core.
+fn two_cores(extent: Extent) -> Outcome {
+    pin::anywhere()?;
+    let mut forks = Forks::start(Place::Two)?;
+    for way in Way::all().into_iter().filter(|way| way.place() == Place::Two) {
+        let turns = in_turn(extent, way.runtime(), extent.pick(15, 100), &mut forks);
+        let what = format!("start to first reply, forkserver, {}", way.name());
+        Row::new("starts", what, Unit::Seconds)
+            .beside("fork + tokio + one message", &tree::on_tokio(turns)?)
+            .tell();
+    }
     forks.end()
 }
 
 async fn in_turn(
     extent: Extent,
-    backend: Backend,
+    runtime: Builder,
     count: usize,
     forks: &mut Forks,
 ) -> Outcome<Turns> {
-    let runtime = Runtime::builder().backend(backend).stdio(Stdio::Null).signals(false).open()?;
+    let runtime = runtime.open()?;
     let mut turns = Turns::default();
     runtime
         .nursery(async |n| {
@@ -89,7 +106,7 @@ pub(crate) async fn some_in(
 }
 
 /// From the start of one actor to its first reply; then it goes.
-async fn one(n: &Nursery, name: &str) -> hatchery::Result<Duration> {
+pub(crate) async fn one(n: &Nursery, name: &str) -> hatchery::Result<Duration> {
     let began = Instant::now();
     let worker = n.start(name).await?;
     worker.call(echo(Block([7; 64]))).await?;

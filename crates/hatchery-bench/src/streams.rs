@@ -121,7 +121,8 @@ impl Clock {
     }
 }
 
-async fn send(actor: &Portal, size: usize, count: u64) -> Outcome {
+/// Sends that many to an actor that counts them.
+pub(crate) async fn send(actor: &Portal, size: usize, count: u64) -> Outcome {
     let read = if size == 64 {
         let open = actor.open_context(read_blocks(), async |mut context| {
             for _ in 0..count {

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
-use crate::pin::Place;
+use crate::pin::{self, Place};
 use crate::{Outcome, floors, sockets};
 
 /// The kinds of other sides.
@@ -16,6 +16,8 @@ pub(crate) enum Mode {
     Pong,
     /// The same with blocking calls.
     BlockingPong,
+    /// The same, looking for bytes before it sleeps.
+    SpinningPong,
     /// Reads as many bytes as were announced, then answers with one; on tokio.
     Drain,
     /// Forks when it is asked to, and says how long it took.
@@ -30,10 +32,15 @@ impl Mode {
     }
 
     pub(crate) fn run(self, place: Place) -> Outcome {
-        place.there()?;
+        match (self, place) {
+            // Its children are the other side.
+            (Self::Fork, Place::Two) => pin::anywhere()?,
+            _ => place.there()?,
+        }
         match self {
             Self::Pong => on_tokio(pong),
             Self::BlockingPong => blocking_pong(),
+            Self::SpinningPong => spinning_pong(),
             Self::Drain => on_tokio(drain),
             Self::Fork => floors::serve_forks(),
             Self::Hello => on_tokio(hello),
@@ -65,6 +72,18 @@ fn blocking_pong() -> Outcome {
     let mut bytes = vec![0; BUFFER];
     loop {
         match socket.read(&mut bytes)? {
+            0 => return Ok(()),
+            read => socket.write_all(&bytes[..read])?,
+        }
+    }
+}
+
+fn spinning_pong() -> Outcome {
+    let mut socket = sockets::given()?;
+    socket.set_nonblocking(true)?;
+    let mut bytes = vec![0; BUFFER];
+    loop {
+        match sockets::spin_and_read(&mut socket, &mut bytes)? {
             0 => return Ok(()),
             read => socket.write_all(&bytes[..read])?,
         }
