@@ -10,6 +10,7 @@ mod calls;
 mod cli;
 mod contexts;
 mod crowd;
+mod cuts;
 mod deaths;
 mod errors;
 mod figures;
