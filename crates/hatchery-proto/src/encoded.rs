@@ -23,7 +23,9 @@ use crate::frame::{self, FrameError};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Encoded {
     bytes: Bytes,
-    beside: Vec<Bytes>,
+    /// Behind a pointer, and there if there is one: most values have none, and many wait in queues.
+    #[allow(clippy::box_collection, reason = "one word is what it costs those that have none")]
+    beside: Option<Box<Vec<Bytes>>>,
 }
 
 /// Where blobs wait whose messages are under way between two ends inside one process. First in,
@@ -39,7 +41,7 @@ impl Encoded {
     pub fn of(value: &impl Serialize) -> Result<Self, FrameError> {
         let (bytes, beside) = blob::apart(|| rmp_serde::to_vec(value));
         match bytes {
-            Ok(bytes) => Ok(Self { bytes: bytes.into(), beside }),
+            Ok(bytes) => Ok(Self::with(bytes.into(), beside)),
             Err(error) => Err(FrameError::Encode(error.to_string())),
         }
     }
@@ -50,13 +52,21 @@ impl Encoded {
             || FrameError::Decode("a blob was not handed over beside its message".to_owned());
         let beside =
             (0..count).map(|_| lane.pop().ok_or_else(missing)).collect::<Result<_, _>>()?;
-        Ok(Self { bytes, beside })
+        Ok(Self::with(bytes, beside))
+    }
+
+    fn with(bytes: Bytes, beside: Vec<Bytes>) -> Self {
+        Self { bytes, beside: (!beside.is_empty()).then(|| Box::new(beside)) }
+    }
+
+    fn beside(&self) -> &[Bytes] {
+        self.beside.as_deref().map_or(&[], Vec::as_slice)
     }
 
     /// How long it is, blobs included.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.bytes.len() + self.beside.iter().map(Bytes::len).sum::<usize>()
+        self.bytes.len() + self.beside().iter().map(Bytes::len).sum::<usize>()
     }
 
     /// Whether there is nothing.
@@ -79,13 +89,13 @@ impl Encoded {
     /// # Errors
     /// [`FrameError::Decode`] says what was found in the place of what.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, FrameError> {
-        blob::beside(&self.beside, || frame::decode_shared(&self.bytes))
+        blob::beside(self.beside(), || frame::decode_shared(&self.bytes))
     }
 }
 
 impl From<Bytes> for Encoded {
     fn from(bytes: Bytes) -> Self {
-        Self { bytes, beside: Vec::new() }
+        Self { bytes, beside: None }
     }
 }
 
@@ -105,6 +115,9 @@ impl Lane {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// A stream's credit counts bytes, and so much more is held for each small message that waits.
+const _: () = assert!(size_of::<Encoded>() <= 40);
 
 thread_local! {
     /// What lies beside the message that is being encoded, if it may.
@@ -158,17 +171,18 @@ pub(crate) fn coming<T>(source: Source, decode: impl FnOnce() -> T) -> T {
 
 impl Serialize for Encoded {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if self.beside.is_empty() {
+        let beside = self.beside();
+        if beside.is_empty() {
             return serializer.serialize_bytes(&self.bytes);
         }
-        let blobs = self.beside.iter().cloned();
+        let blobs = beside.iter().cloned();
         let taken = LEAVING.with_borrow_mut(|all| all.as_mut().map(|all| all.extend(blobs)));
         if taken.is_none() {
             return Err(S::Error::custom("a value in two parts where there is room for one"));
         }
         let mut both = serializer.serialize_tuple(2)?;
         both.serialize_element(&self.bytes)?;
-        both.serialize_element(&self.beside.iter().map(Bytes::len).collect::<Vec<_>>())?;
+        both.serialize_element(&beside.iter().map(Bytes::len).collect::<Vec<_>>())?;
         both.end()
     }
 }
@@ -203,6 +217,6 @@ impl<'de> Visitor<'de> for OneOrTwo {
         let source = COMING.with_borrow(Clone::clone);
         let beside = source.and_then(|source| source.take(&lengths));
         let beside = beside.ok_or_else(|| A::Error::custom("a value without its blobs"))?;
-        Ok(Encoded { bytes, beside })
+        Ok(Encoded::with(bytes, beside))
     }
 }
