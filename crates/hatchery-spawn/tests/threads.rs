@@ -93,10 +93,11 @@ fn an_abandoned_thread_is_in_the_ledger_until_it_ends() {
             }
             drop(child);
             let entries = backend.ledger().list();
-            let told: Vec<_> =
-                entries.iter().map(|entry| (&*entry.name, &*entry.last_state)).collect();
+            let [entry] = &entries[..] else { panic!("{entries:?}") };
             let state = if given_up { "reading" } else { "its child was dropped" };
-            assert_eq!(told, [("stuck", state)]);
+            assert_eq!(entry.name, "stuck");
+            // What it does is the kernel's to say: that it runs, or where it sleeps.
+            assert!(entry.last_state.starts_with(&format!("{state}; it ")), "{entry:?}");
             drop(channel);
             assert_eq!(block_on(handle.wait()).unwrap(), Exit::Code(9));
             while !backend.ledger().list().is_empty() {
