@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use clap::ValueEnum;
 use hatchery_proto::call::Calls;
-use hatchery_proto::frame::Frame;
+use hatchery_proto::frame::{Blobs, Frame};
 use hatchery_proto::stream::{Incoming, Outgoing, Policy, Terms};
 use hatchery_proto::teardown::{Event, Kind, Teardown};
 use hatchery_proto::{
@@ -97,7 +97,7 @@ fn decode_calls(rounds: u32) -> Outcome {
     let mut decoder = Decoder::new(LIMIT);
     for _ in 0..rounds {
         decoder.buffer_mut().extend_from_slice(&encoded);
-        let frame = decoder.next_frame()?.map(Frame::new).transpose()?;
+        let frame = decoder.next_frame()?.map(|frame| Frame::new(frame, None)).transpose()?;
         if let Some(Frame::Message(message)) = frame {
             black_box(frame::decode::<ToChild>(&message)?);
         }
@@ -110,20 +110,20 @@ fn encode_items(rounds: u32) -> Outcome {
     for _ in 0..rounds {
         buffer.clear();
         let block = black_box(Block([7; 64]));
-        frame::encode_item(CallId::new(7), &block, LIMIT, &mut buffer)?;
+        frame::encode_item(CallId::new(7), &block, Blobs::Follow, LIMIT, &mut buffer)?;
     }
     Ok(())
 }
 
 fn decode_items(rounds: u32) -> Outcome {
     let mut encoded = BytesMut::new();
-    frame::encode_item(CallId::new(7), &Block([7; 64]), LIMIT, &mut encoded)?;
+    frame::encode_item(CallId::new(7), &Block([7; 64]), Blobs::Follow, LIMIT, &mut encoded)?;
     let mut decoder = Decoder::new(LIMIT);
     for _ in 0..rounds {
         decoder.buffer_mut().extend_from_slice(&encoded);
-        let frame = decoder.next_frame()?.map(Frame::new).transpose()?;
+        let frame = decoder.next_frame()?.map(|frame| Frame::new(frame, None)).transpose()?;
         if let Some(Frame::Item { value, .. }) = frame {
-            black_box(frame::decode_shared::<Block>(&value)?);
+            black_box(value.decode::<Block>()?);
         }
     }
     Ok(())

@@ -1,15 +1,16 @@
 //! Bytes that are carried from actor to actor without being copied on the way.
 //!
 //! Serde hands bytes over as a borrowed slice, which must be copied to outlive the call. A blob
-//! leaves a hint beside it: while a message is encoded, the blob whose slice comes next; while one
-//! is decoded, the frame that it is decoded from. Whoever finds that the slice is the hinted one
-//! takes a share of the memory in place of a copy. A format that knows nothing of this copies.
+//! leaves a hint beside it while it is serialized. The one writer that knows of it, if what it is
+//! given is the hinted slice, takes a share of the memory and writes a number; the number leads to
+//! the blob again when the value is decoded. A format that knows nothing of this copies.
 
 use std::cell::RefCell;
 use std::fmt;
+use std::io;
 use std::ops::Deref;
 
-use bytes::Bytes;
+use bytes::{BufMut as _, Bytes, BytesMut};
 use serde::de::{Error, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -71,11 +72,7 @@ impl From<Blob> for Vec<u8> {
 thread_local! {
     /// The blob that is being serialized.
     static OFFERED: RefCell<Option<Bytes>> = const { RefCell::new(None) };
-    /// The frame that is being decoded.
-    static SOURCE: RefCell<Option<Bytes>> = const { RefCell::new(None) };
-    /// The blobs that were left out of what is being serialized, for they stay in this process.
-    static LEFT_OUT: RefCell<Option<Vec<Bytes>>> = const { RefCell::new(None) };
-    /// Those of what is being decoded.
+    /// Those that belong to what is being decoded.
     static BESIDE: RefCell<Vec<Bytes>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -88,23 +85,62 @@ pub(crate) fn offered(slice: &[u8]) -> Option<Bytes> {
     (offered.as_ptr() == slice.as_ptr() && offered.len() == slice.len()).then_some(offered)
 }
 
-/// Serializes with the number of each large blob in its place; gives back the blobs.
-pub(crate) fn apart<T>(serialize: impl FnOnce() -> T) -> (T, Vec<Bytes>) {
-    /// As below.
-    struct Before(Option<Vec<Bytes>>);
-    impl Drop for Before {
-        fn drop(&mut self) {
-            LEFT_OUT.set(self.0.take());
-        }
-    }
-    let _before = Before(LEFT_OUT.replace(Some(Vec::new())));
-    let serialized = serialize();
-    (serialized, LEFT_OUT.take().unwrap_or_default())
+/// Appends a value as MessagePack, with a number in the place of each large blob; gives back the
+/// blobs.
+pub(crate) fn write(
+    value: &impl Serialize,
+    buffer: &mut BytesMut,
+) -> (Result<(), rmp_serde::encode::Error>, Vec<Bytes>) {
+    let mut writer = Numbering { buffer, blobs: Vec::new() };
+    let written = rmp_serde::encode::write(&mut writer, value);
+    (written, writer.blobs)
 }
 
-/// Decodes what was serialized so.
+/// Writes into a buffer, but for large blobs, which it keeps a share of.
+struct Numbering<'a> {
+    buffer: &'a mut BytesMut,
+    blobs: Vec<Bytes>,
+}
+
+impl Numbering<'_> {
+    /// Puts a blob's number where its bytes were about to be: after their marker and length, which
+    /// stand in the buffer already.
+    fn number(&mut self, blob: &Bytes) -> Option<()> {
+        let length = u32::try_from(blob.len()).ok()?;
+        let number = u32::try_from(self.blobs.len()).ok()?;
+        let bytes = length.to_be_bytes();
+        let head: &[u8] = match &bytes {
+            [0, 0, high, low] => &[BIN_16, *high, *low],
+            [a, b, c, d] => &[BIN_32, *a, *b, *c, *d],
+        };
+        let before = self.buffer.len().checked_sub(head.len())?;
+        if self.buffer[before..] != *head {
+            return None;
+        }
+        self.buffer.truncate(before);
+        self.buffer.put_u8(UINT_32);
+        self.buffer.put_u32(number);
+        self.blobs.push(blob.clone());
+        Some(())
+    }
+}
+
+impl io::Write for Numbering<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if offered(bytes).and_then(|blob| self.number(&blob)).is_none() {
+            self.buffer.extend_from_slice(bytes);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Decodes what was written so.
 pub(crate) fn beside<T>(blobs: &[Bytes], decode: impl FnOnce() -> T) -> T {
-    /// As below.
+    /// Puts back what was there before, also when a user's code panics.
     struct Before(Vec<Bytes>);
     impl Drop for Before {
         fn drop(&mut self) {
@@ -118,34 +154,9 @@ pub(crate) fn beside<T>(blobs: &[Bytes], decode: impl FnOnce() -> T) -> T {
     decode()
 }
 
-/// Leaves a blob out, if it may be; its number among them.
-fn leave_out(blob: &Bytes) -> Option<u64> {
-    LEFT_OUT.with_borrow_mut(|all| {
-        let all = all.as_mut()?;
-        all.push(blob.clone());
-        u64::try_from(all.len() - 1).ok()
-    })
-}
-
-/// Decodes with `source` as what the slices are part of.
-pub(crate) fn decoding<T>(source: &Bytes, decode: impl FnOnce(&[u8]) -> T) -> T {
-    /// Puts back what was there before, also when a user's code panics.
-    struct Before(Option<Bytes>);
-    impl Drop for Before {
-        fn drop(&mut self) {
-            SOURCE.set(self.0.take());
-        }
-    }
-    let _before = Before(SOURCE.replace(Some(source.clone())));
-    decode(source)
-}
-
 impl Serialize for Blob {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if self.0.len() >= SHARED {
-            if let Some(number) = leave_out(&self.0) {
-                return serializer.serialize_u64(number);
-            }
             OFFERED.set(Some(self.0.clone()));
         }
         let done = serializer.serialize_bytes(&self.0);
@@ -173,16 +184,6 @@ impl<'de> Visitor<'de> for Copies {
         Ok(Blob(Bytes::copy_from_slice(bytes)))
     }
 
-    fn visit_borrowed_bytes<E: Error>(self, bytes: &'de [u8]) -> Result<Blob, E> {
-        let shared = SOURCE.with_borrow(|source| {
-            let source = source.as_ref().filter(|_| bytes.len() >= SHARED)?;
-            let (whole, part) = (source.as_ptr_range(), bytes.as_ptr_range());
-            let inside = whole.start <= part.start && part.end <= whole.end;
-            inside.then(|| source.slice_ref(bytes))
-        });
-        Ok(Blob(shared.unwrap_or_else(|| Bytes::copy_from_slice(bytes))))
-    }
-
     fn visit_byte_buf<E: Error>(self, bytes: Vec<u8>) -> Result<Blob, E> {
         Ok(bytes.into())
     }
@@ -203,3 +204,7 @@ impl<'de> Visitor<'de> for Copies {
 
 /// A copy of less costs less than sharing.
 pub(crate) const SHARED: usize = 16 * 1024;
+/// MessagePack's markers of bytes with a length of two and four bytes, and of a number of four.
+const BIN_16: u8 = 0xC5;
+const BIN_32: u8 = 0xC6;
+const UINT_32: u8 = 0xCE;

@@ -3,21 +3,20 @@
 //! In the encoded value stands a number in the place of each large [`Blob`](crate::Blob). The blobs
 //! themselves follow their message in the same frame, written from where they are and read as a
 //! part of the buffer they came in. Two actors in one process need not even copy them through a
-//! socket: there they are handed over in a [`Lane`] beside it, in the same order. So a value is
+//! socket: there they are handed over in a [`Lane`](crate::Lane) beside it, in the same order. So a value is
 //! checked, limited and answered in the same way on every backend.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use serde::de::{DeserializeOwned, Error as _, SeqAccess, Visitor};
 use serde::ser::{Error as _, SerializeTuple as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::blob;
 use crate::frame::{self, FrameError};
+use crate::lane::Source;
 
 /// A value as MessagePack, but for the large blobs in it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,34 +27,21 @@ pub struct Encoded {
     beside: Option<Box<Vec<Bytes>>>,
 }
 
-/// Where blobs wait whose messages are under way between two ends inside one process. First in,
-/// first out, as the messages are.
-#[derive(Debug, Default)]
-pub struct Lane(Mutex<VecDeque<Bytes>>);
-
 impl Encoded {
     /// Encodes a value; blobs of 16 KiB and more are shared and not copied.
     ///
     /// # Errors
     /// [`FrameError::Encode`].
     pub fn of(value: &impl Serialize) -> Result<Self, FrameError> {
-        let (bytes, beside) = blob::apart(|| rmp_serde::to_vec(value));
-        match bytes {
-            Ok(bytes) => Ok(Self::with(bytes.into(), beside)),
-            Err(error) => Err(FrameError::Encode(error.to_string())),
+        let mut buffer = BytesMut::new();
+        match blob::write(value, &mut buffer) {
+            (Ok(()), blobs) => Ok(Self::with(buffer.freeze(), blobs)),
+            (Err(error), _) => Err(FrameError::Encode(error.to_string())),
         }
     }
 
-    /// Takes from a lane what belongs to a message that has come.
-    pub(crate) fn taken(bytes: Bytes, count: usize, lane: &Lane) -> Result<Self, FrameError> {
-        let missing =
-            || FrameError::Decode("a blob was not handed over beside its message".to_owned());
-        let beside =
-            (0..count).map(|_| lane.pop().ok_or_else(missing)).collect::<Result<_, _>>()?;
-        Ok(Self::with(bytes, beside))
-    }
-
-    fn with(bytes: Bytes, beside: Vec<Bytes>) -> Self {
+    /// What was encoded, and the blobs that belong to it.
+    pub(crate) fn with(bytes: Bytes, beside: Vec<Bytes>) -> Self {
         Self { bytes, beside: (!beside.is_empty()).then(|| Box::new(beside)) }
     }
 
@@ -89,30 +75,13 @@ impl Encoded {
     /// # Errors
     /// [`FrameError::Decode`] says what was found in the place of what.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, FrameError> {
-        blob::beside(self.beside(), || frame::decode_shared(&self.bytes))
+        blob::beside(self.beside(), || frame::decode(&self.bytes))
     }
 }
 
 impl From<Bytes> for Encoded {
     fn from(bytes: Bytes) -> Self {
         Self { bytes, beside: None }
-    }
-}
-
-impl Lane {
-    /// Hands over what lies beside a message that is about to be sent.
-    pub fn push(&self, blobs: impl IntoIterator<Item = Bytes>) {
-        self.waiting().extend(blobs);
-    }
-
-    /// Takes the next one; `None`: nobody has handed it over, and the message is no good.
-    pub fn pop(&self) -> Option<Bytes> {
-        self.waiting().pop_front()
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, VecDeque<Bytes>> {
-        // A queue of bytes is whole after any panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -124,33 +93,6 @@ thread_local! {
     static LEAVING: RefCell<Option<Vec<Bytes>>> = const { RefCell::new(None) };
     /// Where the blobs of the message are that is being decoded.
     static COMING: RefCell<Option<Source>> = const { RefCell::new(None) };
-}
-
-/// Where the blobs of a message are.
-#[derive(Debug, Clone)]
-pub(crate) enum Source {
-    /// Beside the socket.
-    Lane(Arc<Lane>),
-    /// At the end of its frame.
-    Tail(Bytes),
-}
-
-impl Source {
-    /// Takes what belongs to a value; `None`: it is not there.
-    fn take(self, lengths: &[usize]) -> Option<Vec<Bytes>> {
-        match self {
-            Self::Lane(lane) => {
-                let popped: Option<Vec<_>> = lengths.iter().map(|_| lane.pop()).collect();
-                popped.filter(|blobs| blobs.iter().map(Bytes::len).eq(lengths.iter().copied()))
-            }
-            Self::Tail(frame) => {
-                let all =
-                    lengths.iter().try_fold(0_usize, |all, length| all.checked_add(*length))?;
-                let mut rest = frame.slice(frame.len().checked_sub(all)?..);
-                Some(lengths.iter().map(|length| rest.split_to(*length)).collect())
-            }
-        }
-    }
 }
 
 /// Encodes a message whose values may lie in part beside it; gives back those parts. Nothing of a

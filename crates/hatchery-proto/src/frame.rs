@@ -2,9 +2,10 @@
 //!
 //! A message of a stream has a shorter form: a byte that no MessagePack value begins with, the
 //! number of its context, and the value; so it is encoded once, straight into the outgoing buffer.
-//! Its large [`Blob`](crate::Blob)s stay where they are: such a frame goes out in several pieces.
+//!
+//! Large [`Blob`](crate::Blob)s, of streams and of other messages, stay where they are: they follow
+//! their message in its frame, which goes out in several pieces, or go beside the socket.
 
-use std::io;
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -12,8 +13,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::blob;
-use crate::encoded::{self, Encoded, Lane, Source};
+use crate::encoded::{self, Encoded};
 use crate::id::CallId;
+use crate::lane::{Lane, Source};
 
 /// Why bytes are no frame, or a message can't become one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -140,12 +142,7 @@ pub fn encode_apart(
     buffer.put_u32(0);
     let (encoded, parts) =
         encoded::leaving(|| rmp_serde::encode::write(&mut (&mut *buffer).writer(), message));
-    let inline = buffer.len() - start - HEAD;
-    seal(start, encoded, total(&parts), limit, buffer)?;
-    if blobs == Blobs::Beside {
-        let head = u32::try_from(inline).unwrap_or(u32::MAX).to_be_bytes();
-        buffer[start..start + HEAD].copy_from_slice(&head);
-    }
+    seal_apart(start, encoded, &parts, blobs, limit, buffer)?;
     Ok(parts)
 }
 
@@ -159,18 +156,17 @@ pub enum Frame {
         /// Of which context.
         call: CallId,
         /// The encoded value.
-        value: Bytes,
-        /// How many blobs were handed over beside it.
-        blobs: usize,
+        value: Encoded,
     },
 }
 
 impl Frame {
-    /// Tells the two kinds apart.
+    /// Tells the two kinds apart, and takes the blobs of a stream's message, which follow it or wait
+    /// in the lane beside its socket.
     ///
     /// # Errors
-    /// [`FrameError::Decode`]: a stream's message without its context.
-    pub fn new(mut frame: Bytes) -> Result<Self, FrameError> {
+    /// [`FrameError::Decode`]: a stream's message without its context, or without its blobs.
+    pub fn new(mut frame: Bytes, lane: Option<&Arc<Lane>>) -> Result<Self, FrameError> {
         if frame.first() != Some(&ITEM) {
             return Ok(Self::Message(frame));
         }
@@ -180,49 +176,45 @@ impl Frame {
         frame.advance(1);
         let number = frame.get_u64();
         let call = CallId::new(number & !APART);
-        let blobs = if number & APART == 0 { 0 } else { count(&mut frame)? };
-        Ok(Self::Item { call, value: frame, blobs })
+        let value = if number & APART == 0 { frame.into() } else { together(frame, lane)? };
+        Ok(Self::Item { call, value })
     }
 }
 
-/// How many blobs a frame says that it has beside it: one form for each message, so never none.
-fn count(frame: &mut Bytes) -> Result<usize, FrameError> {
-    match frame.try_get_u32() {
-        Ok(count @ 1..) => Ok(count as usize),
-        Ok(0) => Err(FrameError::Decode("no blobs beside a message".to_owned())),
-        Err(error) => Err(FrameError::Decode(error.to_string())),
+/// Reads the lengths of a value's blobs, one form for each message, so at least one; and takes them.
+fn together(mut frame: Bytes, lane: Option<&Arc<Lane>>) -> Result<Encoded, FrameError> {
+    let cut = || FrameError::Decode("a stream's message without its blobs".to_owned());
+    let count = frame.try_get_u32().map_err(|_| cut())? as usize;
+    // Nothing is allocated for what has not come (C15).
+    if count == 0 || count > frame.len() / 4 {
+        return Err(cut());
     }
+    let lengths: Vec<usize> = (0..count).map(|_| frame.get_u32() as usize).collect();
+    let blobs = Source::of(&frame, lane).take(&lengths).ok_or_else(cut)?;
+    if lane.is_none() {
+        frame.truncate(frame.len() - total(&blobs));
+    }
+    Ok(Encoded::with(frame, blobs))
 }
 
-/// Puts together what came in a stream's message and what was handed over beside it.
-///
-/// # Errors
-/// [`FrameError::Decode`]: there is no lane, or not enough in it.
-pub fn join(value: Bytes, blobs: usize, lane: Option<&Arc<Lane>>) -> Result<Encoded, FrameError> {
-    match lane {
-        _ if blobs == 0 => Ok(value.into()),
-        Some(lane) => Encoded::taken(value, blobs, lane),
-        None => Err(FrameError::Decode("blobs beside a message of a socket".to_owned())),
-    }
-}
-
-/// A stream's message that was encoded.
+/// A stream's message whose frame was appended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
     /// How many bytes its value has, blobs included.
     pub length: usize,
-    /// The blobs that were left out of the buffer, and the places in it where they belong.
-    pub blobs: Vec<(usize, Bytes)>,
+    /// Its large blobs.
+    pub blobs: Vec<Bytes>,
 }
 
-/// Appends the frame of a stream's message, but for its large blobs. On an error the buffer is as
-/// it was.
+/// Appends the frame of a stream's message, but for its large blobs, which are to go where `blobs`
+/// says. On an error the buffer is as it was.
 ///
 /// # Errors
 /// [`FrameError::Encode`] or [`FrameError::TooLarge`].
 pub fn encode_item(
     call: CallId,
     value: &impl Serialize,
+    blobs: Blobs,
     limit: usize,
     buffer: &mut BytesMut,
 ) -> Result<Item, FrameError> {
@@ -230,112 +222,45 @@ pub fn encode_item(
     buffer.put_u32(0);
     buffer.put_u8(ITEM);
     buffer.put_u64(call.number());
-    let mut writer = Sharing { buffer, blobs: Vec::new() };
-    let encoded = rmp_serde::encode::write(&mut writer, value);
-    let Sharing { buffer, blobs } = writer;
-    let beside = blobs.iter().map(|(_, blob)| blob.len()).sum();
-    let length = seal(start, encoded, beside, limit, buffer)? - ITEM_HEAD;
-    Ok(Item { length, blobs })
+    let (encoded, parts) = blob::write(value, buffer);
+    let length = buffer.len() - start - HEAD - ITEM_HEAD + total(&parts);
+    if encoded.is_ok() && !parts.is_empty() {
+        announce(start, &parts, buffer);
+    }
+    seal_apart(start, encoded, &parts, blobs, limit, buffer)?;
+    Ok(Item { length, blobs: parts })
 }
 
-/// Takes the frame that begins at `start` out of `buffer`, its blobs put in.
-pub fn cut(buffer: &mut BytesMut, start: usize, blobs: Vec<(usize, Bytes)>) -> Vec<Bytes> {
-    let mut frame = buffer.split_off(start).freeze();
-    let (mut pieces, mut done) = (Vec::with_capacity(blobs.len() * 2 + 1), start);
-    for (place, blob) in blobs {
-        pieces.push(frame.split_to(place - done));
-        pieces.push(blob);
-        done = place;
+/// Puts the lengths of a value's blobs before it.
+fn announce(start: usize, parts: &[Bytes], buffer: &mut BytesMut) {
+    // In the first byte of the context's number, which is never that large.
+    buffer[start + HEAD + 1] |= (APART >> 56) as u8;
+    let value = buffer.split_off(start + HEAD + ITEM_HEAD);
+    buffer.put_u32(u32::try_from(parts.len()).unwrap_or(u32::MAX));
+    for part in parts {
+        buffer.put_u32(u32::try_from(part.len()).unwrap_or(u32::MAX));
     }
-    if !frame.is_empty() {
-        pieces.push(frame);
-    }
-    pieces
-}
-
-/// A stream's message for a connection inside this process: its frame, and the blobs that are to
-/// be handed over beside it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Apart {
-    /// How many bytes its value has, blobs included.
-    pub length: usize,
-    /// The whole frame; empty if it was appended to the buffer, for it has no large blobs.
-    pub frame: Bytes,
-    /// Those.
-    pub blobs: Vec<Bytes>,
-}
-
-/// Appends the frame of a stream's message, or gives it back if it has large blobs. On an error the
-/// buffer is as it was.
-///
-/// # Errors
-/// [`FrameError::Encode`] or [`FrameError::TooLarge`].
-pub fn encode_item_apart(
-    call: CallId,
-    value: &impl Serialize,
-    limit: usize,
-    buffer: &mut BytesMut,
-) -> Result<Apart, FrameError> {
-    let start = buffer.len();
-    let (item, blobs) = blob::apart(|| encode_item(call, value, limit, buffer));
-    let inline = item?.length;
-    let length = inline + total(&blobs);
-    if blobs.is_empty() {
-        return Ok(Apart { length, frame: Bytes::new(), blobs });
-    }
-    let plain = buffer.split_off(start);
-    if ITEM_HEAD + length > limit {
-        return Err(FrameError::TooLarge { length: ITEM_HEAD + length, limit });
-    }
-    let mut frame = BytesMut::with_capacity(HEAD + ITEM_HEAD + 4 + inline);
-    frame.put_u32(u32::try_from(ITEM_HEAD + 4 + inline).unwrap_or(u32::MAX));
-    frame.put_u8(ITEM);
-    frame.put_u64(call.number() | APART);
-    frame.put_u32(u32::try_from(blobs.len()).unwrap_or(u32::MAX));
-    frame.put_slice(&plain[HEAD + ITEM_HEAD..]);
-    Ok(Apart { length, frame: frame.freeze(), blobs })
+    buffer.extend_from_slice(&value);
 }
 
 fn total(blobs: &[Bytes]) -> usize {
     blobs.iter().map(Bytes::len).sum()
 }
 
-/// Writes into a buffer, but for large blobs, which it keeps a share of.
-struct Sharing<'a> {
-    buffer: &'a mut BytesMut,
-    blobs: Vec<(usize, Bytes)>,
-}
-
-impl io::Write for Sharing<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match blob::offered(bytes) {
-            Some(blob) => self.blobs.push((self.buffer.len(), blob)),
-            None => self.buffer.extend_from_slice(bytes),
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Appends the frame of a stream's message whose value is encoded already.
-///
-/// # Errors
-/// [`FrameError::TooLarge`].
-pub fn put_item(
-    call: CallId,
-    value: &[u8],
+/// As [`seal`] for a frame with blobs, which are part of its length only if they follow it.
+fn seal_apart(
+    start: usize,
+    encoded: Result<(), rmp_serde::encode::Error>,
+    parts: &[Bytes],
+    blobs: Blobs,
     limit: usize,
     buffer: &mut BytesMut,
 ) -> Result<(), FrameError> {
-    let start = buffer.len();
-    buffer.put_u32(0);
-    buffer.put_u8(ITEM);
-    buffer.put_u64(call.number());
-    buffer.extend_from_slice(value);
-    seal(start, Ok(()), 0, limit, buffer).map(drop)
+    let length = seal(start, encoded, total(parts), limit, buffer)?;
+    if blobs == Blobs::Beside {
+        write_length(start, length - total(parts), buffer);
+    }
+    Ok(())
 }
 
 /// Puts the length before what was appended since `start`, or takes it off again; `beside` bytes
@@ -357,9 +282,13 @@ fn seal(
         buffer.truncate(start);
         return Err(error);
     }
+    write_length(start, length, buffer);
+    Ok(length)
+}
+
+fn write_length(start: usize, length: usize, buffer: &mut BytesMut) {
     let head = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
     buffer[start..start + HEAD].copy_from_slice(&head);
-    Ok(length)
 }
 
 /// Decodes one value; nesting is bounded.
@@ -380,21 +309,12 @@ pub fn decode_message<T: DeserializeOwned>(
     message: &Bytes,
     lane: Option<&Arc<Lane>>,
 ) -> Result<T, FrameError> {
-    let source = match lane {
-        Some(lane) => Source::Lane(lane.clone()),
-        // None that follow are in there.
-        None if message.len() < blob::SHARED => return decode(message),
-        None => Source::Tail(message.clone()),
-    };
+    if lane.is_none() && message.len() < blob::SHARED {
+        // No blobs follow in there.
+        return decode(message);
+    }
+    let source = Source::of(message, lane);
     encoded::coming(source, || decode(message))
-}
-
-/// The same, whose large [`Blob`](crate::Blob)s share the memory of `bytes`.
-///
-/// # Errors
-/// As [`decode`].
-pub fn decode_shared<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, FrameError> {
-    blob::decoding(bytes, decode)
 }
 
 /// In the number of a context: blobs lie beside the message.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use hatchery_proto::frame::{
-    Blobs, Decoder, Frame, cut, decode, decode_message, decode_shared, encode_apart, encode_item,
+    Blobs, Decoder, Frame, decode, decode_message, encode_apart, encode_item,
 };
 use hatchery_proto::{Blob, CallId, Encoded, FrameError, Lane, ToChild};
 use proptest::prelude::*;
@@ -25,27 +25,38 @@ fn size() -> impl Strategy<Value = usize> {
     prop_oneof![0..100_usize, LARGE - 2..LARGE + 2, LARGE..5 * LARGE]
 }
 
-/// All pieces of a message's frame, one after the other.
-fn sent(message: &impl Serialize, in_front: &[u8]) -> Result<(Vec<Bytes>, usize), FrameError> {
+/// A stream's message: its frame, the blobs that go with it, and the length of its value.
+fn sent(
+    message: &impl Serialize,
+    blobs: Blobs,
+    in_front: &[u8],
+) -> Result<(BytesMut, Vec<Bytes>, usize), FrameError> {
     let mut buffer = BytesMut::from(in_front);
-    let item = encode_item(CallId::new(7), message, LIMIT, &mut buffer)?;
-    let pieces = cut(&mut buffer, in_front.len(), item.blobs);
-    assert_eq!(buffer, in_front, "what was before is as it was");
-    Ok((pieces, item.length))
+    let item = encode_item(CallId::new(7), message, blobs, LIMIT, &mut buffer)?;
+    assert_eq!(&buffer.split_to(in_front.len())[..], in_front, "what was before is as it was");
+    Ok((buffer, item.blobs, item.length))
 }
 
-fn received(pieces: &[Bytes]) -> Bytes {
+fn received(stream: &[u8], lane: Option<&Arc<Lane>>) -> Result<Encoded, FrameError> {
     let mut decoder = Decoder::new(LIMIT);
-    pieces.iter().for_each(|piece| decoder.buffer_mut().put_slice(piece));
-    let frame = Frame::new(decoder.next_frame().unwrap().unwrap()).unwrap();
-    let Frame::Item { call, value, blobs: 0 } = frame else {
-        panic!("no message of a stream: {frame:?}")
-    };
-    assert_eq!(call, CallId::new(7));
-    value
+    decoder.buffer_mut().put_slice(stream);
+    match Frame::new(decoder.next_frame()?.unwrap(), lane)? {
+        Frame::Item { call, value } => {
+            assert_eq!(call, CallId::new(7));
+            Ok(value)
+        }
+        Frame::Message(message) => panic!("no message of a stream: {message:?}"),
+    }
+}
+
+/// Which of these large blobs are where those are.
+fn same(there: &[Blob], here: &[Blob]) -> bool {
+    let large = |(blob, _): &(&Blob, &Blob)| blob.len() >= LARGE;
+    there.iter().zip(here).filter(large).all(|(there, here)| there.as_ptr() == here.as_ptr())
 }
 
 proptest! {
+    /// Messages of a stream come back, with their blobs after them or beside them.
     #[test]
     fn messages_with_blobs_come_back(
         sizes in prop::collection::vec(size(), 0..5),
@@ -53,21 +64,23 @@ proptest! {
     ) {
         let blobs = (1..).zip(&sizes).map(|(n, size)| Blob::from(vec![n; *size])).collect();
         let message = Message { before: "before".to_owned(), blobs, after: 3 };
-        let (pieces, length) = sent(&message, &in_front).unwrap();
-        let large = sizes.iter().filter(|size| **size >= LARGE).count();
-        for (piece, blob) in pieces.iter().skip(1).step_by(2)
-            .zip(message.blobs.iter().filter(|blob| blob.len() >= LARGE)) {
-            prop_assert_eq!(piece.as_ptr(), blob.as_ptr(), "a large blob was copied");
-        }
-        prop_assert!(pieces.len() >= large * 2);
-        let value = received(&pieces);
+        let (mut frame, parts, length) = sent(&message, Blobs::Follow, &in_front).unwrap();
+        parts.iter().for_each(|part| frame.put_slice(part));
+        let value = received(&frame, None).unwrap();
         prop_assert_eq!(value.len(), length);
-        prop_assert_eq!(&decode::<Message>(&value).unwrap(), &message);
-        let shared: Message = decode_shared(&value).unwrap();
-        prop_assert_eq!(&shared, &message);
-        for blob in shared.blobs.iter().filter(|blob| blob.len() >= LARGE) {
-            prop_assert!(value.as_ptr_range().contains(&blob.as_ptr()), "it was copied");
-        }
+        prop_assert_eq!(&value.decode::<Message>().unwrap(), &message);
+        let again: Message = value.decode().unwrap();
+        prop_assert!(same(&again.blobs, &value.decode::<Message>().unwrap().blobs), "it was copied");
+
+        let lane = Arc::new(Lane::default());
+        let (frame, parts, length) = sent(&message, Blobs::Beside, &in_front).unwrap();
+        lane.push(parts);
+        let value = received(&frame, Some(&lane)).unwrap();
+        prop_assert_eq!(value.len(), length);
+        let beside: Message = value.decode().unwrap();
+        prop_assert_eq!(&beside, &message);
+        prop_assert!(same(&beside.blobs, &message.blobs), "it was copied");
+        prop_assert_eq!(lane.pop(), None);
     }
 }
 
@@ -76,9 +89,11 @@ proptest! {
 fn a_blob_over_the_limit_is_refused_and_nothing_is_left() {
     let blob = Blob::from(vec![0; LIMIT]);
     let mut buffer = BytesMut::from(&b"before"[..]);
-    let refused = encode_item(CallId::new(7), &blob, LIMIT, &mut buffer).unwrap_err();
-    assert!(matches!(refused, FrameError::TooLarge { length, limit: LIMIT } if length > LIMIT));
-    assert_eq!(&buffer[..], b"before");
+    for blobs in [Blobs::Follow, Blobs::Beside] {
+        let refused = encode_item(CallId::new(7), &blob, blobs, LIMIT, &mut buffer).unwrap_err();
+        assert!(matches!(refused, FrameError::TooLarge { length, limit: LIMIT } if length > LIMIT));
+        assert_eq!(&buffer[..], b"before");
+    }
 }
 
 /// A format that knows nothing of blobs has bytes, and what comes after it is not affected.
@@ -87,8 +102,8 @@ fn other_formats_copy() {
     let blob = Blob::from(vec![3; LARGE]);
     let text = serde_json::to_string(&blob).unwrap();
     assert_eq!(serde_json::from_str::<Blob>(&text).unwrap(), blob);
-    let (pieces, _) = sent(&Vec::from(blob), b"").unwrap();
-    assert_eq!(pieces.len(), 1);
+    let (_, parts, _) = sent(&Vec::from(blob), Blobs::Follow, b"").unwrap();
+    assert!(parts.is_empty());
 }
 
 /// A message whose serialization fails after a blob leaves no hint behind.
@@ -102,7 +117,7 @@ fn a_failure_after_a_blob_leaves_no_trace() {
             Err(serde::ser::Error::custom("not today"))
         }
     }
-    let refused = sent(&Fails(Blob::from(vec![3; LARGE])), b"").unwrap_err();
+    let refused = sent(&Fails(Blob::from(vec![3; LARGE])), Blobs::Follow, b"").unwrap_err();
     assert!(matches!(refused, FrameError::Encode(_)));
 }
 
@@ -122,7 +137,7 @@ fn call(args: &Message, blobs: Blobs, limit: usize) -> Result<(BytesMut, Vec<Byt
 fn arguments(stream: &[u8], lane: Option<&Arc<Lane>>) -> Result<Encoded, FrameError> {
     let mut decoder = Decoder::new(LIMIT);
     decoder.buffer_mut().put_slice(stream);
-    let Frame::Message(message) = Frame::new(decoder.next_frame()?.unwrap())? else {
+    let Frame::Message(message) = Frame::new(decoder.next_frame()?.unwrap(), lane)? else {
         panic!("no message");
     };
     let message: ToChild = decode_message(&message, lane)?;
@@ -151,8 +166,7 @@ proptest! {
         lane.push(parts);
         let beside: Message = arguments(&frame, Some(&lane)).unwrap().decode().unwrap();
         prop_assert_eq!(&beside, &message);
-        let same = beside.blobs.iter().zip(&message.blobs).filter(|(blob, _)| blob.len() >= LARGE);
-        prop_assert!(same.into_iter().all(|(there, here)| there.as_ptr() == here.as_ptr()));
+        prop_assert!(same(&beside.blobs, &message.blobs), "it was copied");
         prop_assert_eq!(lane.pop(), None);
 
         for blobs in [Blobs::Follow, Blobs::Beside] {
@@ -179,4 +193,29 @@ fn blobs_that_are_not_there_are_refused() {
     // Beside a socket there is no lane, and at the end of this frame nothing.
     let refused = arguments(&frame, None).unwrap_err();
     assert!(matches!(refused, FrameError::Decode(_)), "{refused:?}");
+    // The same of a stream's message.
+    let (frame, _, _) = sent(&message, Blobs::Beside, b"").unwrap();
+    for lane in [None, Some(&lane)] {
+        let refused = received(&frame, lane).unwrap_err();
+        assert!(matches!(refused, FrameError::Decode(_)), "{refused:?}");
+    }
+}
+
+/// A blob that a user's own code writes in another format, on the way into a message, is bytes there.
+#[test]
+fn a_format_inside_of_a_message_has_the_bytes() {
+    struct AsText(Blob);
+    impl Serialize for AsText {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            let text = serde_json::to_string(&self.0).map_err(serde::ser::Error::custom)?;
+            let nested = rmp_serde::to_vec(&self.0).map_err(serde::ser::Error::custom)?;
+            (text, Blob::from(nested), &self.0).serialize(serializer)
+        }
+    }
+    let blob = Blob::from(vec![3; LARGE]);
+    let encoded = Encoded::of(&AsText(blob.clone())).unwrap();
+    let (text, nested, same): (String, Blob, Blob) = encoded.decode().unwrap();
+    assert_eq!(serde_json::from_str::<Blob>(&text).unwrap(), blob);
+    assert_eq!(decode::<Blob>(&nested).unwrap(), blob);
+    assert_eq!(same, blob);
 }

@@ -98,14 +98,11 @@ impl Inbox {
 
     /// A frame, and what was handed over beside it: in order, so also if nobody wants it.
     fn whole<M: DeserializeOwned>(&mut self, frame: Bytes) -> Result<Received<M>, FrameError> {
-        match (Frame::new(frame)?, &self.lane) {
-            (Frame::Item { call, value, blobs }, lane) => {
-                self.lent += value.len();
-                Ok(Received::Item(call, frame::join(value, blobs, lane.as_ref())?))
-            }
-            (Frame::Message(message), lane) => {
-                frame::decode_message(&message, lane.as_ref()).map(Received::Message)
-            }
+        self.lent += frame.len();
+        let lane = self.lane.as_ref();
+        match Frame::new(frame, lane)? {
+            Frame::Item { call, value } => Ok(Received::Item(call, value)),
+            Frame::Message(message) => frame::decode_message(&message, lane).map(Received::Message),
         }
     }
 

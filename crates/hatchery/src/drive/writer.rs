@@ -192,11 +192,7 @@ impl Outbox {
         let admitted = admit(length);
         let framed = match large {
             None if admitted.is_ok() => return self.taken(queue, start).map_err(ItemError::Push),
-            None => Framed {
-                length,
-                pieces: vec![queue.tail.split_off(start).freeze()],
-                beside: Vec::new(),
-            },
+            None => queue.take_back(start, length, Vec::new()),
             Some(framed) => framed,
         };
         match admitted {
@@ -421,37 +417,43 @@ impl Queue {
     /// blobs is given back.
     fn add_data(&mut self, message: &impl Serialize, limit: usize) -> Result<Added, FrameError> {
         let before = self.tail.len();
-        let way = if self.lane.is_some() { Blobs::Beside } else { Blobs::Follow };
-        let blobs = frame::encode_apart(message, way, limit, &mut self.tail)?;
-        if way == Blobs::Follow && !blobs.is_empty() {
-            let mut pieces = vec![self.tail.split_off(before).freeze()];
-            pieces.extend(blobs);
-            return Ok(Added::Large(Framed { length: 0, pieces, beside: Vec::new() }));
+        let blobs = frame::encode_apart(message, self.way(), limit, &mut self.tail)?;
+        if self.way() == Blobs::Follow && !blobs.is_empty() {
+            return Ok(Added::Large(self.take_back(before, 0, blobs)));
         }
         self.hand_over(blobs);
         Ok(Added::Inline(self.tail.len() - before))
     }
 
-    /// Appends a stream's message, unless it is large: then it is given back. And its length.
+    /// Appends a stream's message, unless it has large blobs: then it is given back. And its length.
     fn add_item(
         &mut self,
         call: CallId,
         value: &impl Serialize,
         limit: usize,
     ) -> Result<(usize, Option<Framed>), FrameError> {
-        if self.lane.is_some() {
-            let frame::Apart { length, frame, blobs } =
-                frame::encode_item_apart(call, value, limit, &mut self.tail)?;
-            let large = Framed { length, pieces: vec![frame], beside: blobs };
-            return Ok((length, (!large.beside.is_empty()).then_some(large)));
+        let (before, way) = (self.tail.len(), self.way());
+        let frame::Item { length, blobs } =
+            frame::encode_item(call, value, way, limit, &mut self.tail)?;
+        let large = (!blobs.is_empty()).then(|| self.take_back(before, length, blobs));
+        Ok((length, large))
+    }
+
+    /// Where large blobs go here.
+    fn way(&self) -> Blobs {
+        if self.lane.is_some() { Blobs::Beside } else { Blobs::Follow }
+    }
+
+    /// The last frame, which begins at `before`, with its blobs in their place.
+    fn take_back(&mut self, before: usize, length: usize, blobs: Vec<Bytes>) -> Framed {
+        let mut pieces = vec![self.tail.split_off(before).freeze()];
+        match self.way() {
+            Blobs::Beside => Framed { length, pieces, beside: blobs },
+            Blobs::Follow => {
+                pieces.extend(blobs);
+                Framed { length, pieces, beside: Vec::new() }
+            }
         }
-        let start = self.tail.len();
-        let frame::Item { length, blobs } = frame::encode_item(call, value, limit, &mut self.tail)?;
-        if blobs.is_empty() {
-            return Ok((length, None));
-        }
-        let pieces = frame::cut(&mut self.tail, start, blobs);
-        Ok((length, Some(Framed { length, pieces, beside: Vec::new() })))
     }
 
     /// Before the frame can be out.
