@@ -1,0 +1,147 @@
+//! The forkserver's start: what it is from then on, and what it answers for to its root.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use super::clients::shared_pair;
+use super::{CallFailed, Server};
+use crate::forkserver::book::{Book, Owner};
+use crate::forkserver::confined::Confined;
+use crate::forkserver::wire::{Answer, MAX_BYTES};
+use crate::image::Preload;
+use crate::prelude::MARK;
+use crate::sys::pidfd::Pidfd;
+use crate::sys::{env, fds, scm_rights, sigaction, title};
+
+impl Server {
+    pub(super) fn start(
+        root: i32,
+        tree: &str,
+        client: OwnedFd,
+    ) -> Result<Self, (OwnedFd, CallFailed)> {
+        match Self::prepare(root, tree, &client) {
+            Ok(mut server) => {
+                server.admit(client, Owner::Root);
+                Ok(server)
+            }
+            Err(failed) => Err((client, failed)),
+        }
+    }
+
+    fn prepare(root: i32, tree: &str, client: &OwnedFd) -> Result<Self, CallFailed> {
+        let call = |name| move |errno| (name, errno);
+        let io = |name| {
+            move |error: std::io::Error| {
+                (name, error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+            }
+        };
+        // If the root dies while we are stopped, this wakes us up; the pidfd below says that it
+        // was the root and not just the thread that started us (H11).
+        nix::sys::prctl::set_pdeathsig(Signal::SIGCONT).map_err(call("prctl(PR_SET_PDEATHSIG)"))?;
+        let root_pidfd = Pidfd::open(root.cast_unsigned()).map_err(io("pidfd_open"))?;
+        if nix::unistd::getppid().as_raw() != root {
+            return Err(("getppid", Errno::ESRCH));
+        }
+        nix::sys::prctl::set_child_subreaper(true)
+            .map_err(call("prctl(PR_SET_CHILD_SUBREAPER)"))?;
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
+            .map_err(call("sigprocmask"))?;
+        let (grace, quota) = bounds();
+        let null = open("/dev/null", OFlag::O_RDWR).map_err(call("open(/dev/null)"))?;
+        let image = open("/proc/self/exe", OFlag::O_PATH).map_err(call("open(/proc/self/exe)"))?;
+        preload()?;
+        // Room for what each child carries, so that it need not move its environment for that.
+        env::put(MARK, "").map_err(call("putenv"))?;
+        // Inherited or made by a preload: children get none of it.
+        sigaction::reset_all();
+        let mut wanted = SigSet::empty();
+        wanted.add(Signal::SIGCHLD);
+        wanted.add(Signal::SIGTERM);
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let signals = SignalFd::with_flags(&wanted, flags).map_err(call("signalfd"))?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(call("epoll_create1"))?;
+        let (shared, shared_actors) = shared_pair()?;
+        let open_files = getrlimit(Resource::RLIMIT_NOFILE).map_err(call("getrlimit"))?;
+        setrlimit(Resource::RLIMIT_NOFILE, open_files.1, open_files.1)
+            .map_err(call("setrlimit"))?;
+        for fd in [signals.as_fd(), root_pidfd.as_fd(), shared.as_fd()] {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, fd.as_raw_fd().cast_unsigned().into());
+            epoll.add(fd, event).map_err(call("epoll_ctl"))?;
+        }
+        let spare = null.try_clone().map_err(io("dup"))?;
+        title::set("hatchery:forkserver");
+        let _shown = nix::sys::prctl::set_name(c"hatchery:server");
+        for slot in 0..3 {
+            fds::place(null.as_raw_fd(), slot, false).map_err(call("dup3"))?;
+        }
+        scm_rights::send(client.as_fd(), &Answer::Ready.encode(), &[]).map_err(call("sendmsg"))?;
+        Ok(Self {
+            book: Book::default(),
+            confined: Confined::default(),
+            clients: BTreeMap::new(),
+            epoll,
+            signals,
+            root: root_pidfd,
+            root_socket: client.as_raw_fd(),
+            shared,
+            shared_actors,
+            image,
+            spare: Some(spare),
+            null,
+            open_files,
+            pid: nix::unistd::getpid().as_raw(),
+            tree: tree.to_owned(),
+            next_mark: 1,
+            grace,
+            quota,
+            ended: Vec::new(),
+            scan_at: None,
+            scan_not_before: 0,
+            sweep_at: None,
+            buffer: vec![0; MAX_BYTES + 1],
+        })
+    }
+}
+
+fn open(path: &str, flags: OFlag) -> Result<OwnedFd, Errno> {
+    nix::fcntl::open(path, flags | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
+}
+
+/// Runs the program's preloads on a thread that has ended before the first fork.
+fn preload() -> Result<(), CallFailed> {
+    if inventory::iter::<Preload>.into_iter().next().is_some() {
+        let preloads = || {
+            for preload in inventory::iter::<Preload> {
+                (preload.run)();
+            }
+        };
+        let thread = std::thread::Builder::new().spawn(preloads);
+        let joined = thread.map_err(|_| ("pthread_create", Errno::EAGAIN))?.join();
+        joined.map_err(|_| ("a preload that panicked", Errno::ECANCELED))?;
+    }
+    match crate::thread_count() {
+        Ok(1) => Ok(()),
+        Ok(_) => Err(("a preload that started a thread", Errno::EBUSY)),
+        Err(_) => Err(("open(/proc/self/task)", Errno::ENOENT)),
+    }
+}
+
+/// The orphan grace and the quota of children that the root has told.
+fn bounds() -> (u64, usize) {
+    let text = std::env::var(BOUNDS).unwrap_or_default();
+    env::remove(BOUNDS.as_ref());
+    let told = text
+        .split_once(',')
+        .and_then(|(grace, quota)| Some((grace.parse().ok()?, quota.parse().ok()?)));
+    told.unwrap_or((500_000_000, 10_000))
+}
+
+/// The variable that carries the orphan grace in nanoseconds and the quota of children.
+pub(crate) const BOUNDS: &str = "HATCHERY_BOUNDS";

@@ -1,0 +1,186 @@
+//! Children: forked, signalled, reaped; and the strays that dead ones have left.
+
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::time::{ClockId, clock_gettime};
+
+use super::{CallFailed, Server, now};
+use crate::confine::cgroup;
+use crate::exit::Exit;
+use crate::forkserver::book::Owner;
+use crate::forkserver::wire::{Answer, Request};
+use crate::forkserver::{fork, strays};
+use crate::prelude::Nest;
+use crate::sys::{process, waitid};
+
+impl Server {
+    pub(super) fn spawn(
+        &mut self,
+        fd: RawFd,
+        owner: Owner,
+        mut request: Request,
+        received: &[OwnedFd],
+    ) {
+        let number = request.number;
+        let failed = |(call, errno): CallFailed| Answer::Failed {
+            number,
+            call: call.to_owned(),
+            errno: errno as i32,
+        };
+        if request.deadline < now() {
+            return self.answer(fd, &failed(("deadline", Errno::ETIMEDOUT)), None);
+        }
+        if self.book.count_children(owner) >= self.quota {
+            return self.answer(fd, &failed(("the quota of children", Errno::EAGAIN)), None);
+        }
+        let mark = self.next_mark;
+        self.next_mark += 1;
+        let text = format!("{}.{mark}", self.tree);
+        let above = match owner {
+            Owner::Actor(pid) => Some(pid),
+            Owner::Root => None,
+        };
+        let cgroup = cgroup::name(&self.tree, mark);
+        let bound = match self.confined.bind(above, &mut request, &cgroup) {
+            Ok(bound) => bound,
+            Err(error) => return self.answer(fd, &failed(error), None),
+        };
+        let nest = Nest {
+            server: self.pid,
+            shared: self.shared_actors.as_raw_fd(),
+            image: self.image.as_raw_fd(),
+            open_files: self.open_files,
+            mark: &text,
+            cgroup: bound.cgroup.as_deref(),
+        };
+        let born = fork::fork(&request, received, &nest, &mut self.spare);
+        match born {
+            Ok((pid, pidfd)) => {
+                self.confined.born(pid, bound);
+                self.book.born(pid, owner, mark);
+                self.answer(fd, &Answer::Spawned { number, pid }, Some(pidfd));
+                if !self.clients.contains_key(&fd) {
+                    process::kill_own_child(pid, false, libc::SIGKILL);
+                }
+            }
+            Err(error) => {
+                self.confined.unborn(bound);
+                self.answer(fd, &failed(error), None);
+            }
+        }
+        // After the pidfd was sent and closed its number is free again.
+        if self.spare.is_none() {
+            self.spare = self.null.try_clone().ok();
+        }
+    }
+
+    /// Reaps who has ended. By number where a signal told it; a look at all children takes time by
+    /// their number, so that is done for the rest, and takes a tenth of our time at most.
+    pub(super) fn reap(&mut self) {
+        for pid in std::mem::take(&mut self.ended) {
+            if let Ok(Some(_)) = waitid::peek_at(pid) {
+                self.reap_one(pid);
+            }
+        }
+        if self.scan_at.is_some_and(|at| at <= now()) {
+            self.scan_at = None;
+            let (cost, done) = self.scan();
+            self.scan_not_before = now() + SCAN_PAUSE * cost;
+            if !done {
+                self.scan_at = Some(self.scan_not_before);
+            }
+        }
+    }
+
+    /// Looks at all children, and gives back the processor time of looking and whether that was
+    /// all. The kernel goes through all of them to find one that has ended; if there are several,
+    /// asking for each by its number is less work.
+    fn scan(&mut self) -> (u64, bool) {
+        let mut cost = 0;
+        for _ in 0..FEW {
+            let since = processor_time();
+            let ended = waitid::peek();
+            cost += processor_time().saturating_sub(since);
+            let Ok(Some((pid, _))) = ended else { return (cost, true) };
+            self.reap_one(pid);
+        }
+        let since = processor_time();
+        let mut ended = self.book.all();
+        ended.retain(|pid| matches!(waitid::peek_at(*pid), Ok(Some(_))));
+        cost += processor_time().saturating_sub(since);
+        for pid in ended {
+            self.reap_one(pid);
+        }
+        (cost, false)
+    }
+
+    fn reap_one(&mut self, pid: i32) {
+        if self.book.knows(pid) {
+            // Its group, while the zombie still holds the number: the strays that stayed in it.
+            process::kill_own_child(pid, true, libc::SIGKILL);
+        }
+        if let Ok(Some((_, status))) = waitid::reap(pid) {
+            self.died(pid, &status);
+        }
+    }
+
+    fn died(&mut self, pid: i32, status: &Exit) {
+        // Also after a stray's death: what it had started is our child now.
+        self.sweep_at.get_or_insert(now() + SWEEP_DELAY);
+        self.confined.died(pid);
+        let Some(owner) = self.book.died(pid, now(), self.grace) else { return };
+        let own: Vec<RawFd> = self.sockets_of(Owner::Actor(pid));
+        for fd in own {
+            self.clients.remove(&fd);
+        }
+        let (code, signal, core_dumped) = match status {
+            Exit::Code(code) => (*code, 0, false),
+            Exit::Signal { signal, core_dumped } => (0, *signal, *core_dumped),
+            Exit::Panicked(_) => (0, 0, false),
+        };
+        for fd in self.sockets_of(owner) {
+            self.answer(fd, &Answer::Exited { pid, code, signal, core_dumped }, None);
+        }
+    }
+
+    /// Kills what dead actors had started and what left their groups: its environment names them.
+    pub(super) fn sweep_strays(&mut self) {
+        for pid in children() {
+            if self.book.knows(pid) {
+                continue;
+            }
+            let mark = strays::mark_of(pid, &self.tree);
+            if mark.is_some_and(|mark| !self.book.has_mark(mark)) {
+                process::kill_own_child(pid, false, libc::SIGKILL);
+            }
+        }
+        if !self.confined.clear() {
+            // What was killed in there is ours to reap, or was moved there and is somebody else's.
+            self.sweep_at = Some(now() + SWEEP_DELAY);
+        }
+    }
+}
+
+/// All children of this process, strays included.
+pub(super) fn children() -> Vec<i32> {
+    let text = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// What this thread has had of the processor, in nanoseconds. On a busy machine much less than the
+/// time that has passed: a pause reckoned in the latter would let dead actors wait for their turn
+/// as often as the forkserver did.
+fn processor_time() -> u64 {
+    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(std::time::Duration::from);
+    time.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// Deaths come in bursts; strays are looked for once after each.
+const SWEEP_DELAY: u64 = 20_000_000;
+/// How much longer than a look at all children the time until the next one is, by the processor
+/// time of the look.
+const SCAN_PAUSE: u64 = 9;
+/// How many of the ended a scan finds one by one before it asks for each by its number.
+const FEW: usize = 8;

@@ -1,0 +1,244 @@
+//! Who may ask, what they say, and the answers on their way to them.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{EpollEvent, EpollFlags};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
+
+use super::{CallFailed, Server, now};
+use crate::forkserver::book::Owner;
+use crate::forkserver::memory;
+use crate::forkserver::wire::{self, Answer, MAX_BYTES, MAX_ELSEWHERE, Request};
+use crate::sys::pidfd::Pidfd;
+use crate::sys::{process, scm_rights};
+
+pub(super) struct Client {
+    pub(super) owner: Owner,
+    socket: OwnedFd,
+    /// What its socket did not take. Bounded: who has [`MAX_BACKLOG`] of these is not read from
+    /// until it reads, so that only the ends of its children are added.
+    backlog: VecDeque<(Vec<u8>, Option<Pidfd>)>,
+    /// What epoll tells about it.
+    watched: EpollFlags,
+    /// The number of its last request; the next one's is higher.
+    last: Option<u64>,
+}
+
+impl Client {
+    pub(super) fn is_clogged(&self) -> bool {
+        self.backlog.len() >= MAX_BACKLOG
+    }
+}
+
+/// Why a client is a client no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leaving {
+    Closed,
+    Broken,
+}
+
+impl Server {
+    /// Takes an actor's own control socket, which came over the shared one. Who sent it is told by
+    /// the kernel, not by the sender. As many as one turn takes: epoll names it again (C15).
+    pub(super) fn adopt(&mut self) {
+        for _ in 0..TURN {
+            let received = match scm_rights::receive(self.shared.as_fd(), &mut self.buffer) {
+                Err(Errno::EAGAIN | Errno::EINTR) => return,
+                // Somebody has shut it down, for all who hold it. An empty message looks the same.
+                Ok(received) if received.length == 0 && is_at_end(&self.shared) => {
+                    return self.renew_shared();
+                }
+                Err(_) => return self.renew_shared(),
+                Ok(received) => received,
+            };
+            let known = received.sender.filter(|&pid| self.book.may_ask(pid));
+            scm_rights::never_linger(&received.fds);
+            let mut sent = received.fds.into_iter();
+            // Anything but one fd from a living actor is closed by being dropped here (C15).
+            if let (Some(pid), Some(socket), None, false) =
+                (known, sent.next(), sent.next(), received.truncated)
+                && !self.clients.values().any(|client| client.owner == Owner::Actor(pid))
+            {
+                self.admit(socket, Owner::Actor(pid));
+            }
+        }
+    }
+
+    /// Makes another shared socket for the actors to come. Those that have started nothing yet and
+    /// hold the old one are told so when they do.
+    fn renew_shared(&mut self) {
+        let _gone = self.epoll.delete(&self.shared);
+        let made = shared_pair();
+        if let Ok((shared, shared_actors)) = made {
+            let event =
+                EpollEvent::new(EpollFlags::EPOLLIN, shared.as_raw_fd().cast_unsigned().into());
+            let _no_memory = self.epoll.add(&shared, event);
+            (self.shared, self.shared_actors) = (shared, shared_actors);
+        }
+    }
+
+    pub(super) fn admit(&mut self, socket: OwnedFd, owner: Owner) {
+        let fd = socket.as_raw_fd();
+        let watched = EpollFlags::EPOLLIN;
+        let event = EpollEvent::new(watched, fd.cast_unsigned().into());
+        if self.epoll.add(&socket, event).is_ok() {
+            let backlog = VecDeque::new();
+            self.clients.insert(fd, Client { owner, socket, backlog, watched, last: None });
+        }
+    }
+
+    /// Serves one client for one turn: epoll names it again if it has more, after the others (C15).
+    pub(super) fn read(&mut self, fd: RawFd) {
+        for _ in 0..TURN {
+            let Some(client) = self.clients.get(&fd).filter(|client| !client.is_clogged()) else {
+                return;
+            };
+            let mut received = match scm_rights::receive(client.socket.as_fd(), &mut self.buffer) {
+                Ok(received) if received.length > 0 => received,
+                Err(Errno::EAGAIN | Errno::EINTR) => return,
+                // An empty message looks like the end, but nobody of ours sends one.
+                Ok(_) if !is_at_end(&client.socket) => return self.leave(fd, Leaving::Broken),
+                Ok(_) | Err(_) => return self.leave(fd, Leaving::Closed),
+            };
+            let owner = client.owner;
+            if owner != Owner::Root {
+                scm_rights::never_linger(&received.fds);
+            }
+            if received.length > MAX_BYTES {
+                return self.leave(fd, Leaving::Broken);
+            }
+            if let Some(pid) = wire::decode_kill(&self.buffer[..received.length]) {
+                // Its own child, or it has none of that number any more.
+                if self.book.is_child_of(pid, owner) {
+                    process::kill_own_child(pid, false, libc::SIGKILL);
+                }
+                continue;
+            }
+            let message = &self.buffer[..received.length];
+            let Some(request) = parse(message, &mut received.fds, received.truncated) else {
+                return self.leave(fd, Leaving::Broken);
+            };
+            if !self.is_next(fd, request.number) {
+                return self.leave(fd, Leaving::Broken);
+            }
+            if received.truncated {
+                // Whole, but for the fds that found no room in our table.
+                let (number, call) = (request.number, "recvmsg(SCM_RIGHTS)".to_owned());
+                let failed = Answer::Failed { number, call, errno: Errno::EMFILE as i32 };
+                self.answer(fd, &failed, None);
+                continue;
+            }
+            if received.fds.len() < 4 + usize::from(request.has_channel) {
+                return self.leave(fd, Leaving::Broken);
+            }
+            self.spawn(fd, owner, request, &received.fds);
+        }
+    }
+
+    /// Whether that number was not there before: nothing is asked for twice.
+    fn is_next(&mut self, fd: RawFd, number: u64) -> bool {
+        let Some(client) = self.clients.get_mut(&fd) else { return false };
+        let higher = client.last.is_none_or(|last| number > last);
+        client.last = Some(number);
+        higher
+    }
+
+    /// A client has closed or broke the protocol: it spawns no more, and what it spawned is
+    /// orphaned as if it had died, which it does if it broke the protocol (C15).
+    pub(super) fn leave(&mut self, fd: RawFd, leaving: Leaving) {
+        if fd == self.root_socket {
+            self.end();
+        }
+        if let Some(client) = self.clients.remove(&fd) {
+            // Closing removes it as well, but a copy may live in a child for an instant.
+            let _removed = self.epoll.delete(&client.socket);
+            if let Owner::Actor(pid) = client.owner {
+                self.book.left(pid, now(), self.grace);
+                if leaving == Leaving::Broken {
+                    process::kill_own_child(pid, false, libc::SIGKILL);
+                }
+            }
+        }
+    }
+
+    pub(super) fn answer(&mut self, fd: RawFd, answer: &Answer, pidfd: Option<Pidfd>) {
+        let Some(client) = self.clients.get_mut(&fd) else { return };
+        client.backlog.push_back((answer.encode(), pidfd));
+        self.flush(fd);
+    }
+
+    pub(super) fn flush(&mut self, fd: RawFd) {
+        let Some(client) = self.clients.get_mut(&fd) else { return };
+        let mut gone = false;
+        while let Some((bytes, pidfd)) = client.backlog.front() {
+            let fds: Vec<_> = pidfd.iter().map(AsFd::as_fd).collect();
+            match scm_rights::send(client.socket.as_fd(), bytes, &fds) {
+                Ok(()) => drop(client.backlog.pop_front()),
+                Err(Errno::EAGAIN | Errno::EINTR | Errno::ETOOMANYREFS | Errno::ENOBUFS) => break,
+                Err(_) => {
+                    gone = true;
+                    break;
+                }
+            }
+        }
+        let mut flags = EpollFlags::empty();
+        flags.set(EpollFlags::EPOLLIN, !client.is_clogged());
+        flags.set(EpollFlags::EPOLLOUT, !client.backlog.is_empty());
+        if flags != client.watched {
+            client.watched = flags;
+            let mut event = EpollEvent::new(flags, fd.cast_unsigned().into());
+            let _same = self.epoll.modify(&client.socket, &mut event);
+        }
+        if gone {
+            self.leave(fd, Leaving::Closed);
+        }
+    }
+
+    pub(super) fn sockets_of(&self, owner: Owner) -> Vec<RawFd> {
+        if owner == Owner::Root {
+            return vec![self.root_socket];
+        }
+        self.clients.iter().filter(|(_, client)| client.owner == owner).map(|(fd, _)| *fd).collect()
+    }
+}
+
+/// A client's request; one that is elsewhere is read from the memory that came last. `None` if it
+/// is none. Memory that found no room in our table leaves an empty request of that number.
+fn parse(message: &[u8], fds: &mut Vec<OwnedFd>, truncated: bool) -> Option<Request> {
+    let Some((number, deadline)) = wire::decode_elsewhere(message) else {
+        return Request::decode(message).ok();
+    };
+    if truncated {
+        return Some(Request { number, deadline, ..Request::default() });
+    }
+    let bytes = memory::read(&fds.pop()?, MAX_ELSEWHERE).ok()?;
+    let request = Request::decode(&bytes).ok()?;
+    Some(Request { number, deadline, ..request })
+}
+
+/// The socket over which actors bring their own: ours, and theirs.
+pub(super) fn shared_pair() -> Result<(OwnedFd, OwnedFd), CallFailed> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let (family, kind) = (AddressFamily::Unix, SockType::SeqPacket);
+    let (ours, theirs) =
+        socketpair(family, kind, None, flags).map_err(|errno| ("socketpair", errno))?;
+    setsockopt(&ours, sockopt::PassCred, &true)
+        .map_err(|errno| ("setsockopt(SO_PASSCRED)", errno))?;
+    Ok((ours, theirs))
+}
+
+/// Whether the other side of a socket has closed it, or its sending half.
+fn is_at_end(socket: &OwnedFd) -> bool {
+    let hangup = PollFlags::from_bits_retain(libc::POLLRDHUP);
+    let mut fds = [PollFd::new(socket.as_fd(), hangup)];
+    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
+}
+
+/// How many messages of one client are served before the others have their turn.
+const TURN: usize = 8;
+/// How many answers may wait for a client that doesn't read.
+const MAX_BACKLOG: usize = 64;
