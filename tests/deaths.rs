@@ -1,10 +1,12 @@
 //! Scenarios 7 to 10 and 22: births that fail, and deaths that a limit brings.
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
-use hatchery::{Backend, CallError, Config, ExitStatus, FaultKind, Resource, StartCause, Stdio};
+use hatchery::{
+    Backend, Blob, CallError, Config, ExitStatus, FaultKind, Resource, StartCause, Stdio,
+};
 use hatchery_spawn::{
     Birth, Bounds, Forkserver, Main, SpawnError, Spawning, Spec, Threads, inventory,
 };
@@ -18,6 +20,8 @@ inventory::submit! { Main { name: "exits", run: |birth| { last_words(&birth); st
 inventory::submit! { Main { name: "killed", run: |birth| { last_words(&birth); end_by(Signal::SIGKILL) } } }
 inventory::submit! { Main { name: "stopped", run: |_| end_by(Signal::SIGSTOP) } }
 inventory::submit! { Main { name: "silent", run: silent } }
+inventory::submit! { Main { name: "late", run: late } }
+inventory::submit! { Main { name: "next", run: next } }
 
 /// Its channel is still open when it speaks, and when it ends.
 fn last_words(birth: &Birth) -> String {
@@ -43,6 +47,30 @@ fn silent(birth: Birth) -> i32 {
         std::thread::park();
     }
 }
+
+/// An actor that is not scheduled before the next one of its name is about to be born.
+fn late(birth: Birth) -> i32 {
+    NEXT_COMES.wait();
+    let code = actor(birth);
+    LATE_IS_OVER.wait();
+    code
+}
+
+/// An actor that is not scheduled before the late one has had its turn.
+fn next(birth: Birth) -> i32 {
+    NEXT_COMES.wait();
+    LATE_IS_OVER.wait();
+    actor(birth)
+}
+
+/// What actors are.
+fn actor(birth: Birth) -> i32 {
+    let main = inventory::iter::<Main>.into_iter().find(|main| main.name == "hatchery");
+    (main.unwrap().run)(birth)
+}
+
+static NEXT_COMES: Barrier = Barrier::new(2);
+static LATE_IS_OVER: Barrier = Barrier::new(2);
 
 /// Children of another backend that take another way than an actor's.
 #[derive(Debug)]
@@ -104,6 +132,11 @@ fn deeper(depth: u64) -> u64 {
 #[hatchery::function]
 async fn hoard(bytes: usize) -> u8 {
     std::hint::black_box(vec![1_u8; bytes])[bytes / 2]
+}
+
+#[hatchery::function]
+async fn length(blob: Blob) -> usize {
+    blob.len()
 }
 
 /// Scenario 7: a function that the child's image doesn't have is named, and the actor lives.
@@ -192,6 +225,32 @@ fn a_child_that_never_answers_fails_its_start_at_the_bound() {
         }
         runtime.close().await;
         server.close();
+    });
+}
+
+/// C14, H13: a thread that comes to its greeting long after its start was given up takes nothing
+/// from the next actor of its path: that one's large blobs arrive.
+#[test]
+fn a_late_thread_takes_nothing_from_the_next_of_its_path() {
+    let handshake = Duration::from_millis(300);
+    let config = Config { handshake, ..Config::with_budget(hatchery_tests::BUDGET) };
+    let hang = Duration::from_secs(30);
+    each(hang, here!(), &[Backend::Thread], &config, async |runtime| {
+        let of: Arc<dyn hatchery_spawn::Backend> = Arc::new(Threads::new());
+        let backend = |main| Backend::Custom(Arc::new(Misborn { of: of.clone(), main }));
+        let given_up = runtime.nursery(async |n| {
+            let error = n.actor("worker").backend(backend("late")).start().await.unwrap_err();
+            assert!(matches!(error.cause, StartCause::Handshake { .. }), "{error}");
+            Ok(())
+        });
+        // Its thread is abandoned, and its name free.
+        given_up.await.unwrap_err();
+        let done = runtime.nursery(async |n| {
+            let worker = n.actor("worker").backend(backend("next")).start().await?;
+            Ok(worker.call(length(vec![1; 100_000].into())).await?)
+        });
+        assert_eq!(done.await.unwrap(), 100_000);
+        runtime.close().await;
     });
 }
 

@@ -239,6 +239,7 @@ fn to_child() -> Vec<ToChild> {
         config: Config::default(),
         backend: "exec".to_owned(),
         stdio: "relay".to_owned(),
+        lanes: Some(3),
     };
     let meet = Meet { version: PROTOCOL_VERSION, path: path.clone(), token: TOKEN };
     vec![

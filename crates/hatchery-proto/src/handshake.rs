@@ -20,6 +20,9 @@ pub enum HandshakeError {
         /// The actor's.
         actor: u32,
     },
+    /// The lanes beside the channel of a thread are not there for it.
+    #[error("the lanes beside the channel are gone: the start was given up, or is no thread's")]
+    NoLanes,
     /// The guest does not know the token: the introduction is not of this actor's life.
     #[error("the introduction is not this actor's")]
     Stranger,

@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use hatchery_proto::board::What;
 use hatchery_proto::{
-    ActorPath, Config, Ended as EndedMessage, Hello, PROTOCOL_VERSION, Ready, Reason, ToChild,
-    ToParent, Why,
+    ActorPath, Config, Ended as EndedMessage, HandshakeError, Hello, PROTOCOL_VERSION, Ready,
+    Reason, ToChild, ToParent, Why,
 };
 use hatchery_spawn::{Birth, BirthKind};
 
 use crate::current::{self, Actor};
+use crate::drive::lanes::Lanes;
 use crate::drive::reader::{Ended, Inbox, Received};
 use crate::drive::socket::Socket;
 use crate::drive::writer::{Outbox, Priority};
@@ -63,17 +64,17 @@ async fn live(birth: Birth, channel: std::os::unix::net::UnixStream) -> i32 {
     let config = hello.config.clone();
     let runtime = home(&birth, &hello);
     let is_thread = matches!(birth.how, BirthKind::Thread);
-    let lanes = is_thread.then(|| runtime.offers.claim(&hello.path)).flatten();
-    let (down, up) = lanes.map(|lanes| (lanes.down, lanes.up)).unzip();
     let outbox = Outbox::new(socket, config.max_frame_bytes, config.outbox_bytes);
+    let lanes = match understood(&hello).and_then(|()| claimed(&runtime, &hello)) {
+        Ok(lanes) => lanes,
+        Err(refusal) => {
+            // The spawner may be gone; there is nobody else to tell.
+            let _gone = outbox.push(Priority::Control, &ToParent::Refused(refusal));
+            return FAILED;
+        }
+    };
+    let (down, up) = lanes.map(|lanes| (lanes.down, lanes.up)).unzip();
     let outbox = Arc::new(outbox.with_lane(up));
-    if hello.version != PROTOCOL_VERSION {
-        let (spawner, actor) = (hello.version, PROTOCOL_VERSION);
-        let refusal = hatchery_proto::HandshakeError::Version { spawner, actor };
-        // The spawner may be gone; there is nobody else to tell.
-        let _gone = outbox.push(Priority::Control, &ToParent::Refused(refusal));
-        return FAILED;
-    }
     let inbox = inbox.with_limit(config.max_frame_bytes).with_spin(&config).with_lane(down);
     let actor = adopt(runtime, is_thread, hello.path, outbox.clone());
     let writer = tokio::spawn(outbox.clone().write_out());
@@ -95,6 +96,17 @@ async fn live(birth: Birth, channel: std::os::unix::net::UnixStream) -> i32 {
         current::leave_process(&actor);
     }
     0
+}
+
+fn understood(hello: &Hello) -> Result<(), HandshakeError> {
+    let (spawner, actor) = (hello.version, PROTOCOL_VERSION);
+    if spawner == actor { Ok(()) } else { Err(HandshakeError::Version { spawner, actor }) }
+}
+
+/// The lanes that the spawner told of. Without them it would hand over what is never taken.
+fn claimed(runtime: &Inner, hello: &Hello) -> Result<Option<Lanes>, HandshakeError> {
+    let Some(number) = hello.lanes else { return Ok(None) };
+    runtime.offers.claim(number).map(Some).ok_or(HandshakeError::NoLanes)
 }
 
 /// The runtime that the actor belongs to.

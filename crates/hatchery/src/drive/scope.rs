@@ -306,11 +306,11 @@ impl Core {
             .map_err(cause)?;
         let config = &runtime.config;
         let is_process = *kind == Kind::Process;
-        let lanes = (!is_process).then(|| runtime.offers.offer(path));
+        let (offer, lanes) = (!is_process).then(|| runtime.offers.offer()).unzip();
         let (down, up) = lanes.map(|lanes| (lanes.down, lanes.up)).unzip();
         let outbox = Outbox::new(stream.clone(), config.max_frame_bytes, config.outbox_bytes);
         let outbox = Arc::new(outbox.with_lane(down));
-        self.hello(&outbox, path);
+        self.hello(&outbox, path, offer);
         let link = Arc::new(Link::new(path.clone(), outbox.clone(), self.actor.mark.clone()));
         let (started, ready) = oneshot::channel();
         {
@@ -354,7 +354,7 @@ impl Core {
         Ok(Starting { core: self.clone(), id, link, ready: Some(ready) })
     }
 
-    fn hello(&self, outbox: &Outbox, path: &ActorPath) {
+    fn hello(&self, outbox: &Outbox, path: &ActorPath, lanes: Option<u64>) {
         let runtime = &self.actor.runtime;
         let (backend, stdio) = runtime.defaults.names();
         let hello = Hello {
@@ -363,6 +363,7 @@ impl Core {
             config: runtime.config.clone(),
             backend,
             stdio,
+            lanes,
         };
         // The socket is new and empty; if it were closed, the handshake's bound would tell.
         drop(outbox.push(Priority::Control, &ToChild::Hello(Box::new(hello))));
