@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
 use std::future::IntoFuture as _;
+use std::io::IoSlice;
+use std::os::fd::AsRawFd as _;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::time::{Duration, Instant};
@@ -16,6 +18,7 @@ use hatchery_testkit::{fault, isolate};
 use hatchery_tests::events::Events;
 use hatchery_tests::{BACKENDS, BUDGET, HANG, PROCESSES, for_each, here, within};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 #[hatchery::function]
 async fn whoami() -> String {
@@ -290,6 +293,40 @@ fn strangers_at_the_door_are_turned_away() {
         well(nursery).await;
         runtime.close().await;
     });
+}
+
+/// C15: fds that nobody asked for end the connection they came on, and are closed.
+#[test]
+fn fds_that_nobody_asked_for_are_closed_with_their_connection() {
+    for_each(here!(), &BACKENDS, async |runtime| {
+        let nursery = runtime.nursery(async |n| {
+            let b = n.start("b").await?;
+            let peer = b.peer().await?;
+            let direct = peer.connect().await?;
+            let address: [u8; 16] = parts(&peer).1;
+            // No memory file; and more than one of anything.
+            for count in [1, 2, 5, 200] {
+                knock_with_fds(&address, count);
+            }
+            assert_eq!(direct.call(whoami()).await?, b.path().to_string());
+            Ok(())
+        });
+        well(nursery).await;
+        runtime.close().await;
+    });
+}
+
+/// Sends so many ends of a pipe, and waits until all of them are closed.
+fn knock_with_fds(address: &[u8; 16], count: usize) {
+    use std::io::Read as _;
+    let (mut kept, sent) = std::io::pipe().unwrap();
+    let address = SocketAddr::from_abstract_name(name(address)).unwrap();
+    let stream = UnixStream::connect_addr(&address).unwrap();
+    let fds = vec![sent.as_raw_fd(); count];
+    let (bytes, rights) = ([IoSlice::new(&[0])], [ControlMessage::ScmRights(&fds)]);
+    sendmsg::<()>(stream.as_raw_fd(), &bytes, &rights, MsgFlags::empty(), None).unwrap();
+    drop(sent);
+    assert_eq!(kept.read(&mut [0]).unwrap(), 0);
 }
 
 /// C15: no listener exists unless someone asked for one, and none is left (C10).

@@ -1,13 +1,13 @@
 //! What each decoder has promised, as functions that panic if it isn't so.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use hatchery_proto::frame::{self, Blobs, Frame};
+use hatchery_proto::frame::{self, Frame};
 use hatchery_proto::handshake::{Event, Handshake, Outcome};
 use hatchery_proto::peer::{Door, Meet, Token};
 use hatchery_proto::stream::{Policy, Terms};
 use hatchery_proto::{
     ActorPath, CallId, Config, Decoder, Encoded, Ended, ExitStatus, Fault, FaultKind, FrameError,
-    Hello, PROTOCOL_VERSION, Ready, Reason, Time, ToChild, ToParent, Why,
+    Hello, PROTOCOL_VERSION, Ready, Reason, Time, ToChild, ToParent, Way, Why,
 };
 use hatchery_spawn::fuzz as forkserver;
 
@@ -186,7 +186,7 @@ fn frame_seeds() -> Vec<Vec<u8>> {
     for message in to_parent() {
         frame::encode(&message, LIMIT, &mut stream).expect("a seed");
     }
-    frame::encode_item(CallId::new(7), &"item", Blobs::Follow, LIMIT, &mut stream).expect("a seed");
+    frame::encode_item(CallId::new(7), &"item", Way::ACROSS, LIMIT, &mut stream).expect("a seed");
     let one = [&[1][..], &stream[..]].concat();
     let all = [&[255][..], &stream[..]].concat();
     vec![one, all, vec![3, 0, 0, 0, 1, 0xc0], vec![1, 0xff, 0xff, 0xff, 0xff]]

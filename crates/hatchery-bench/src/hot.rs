@@ -6,11 +6,11 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use clap::ValueEnum;
 use hatchery_proto::call::Calls;
-use hatchery_proto::frame::{Blobs, Frame};
+use hatchery_proto::frame::Frame;
 use hatchery_proto::stream::{Incoming, Outgoing, Policy, Terms};
 use hatchery_proto::teardown::{Event, Kind, Teardown};
 use hatchery_proto::{
-    ActorPath, CallId, Config, Decoder, ExitStatus, Reason, Time, ToChild, Why, frame,
+    ActorPath, CallId, Config, Decoder, ExitStatus, Reason, Time, ToChild, Way, Why, frame,
 };
 
 use crate::Outcome;
@@ -110,14 +110,14 @@ fn encode_items(rounds: u32) -> Outcome {
     for _ in 0..rounds {
         buffer.clear();
         let block = black_box(Block([7; 64]));
-        frame::encode_item(CallId::new(7), &block, Blobs::Follow, LIMIT, &mut buffer)?;
+        frame::encode_item(CallId::new(7), &block, Way::ACROSS, LIMIT, &mut buffer)?;
     }
     Ok(())
 }
 
 fn decode_items(rounds: u32) -> Outcome {
     let mut encoded = BytesMut::new();
-    frame::encode_item(CallId::new(7), &Block([7; 64]), Blobs::Follow, LIMIT, &mut encoded)?;
+    frame::encode_item(CallId::new(7), &Block([7; 64]), Way::ACROSS, LIMIT, &mut encoded)?;
     let mut decoder = Decoder::new(LIMIT);
     for _ in 0..rounds {
         decoder.buffer_mut().extend_from_slice(&encoded);

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::blob::LARGE;
+
 /// The bounds of a tree. The root's travel to every actor with its handshake.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Config {
@@ -34,8 +36,14 @@ pub struct Config {
     /// How long a broken channel waits for the exit status behind it. Default 250 ms: the status
     /// usually comes within 100 µs of the break.
     pub exit_status_wait: Duration,
-    /// The largest frame, in bytes. Default 16 MiB, at least 64 KiB.
+    /// The largest message, in bytes, with all that belongs to it. Default 16 MiB, at least 64 KiB,
+    /// less than 4 GiB.
     pub max_frame_bytes: usize,
+    /// From which length on a `Blob` on its way to another process is copied into a sealed memory
+    /// file, which is passed on, rather than sent through the socket. Default `None`: never, for new
+    /// pages cost more than the socket's copies wherever it was measured; at least 16 KiB. Blobs that
+    /// were written into such a file to begin with are always passed on.
+    pub memfd_from_bytes: Option<usize>,
     /// How much may be queued on one channel before calls wait. Default 1 MiB.
     pub outbox_bytes: usize,
     /// The credit of a stream, in bytes, in each direction, unless its opener says otherwise.
@@ -68,8 +76,11 @@ pub enum ConfigError {
         budget: Duration,
     },
     /// A frame must at least hold a handshake.
-    #[error("max_frame_bytes is {0}, must be 65,536 to 1,073,741,824")]
+    #[error("max_frame_bytes is {0}, must be 65,536 to 4,294,967,295")]
     Frame(usize),
+    /// A file for less costs more than it could save: raise it.
+    #[error("memfd_from_bytes is {0}, must be 16,384 or more")]
+    Memfd(usize),
     /// Nobody burns a core for that long: lower it.
     #[error("busy_poll is {0:?}, more than 1 ms")]
     BusyPoll(Duration),
@@ -92,6 +103,7 @@ impl Default for Config {
             orphan_grace: Duration::from_millis(500),
             exit_status_wait: Duration::from_millis(250),
             max_frame_bytes: 16 << 20,
+            memfd_from_bytes: None,
             outbox_bytes: 1 << 20,
             stream_credit: 512 << 10,
             busy_poll: Duration::ZERO,
@@ -124,8 +136,11 @@ impl Config {
         if rungs > self.budget {
             return Err(ConfigError::Rungs { rungs, budget: self.budget });
         }
-        if !(1 << 16..=1 << 30).contains(&self.max_frame_bytes) {
+        if !(1 << 16..=u32::MAX as usize).contains(&self.max_frame_bytes) {
             return Err(ConfigError::Frame(self.max_frame_bytes));
+        }
+        if let Some(bytes) = self.memfd_from_bytes.filter(|bytes| *bytes < LARGE) {
+            return Err(ConfigError::Memfd(bytes));
         }
         if self.busy_poll > Duration::from_millis(1) {
             return Err(ConfigError::BusyPoll(self.busy_poll));

@@ -1,10 +1,11 @@
-//! Encoded values, whose large blobs lie beside them.
+//! Encoded values, whose large parts lie beside them.
 //!
-//! In the encoded value stands a number in the place of each large [`Blob`](crate::Blob). The blobs
-//! themselves follow their message in the same frame, written from where they are and read as a
-//! part of the buffer they came in. Two actors in one process need not even copy them through a
-//! socket: there they are handed over in a [`Lane`](crate::Lane) beside it, in the same order. So a value is
-//! checked, limited and answered in the same way on every backend.
+//! In the encoded value stands a number in the place of each large [`Blob`](crate::Blob) and of each
+//! [`Shared`](crate::Shared) value. These themselves follow their message in the same frame, written
+//! from where they are and read as a part of the buffer they came in; or they go beside the socket,
+//! in the same order, and wait for their message in a [`Lane`](crate::Lane): as they are to a thread
+//! of this process, as files to another one. So a value is checked, limited and answered in the same
+//! way on every backend.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -17,42 +18,43 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::blob;
 use crate::frame::{self, FrameError};
 use crate::lane::Source;
+use crate::part::{Extent, Part, Parts, Way};
 
-/// A value as MessagePack, but for the large blobs in it.
+/// A value as MessagePack, but for the large parts of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Encoded {
     bytes: Bytes,
     /// Behind a pointer, and there if there is one: most values have none, and many wait in queues.
     #[allow(clippy::box_collection, reason = "one word is what it costs those that have none")]
-    beside: Option<Box<Vec<Bytes>>>,
+    beside: Option<Box<Vec<Part>>>,
 }
 
 impl Encoded {
-    /// Encodes a value; blobs of 16 KiB and more are shared and not copied.
+    /// Encodes a value; blobs of 16 KiB and more, and shared values, are shared and not copied.
     ///
     /// # Errors
     /// [`FrameError::Encode`].
     pub fn of(value: &impl Serialize) -> Result<Self, FrameError> {
         let mut buffer = BytesMut::new();
         match blob::write(value, &mut buffer) {
-            (Ok(()), blobs) => Ok(Self::with(buffer.freeze(), blobs)),
+            (Ok(()), parts) => Ok(Self::with(buffer.freeze(), parts)),
             (Err(error), _) => Err(FrameError::Encode(error.to_string())),
         }
     }
 
-    /// What was encoded, and the blobs that belong to it.
-    pub(crate) fn with(bytes: Bytes, beside: Vec<Bytes>) -> Self {
+    /// What was encoded, and the parts that belong to it.
+    pub(crate) fn with(bytes: Bytes, beside: Vec<Part>) -> Self {
         Self { bytes, beside: (!beside.is_empty()).then(|| Box::new(beside)) }
     }
 
-    fn beside(&self) -> &[Bytes] {
+    fn beside(&self) -> &[Part] {
         self.beside.as_deref().map_or(&[], Vec::as_slice)
     }
 
-    /// How long it is, blobs included.
+    /// How long it is, all its parts included.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.bytes.len() + self.beside().iter().map(Bytes::len).sum::<usize>()
+        self.bytes.len() + self.beside().iter().filter_map(Part::length).sum::<usize>()
     }
 
     /// Whether there is nothing.
@@ -89,18 +91,34 @@ impl From<Bytes> for Encoded {
 const _: () = assert!(size_of::<Encoded>() <= 40);
 
 thread_local! {
-    /// What lies beside the message that is being encoded, if it may.
-    static LEAVING: RefCell<Option<Vec<Bytes>>> = const { RefCell::new(None) };
-    /// Where the blobs of the message are that is being decoded.
+    /// What lies beside the message that is being encoded, if it may, and the way it goes.
+    static LEAVING: RefCell<Option<(Way, Parts)>> = const { RefCell::new(None) };
+    /// Where the parts of the message are that is being decoded.
     static COMING: RefCell<Option<Source>> = const { RefCell::new(None) };
 }
 
-/// Encodes a message whose values may lie in part beside it; gives back those parts. Nothing of a
-/// user's runs in between: values are encoded already.
-pub(crate) fn leaving<T>(encode: impl FnOnce() -> T) -> (T, Vec<Bytes>) {
-    LEAVING.set(Some(Vec::new()));
+/// Encodes a message whose values may lie in part beside it; gives back those parts. Of a user's
+/// code nothing runs in between but the encoding of shared values: the others are encoded already.
+pub(crate) fn leaving<T>(way: Way, encode: impl FnOnce() -> T) -> (T, Parts) {
+    /// Puts back what was there before, also when a user's code panics.
+    struct Before(Option<(Way, Parts)>);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            LEAVING.set(self.0.take());
+        }
+    }
+    let _before = Before(LEAVING.replace(Some((way, Parts::default()))));
     let encoded = encode();
-    (encoded, LEAVING.take().unwrap_or_default())
+    let parts = LEAVING.take().map(|(_, parts)| parts).unwrap_or_default();
+    (encoded, parts)
+}
+
+/// Adds parts to what lies beside; `None`: there is no room for any.
+fn leave(parts: &[Part]) -> Option<Result<Vec<Extent>, String>> {
+    let (way, mut all) = LEAVING.take()?;
+    let added = parts.iter().map(|part| all.add(part.clone(), way)).collect();
+    LEAVING.set(Some((way, all)));
+    Some(added)
 }
 
 /// Decodes such a message.
@@ -117,14 +135,11 @@ impl Serialize for Encoded {
         if beside.is_empty() {
             return serializer.serialize_bytes(&self.bytes);
         }
-        let blobs = beside.iter().cloned();
-        let taken = LEAVING.with_borrow_mut(|all| all.as_mut().map(|all| all.extend(blobs)));
-        if taken.is_none() {
-            return Err(S::Error::custom("a value in two parts where there is room for one"));
-        }
+        let left = leave(beside)
+            .ok_or_else(|| S::Error::custom("a value in two parts where there is room for one"))?;
         let mut both = serializer.serialize_tuple(2)?;
         both.serialize_element(&self.bytes)?;
-        both.serialize_element(&beside.iter().map(Bytes::len).collect::<Vec<_>>())?;
+        both.serialize_element(&left.map_err(S::Error::custom)?)?;
         both.end()
     }
 }
@@ -155,10 +170,10 @@ impl<'de> Visitor<'de> for OneOrTwo {
     fn visit_seq<A: SeqAccess<'de>>(self, mut both: A) -> Result<Encoded, A::Error> {
         let half = || A::Error::custom("half of an encoded value");
         let bytes: Bytes = both.next_element()?.ok_or_else(half)?;
-        let lengths: Vec<usize> = both.next_element()?.ok_or_else(half)?;
+        let extents: Vec<Extent> = both.next_element()?.ok_or_else(half)?;
         let source = COMING.with_borrow(Clone::clone);
-        let beside = source.and_then(|source| source.take(&lengths));
-        let beside = beside.ok_or_else(|| A::Error::custom("a value without its blobs"))?;
-        Ok(Encoded::with(bytes, beside))
+        let taken = source.and_then(|source| source.take(&extents));
+        let (parts, _) = taken.ok_or_else(|| A::Error::custom("a value without its parts"))?;
+        Ok(Encoded::with(bytes, parts))
     }
 }

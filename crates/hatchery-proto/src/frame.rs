@@ -3,8 +3,8 @@
 //! A message of a stream has a shorter form: a byte that no MessagePack value begins with, the
 //! number of its context, and the value; so it is encoded once, straight into the outgoing buffer.
 //!
-//! Large [`Blob`](crate::Blob)s, of streams and of other messages, stay where they are: they follow
-//! their message in its frame, which goes out in several pieces, or go beside the socket.
+//! Large parts, of streams' messages and of others, stay where they are: they follow their message in
+//! its frame, which goes out in several pieces, or go beside the socket; see [`Way`].
 
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use crate::blob;
 use crate::encoded::{self, Encoded};
 use crate::id::CallId;
 use crate::lane::{Lane, Source};
+use crate::part::{self, Extent, Part, Parts, Way};
 
 /// Why bytes are no frame, or a message can't become one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +59,12 @@ impl Decoder {
     /// Changes the limit for the frames to come.
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
+    }
+
+    /// The most bytes that a frame and all that belongs to it may have.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.limit
     }
 
     /// Where to append what was read. Has room for at least 8 KiB, and for more of a large frame
@@ -115,34 +122,26 @@ pub fn encode(
     let start = buffer.len();
     buffer.put_u32(0);
     let encoded = rmp_serde::encode::write(&mut (&mut *buffer).writer(), message);
-    seal(start, encoded, 0, limit, buffer).map(drop)
+    seal(start, encoded.map_err(|error| error.to_string()), 0, limit, buffer).map(drop)
 }
 
-/// Where the large blobs of a message go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Blobs {
-    /// At the end of its frame, whose length they are part of.
-    Follow,
-    /// Into the [`Lane`] beside the socket, for the other end is in this process.
-    Beside,
-}
-
-/// The same, but for the large blobs of [`Encoded`] values, which are given back to go where `blobs`
-/// says. They count for the limit in any case.
+/// The same, but for the large parts of [`Encoded`] values, which are given back sorted by the way
+/// they go. They count for the limit in any case.
 ///
 /// # Errors
 /// As [`encode`].
 pub fn encode_apart(
     message: &impl Serialize,
-    blobs: Blobs,
+    way: Way,
     limit: usize,
     buffer: &mut BytesMut,
-) -> Result<Vec<Bytes>, FrameError> {
+) -> Result<Parts, FrameError> {
     let start = buffer.len();
     buffer.put_u32(0);
     let (encoded, parts) =
-        encoded::leaving(|| rmp_serde::encode::write(&mut (&mut *buffer).writer(), message));
-    seal_apart(start, encoded, &parts, blobs, limit, buffer)?;
+        encoded::leaving(way, || rmp_serde::encode::write(&mut (&mut *buffer).writer(), message));
+    let encoded = encoded.map_err(|error| error.to_string());
+    seal_apart(start, encoded, &parts, limit, buffer)?;
     Ok(parts)
 }
 
@@ -161,11 +160,11 @@ pub enum Frame {
 }
 
 impl Frame {
-    /// Tells the two kinds apart, and takes the blobs of a stream's message, which follow it or wait
+    /// Tells the two kinds apart, and takes the parts of a stream's message, which follow it or wait
     /// in the lane beside its socket.
     ///
     /// # Errors
-    /// [`FrameError::Decode`]: a stream's message without its context, or without its blobs.
+    /// [`FrameError::Decode`]: a stream's message without its context, or without its parts.
     pub fn new(mut frame: Bytes, lane: Option<&Arc<Lane>>) -> Result<Self, FrameError> {
         if frame.first() != Some(&ITEM) {
             return Ok(Self::Message(frame));
@@ -181,40 +180,38 @@ impl Frame {
     }
 }
 
-/// Reads the lengths of a value's blobs, one form for each message, so at least one; and takes them.
+/// Reads the extents of a value's parts, one form for each message, so at least one; and takes them.
 fn together(mut frame: Bytes, lane: Option<&Arc<Lane>>) -> Result<Encoded, FrameError> {
-    let cut = || FrameError::Decode("a stream's message without its blobs".to_owned());
+    let cut = || FrameError::Decode("a stream's message without its parts".to_owned());
     let count = frame.try_get_u32().map_err(|_| cut())? as usize;
     // Nothing is allocated for what has not come (C15).
-    if count == 0 || count > frame.len() / 4 {
+    if count == 0 || count > frame.len() / size_of::<u64>() {
         return Err(cut());
     }
-    let lengths: Vec<usize> = (0..count).map(|_| frame.get_u32() as usize).collect();
-    let blobs = Source::of(&frame, lane).take(&lengths).ok_or_else(cut)?;
-    if lane.is_none() {
-        frame.truncate(frame.len() - total(&blobs));
-    }
-    Ok(Encoded::with(frame, blobs))
+    let extents: Vec<_> = (0..count).map(|_| Extent::of_wire(frame.get_u64())).collect();
+    let (parts, inside) = Source::of(&frame, lane).take(&extents).ok_or_else(cut)?;
+    frame.truncate(frame.len() - inside);
+    Ok(Encoded::with(frame, parts))
 }
 
 /// A stream's message whose frame was appended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
-    /// How many bytes its value has, blobs included.
+    /// How many bytes its value has, all parts included.
     pub length: usize,
-    /// Its large blobs.
-    pub blobs: Vec<Bytes>,
+    /// Its large parts.
+    pub parts: Parts,
 }
 
-/// Appends the frame of a stream's message, but for its large blobs, which are to go where `blobs`
-/// says. On an error the buffer is as it was.
+/// Appends the frame of a stream's message, but for its large parts. On an error the buffer is as it
+/// was.
 ///
 /// # Errors
 /// [`FrameError::Encode`] or [`FrameError::TooLarge`].
 pub fn encode_item(
     call: CallId,
     value: &impl Serialize,
-    blobs: Blobs,
+    way: Way,
     limit: usize,
     buffer: &mut BytesMut,
 ) -> Result<Item, FrameError> {
@@ -222,44 +219,49 @@ pub fn encode_item(
     buffer.put_u32(0);
     buffer.put_u8(ITEM);
     buffer.put_u64(call.number());
-    let (encoded, parts) = blob::write(value, buffer);
-    let length = buffer.len() - start - HEAD - ITEM_HEAD + total(&parts);
-    if encoded.is_ok() && !parts.is_empty() {
-        announce(start, &parts, buffer);
+    let (encoded, found) = blob::write(value, buffer);
+    let length = buffer.len() - start - HEAD - ITEM_HEAD;
+    if found.is_empty() {
+        let encoded = encoded.map_err(|error| error.to_string());
+        seal(start, encoded, 0, limit, buffer)?;
+        return Ok(Item { length, parts: Parts::default() });
     }
-    seal_apart(start, encoded, &parts, blobs, limit, buffer)?;
-    Ok(Item { length, blobs: parts })
+    let mut parts = Parts::default();
+    let extents: Result<Vec<_>, _> = found.into_iter().map(|part| parts.add(part, way)).collect();
+    let encoded = encoded.map_err(|error| error.to_string());
+    let announced = encoded.and(extents).map(|extents| {
+        announce(start, &extents, buffer);
+        length.saturating_add(part::total(&extents))
+    });
+    let length = announced.as_ref().map_or(length, |length| *length);
+    seal_apart(start, announced.map(drop), &parts, limit, buffer)?;
+    Ok(Item { length, parts })
 }
 
-/// Puts the lengths of a value's blobs before it.
-fn announce(start: usize, parts: &[Bytes], buffer: &mut BytesMut) {
+/// Puts the extents of a value's parts before it.
+fn announce(start: usize, extents: &[Extent], buffer: &mut BytesMut) {
     // In the first byte of the context's number, which is never that large.
     buffer[start + HEAD + 1] |= (APART >> 56) as u8;
     let value = buffer.split_off(start + HEAD + ITEM_HEAD);
-    buffer.put_u32(u32::try_from(parts.len()).unwrap_or(u32::MAX));
-    for part in parts {
-        buffer.put_u32(u32::try_from(part.len()).unwrap_or(u32::MAX));
+    buffer.put_u32(u32::try_from(extents.len()).unwrap_or(u32::MAX));
+    for extent in extents {
+        buffer.put_u64(extent.to_wire());
     }
     buffer.extend_from_slice(&value);
 }
 
-fn total(blobs: &[Bytes]) -> usize {
-    blobs.iter().map(Bytes::len).sum()
-}
-
-/// As [`seal`] for a frame with blobs, which are part of its length only if they follow it.
+/// As [`seal`] for a frame with parts, which are in its length only if they follow it.
 fn seal_apart(
     start: usize,
-    encoded: Result<(), rmp_serde::encode::Error>,
-    parts: &[Bytes],
-    blobs: Blobs,
+    encoded: Result<(), String>,
+    parts: &Parts,
     limit: usize,
     buffer: &mut BytesMut,
 ) -> Result<(), FrameError> {
-    let length = seal(start, encoded, total(parts), limit, buffer)?;
-    if blobs == Blobs::Beside {
-        write_length(start, length - total(parts), buffer);
-    }
+    let beside: usize = parts.beside.iter().filter_map(Part::length).sum();
+    let follow: usize = parts.follow.iter().map(Bytes::len).sum();
+    let length = seal(start, encoded, beside + follow, limit, buffer)?;
+    write_length(start, length - beside, buffer);
     Ok(())
 }
 
@@ -267,14 +269,14 @@ fn seal_apart(
 /// of it are elsewhere.
 fn seal(
     start: usize,
-    encoded: Result<(), rmp_serde::encode::Error>,
+    encoded: Result<(), String>,
     beside: usize,
     limit: usize,
     buffer: &mut BytesMut,
 ) -> Result<usize, FrameError> {
     let length = buffer.len() - start - HEAD + beside;
     let error = match encoded {
-        Err(error) => Some(FrameError::Encode(error.to_string())),
+        Err(error) => Some(FrameError::Encode(error)),
         Ok(()) if length > limit => Some(FrameError::TooLarge { length, limit }),
         Ok(()) => None,
     };
@@ -301,7 +303,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FrameError> {
     T::deserialize(&mut deserializer).map_err(|error| FrameError::Decode(error.to_string()))
 }
 
-/// The same for a message, with the blobs that follow it, or that the lane beside its socket holds.
+/// The same for a message, with the parts that follow it, or that the lane beside its socket holds.
 ///
 /// # Errors
 /// As [`decode`].
@@ -309,15 +311,11 @@ pub fn decode_message<T: DeserializeOwned>(
     message: &Bytes,
     lane: Option<&Arc<Lane>>,
 ) -> Result<T, FrameError> {
-    if lane.is_none() && message.len() < blob::SHARED {
-        // No blobs follow in there.
-        return decode(message);
-    }
     let source = Source::of(message, lane);
     encoded::coming(source, || decode(message))
 }
 
-/// In the number of a context: blobs lie beside the message.
+/// In the number of a context: parts lie beside the message.
 const APART: u64 = 1 << 63;
 const HEAD: usize = 4;
 /// The byte that MessagePack never uses.

@@ -1,61 +1,69 @@
-//! Where the blobs of a message are when it has come.
+//! Where the large parts of a message are when it has come.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-/// Where blobs wait whose messages are under way between two ends inside one process. First in,
-/// first out, as the messages are.
+use crate::part::{Extent, Part};
+
+/// Where parts wait whose messages are under way: between two ends inside one process, or those that
+/// came as files. First in, first out, as the messages are.
 #[derive(Debug, Default)]
-pub struct Lane(Mutex<VecDeque<Bytes>>);
+pub struct Lane(Mutex<VecDeque<Part>>);
 
 impl Lane {
-    /// Hands over what lies beside a message that is about to be sent.
-    pub fn push(&self, blobs: impl IntoIterator<Item = Bytes>) {
-        self.waiting().extend(blobs);
+    /// Hands over what lies beside a message that is about to come.
+    pub fn push(&self, parts: impl IntoIterator<Item = Part>) {
+        self.waiting().extend(parts);
     }
 
     /// Takes the next one; `None`: nobody has handed it over, and the message is no good.
-    pub fn pop(&self) -> Option<Bytes> {
+    pub fn pop(&self) -> Option<Part> {
         self.waiting().pop_front()
     }
 
-    fn waiting(&self) -> MutexGuard<'_, VecDeque<Bytes>> {
-        // A queue of bytes is whole after any panic.
+    /// How many wait.
+    #[must_use]
+    pub fn waiting_parts(&self) -> usize {
+        self.waiting().len()
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<Part>> {
+        // A queue is whole after any panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Where a message's blobs are.
+/// Where a message's parts are.
 #[derive(Debug, Clone)]
-pub(crate) enum Source {
-    /// Beside the socket.
-    Lane(Arc<Lane>),
+pub(crate) struct Source {
+    /// Beside the socket, if anything has come there.
+    lane: Option<Arc<Lane>>,
     /// At the end of its frame.
-    Tail(Bytes),
+    frame: Bytes,
 }
 
 impl Source {
     pub(crate) fn of(frame: &Bytes, lane: Option<&Arc<Lane>>) -> Self {
-        lane.map_or_else(|| Self::Tail(frame.clone()), |lane| Self::Lane(lane.clone()))
+        Self { lane: lane.cloned(), frame: frame.clone() }
     }
 
-    /// Takes what belongs to a value; `None`: it is not there.
-    pub(crate) fn take(self, lengths: &[usize]) -> Option<Vec<Bytes>> {
-        match self {
-            Self::Lane(lane) => {
-                let popped: Option<Vec<_>> = lengths.iter().map(|_| lane.pop()).collect();
-                popped.filter(|blobs| blobs.iter().map(Bytes::len).eq(lengths.iter().copied()))
+    /// Takes what belongs to a value, and says how much of the frame that was; `None`: it is not
+    /// there, or is not what was announced.
+    pub(crate) fn take(self, extents: &[Extent]) -> Option<(Vec<Part>, usize)> {
+        let inside = extents.iter().filter(|extent| !extent.beside);
+        let length = inside.map(|extent| extent.length).try_fold(0_usize, usize::checked_add)?;
+        let mut rest = self.frame.slice(self.frame.len().checked_sub(length)?..);
+        let mut next = |extent: &Extent| match (&self.lane, extent.beside) {
+            (_, false) => Some(Part::Bytes(rest.split_to(extent.length))),
+            (Some(lane), true) => {
+                let part = lane.pop()?;
+                part.length().is_none_or(|length| length == extent.length).then_some(part)
             }
-            Self::Tail(frame) => {
-                let mut rest = frame.slice(frame.len().checked_sub(sum(lengths)?)?..);
-                Some(lengths.iter().map(|length| rest.split_to(*length)).collect())
-            }
-        }
+            (None, true) => None,
+        };
+        let parts: Option<Vec<_>> = extents.iter().map(&mut next).collect();
+        Some((parts?, length))
     }
-}
-
-fn sum(lengths: &[usize]) -> Option<usize> {
-    lengths.iter().try_fold(0_usize, |all, length| all.checked_add(*length))
 }

@@ -56,13 +56,17 @@ pub use relay::write_stderr;
 pub use spec::{Resource, Spec};
 pub use stdio::{Relay, Stdio};
 pub use sys::exit::{at_exit, exit_now};
+#[doc(hidden)]
+pub use sys::memfd::{SealableMemory, map_sealed, sealed_copy};
 pub use sys::memory::SharedWords;
 pub use sys::overflow::guard_stack;
 pub use sys::pidfd::Pidfd;
 #[doc(hidden)]
 pub use sys::process::fork_floor;
 #[doc(hidden)]
-pub use sys::socket::{receive_into, watch};
+pub use sys::scm_rights::{Incoming, receive_into, send_with};
+#[doc(hidden)]
+pub use sys::socket::watch;
 pub use thread::Threads;
 
 /// How many threads this process has.

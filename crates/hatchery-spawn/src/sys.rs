@@ -10,6 +10,7 @@ pub(crate) mod env;
 pub(crate) mod exit;
 pub(crate) mod fds;
 pub(crate) mod landlock;
+pub(crate) mod memfd;
 pub(crate) mod memory;
 pub(crate) mod nowait;
 pub(crate) mod overflow;

@@ -64,7 +64,7 @@ async fn live(birth: Birth, channel: std::os::unix::net::UnixStream) -> i32 {
     let config = hello.config.clone();
     let runtime = home(&birth, &hello);
     let is_thread = matches!(birth.how, BirthKind::Thread);
-    let outbox = Outbox::new(socket, config.max_frame_bytes, config.outbox_bytes);
+    let outbox = Outbox::new(socket, &config);
     let lanes = match understood(&hello).and_then(|()| claimed(&runtime, &hello)) {
         Ok(lanes) => lanes,
         Err(refusal) => {

@@ -1,6 +1,7 @@
 //! Carries out what `hatchery-proto` decides: the only place where its actions become deeds.
 
 pub(crate) mod door;
+pub(crate) mod framed;
 pub(crate) mod lanes;
 mod lines;
 pub(crate) mod link;

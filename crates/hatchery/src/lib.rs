@@ -26,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 mod actor;
+mod blob;
 mod board;
 mod broadcast;
 mod clock;
@@ -47,6 +48,7 @@ mod signal;
 mod start;
 mod stream;
 
+pub use blob::{BlobBuffer, BlobError};
 pub use broadcast::{Broadcast, Subscriber};
 pub use context::{Callee, Context, ContextCall, Nothing, Opening, Watch};
 pub use current::{cancel_parent, cancel_self, cancelled, path, shield};
@@ -60,7 +62,7 @@ pub use hatchery_macros::{context, function};
 pub use hatchery_proto::stream::Policy;
 pub use hatchery_proto::{
     ActorPath, ActorReport, Blob, Config, ConfigError, ExitStatus, Fault, FaultKind, Forced,
-    HandshakeError, Reason, Report, Step, StepTaken, Why, signal_name,
+    HandshakeError, Reason, Report, Shared, Step, StepTaken, Why, signal_name,
 };
 pub use hatchery_spawn::{
     Abandoned, Access, Cgroup, Confinement, Instruction, Resource, SyscallFilter, guard_stack,

@@ -13,8 +13,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::current;
+use crate::drive::framed::Framed;
 use crate::drive::pipe::{Next, Pipe, Sent, StreamStats};
-use crate::drive::writer::Framed;
 use crate::error::StreamError;
 
 /// Both halves of a context's stream: sends `W`, receives `R`.

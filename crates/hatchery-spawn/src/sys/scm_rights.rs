@@ -1,8 +1,10 @@
-//! Messages with fds over SEQPACKET sockets. See unix(7), cmsg(3).
+//! Messages with fds over SEQPACKET sockets, and bytes with an fd over STREAM sockets. See unix(7),
+//! cmsg(3).
 
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use bytes::{BufMut as _, BytesMut};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg, setsockopt, sockopt};
@@ -33,12 +35,75 @@ pub(crate) fn send(
     sendmsg::<UnixAddr>(socket.as_raw_fd(), &data, control, flags, None).map(drop)
 }
 
+/// Sends some of several pieces, one after the other, without waiting; says how much. The fd goes
+/// with the first byte.
+///
+/// # Errors
+/// What sendmsg(2) says; nothing was sent.
+pub fn send_with(
+    socket: BorrowedFd<'_>,
+    pieces: &[IoSlice<'_>],
+    fd: BorrowedFd<'_>,
+) -> Result<usize, Errno> {
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    let fds = [fd.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&fds)];
+    sendmsg::<UnixAddr>(socket.as_raw_fd(), pieces, &rights, flags, None)
+}
+
 /// Receives one message without waiting. All fds of it are owned by the result, close-on-exec, also
 /// those of a message that was cut off (nix gives none of these, and they would stay open).
 pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Received, Errno> {
+    let data = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: the buffer is borrowed mutably, as long as that says, and outlives the call.
+    unsafe { receive_to::<CONTROL_WORDS>(socket, data) }
+}
+
+/// What has come over a STREAM socket.
+#[derive(Debug)]
+pub struct Incoming {
+    /// How many bytes; 0 at the end.
+    pub bytes: usize,
+    /// What came with the last of them, if anything did.
+    pub fds: Vec<OwnedFd>,
+    /// An fd came that this process has no room for; it is gone.
+    pub lost: bool,
+}
+
+/// Appends to `buffer` what has come, at most as much as it has spare room for, and not past bytes
+/// that an fd came with. Never blocks: `EAGAIN` if nothing has come.
+///
+/// # Errors
+/// What recvmsg(2) says; the buffer is as it was.
+pub fn receive_into(socket: BorrowedFd<'_>, buffer: &mut BytesMut) -> Result<Incoming, Errno> {
+    let spare = buffer.spare_capacity_mut();
+    let (iov_base, iov_len) = (spare.as_mut_ptr().cast(), spare.len());
+    loop {
+        // SAFETY: the kernel only writes to it: spare room, borrowed mutably, maybe uninitialised.
+        let received =
+            unsafe { receive_to::<FEW_WORDS>(socket, libc::iovec { iov_base, iov_len }) };
+        match received {
+            Ok(Received { length: bytes, fds, truncated: lost, .. }) => {
+                // SAFETY: the kernel has initialised that many bytes of the spare room.
+                unsafe { buffer.advance_mut(bytes) };
+                return Ok(Incoming { bytes, fds, lost });
+            }
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// Receives to some place, with `WORDS` words of room for control messages.
+///
+/// # Safety
+/// `data` must lead to memory that may be written to.
+unsafe fn receive_to<const WORDS: usize>(
+    socket: BorrowedFd<'_>,
+    mut data: libc::iovec,
+) -> Result<Received, Errno> {
     // Of words, because control messages are aligned to them.
-    let mut control = [0_usize; CONTROL_WORDS];
-    let mut data = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut control = [0_usize; WORDS];
     // SAFETY: all-zero is a valid msghdr: no name, no data, no control buffer.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
     header.msg_iov = &raw mut data;
@@ -46,7 +111,8 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Recei
     header.msg_control = control.as_mut_ptr().cast();
     header.msg_controllen = size_of_val(&control);
     let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
-    // SAFETY: both buffers are ours, outlive the call, and are as long as the header says.
+    // SAFETY: the control buffer is ours and as long as the header says; so is, says the caller, the
+    // data. Both outlive the call.
     let length =
         Errno::result(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) })?;
     let length = usize::try_from(length).map_err(|_| Errno::EIO)?;
@@ -108,3 +174,5 @@ impl Received {
 pub(crate) const MAX_FDS: usize = 64;
 /// Room for those and for credentials, with their heads: 272 + 32 bytes and some to spare.
 const CONTROL_WORDS: usize = 40 + MAX_FDS / 2;
+/// Room for one fd; so that there is room, for two.
+const FEW_WORDS: usize = 3;

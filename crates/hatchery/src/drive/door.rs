@@ -235,7 +235,7 @@ async fn receive(
     let mut inbox = Inbox::new(socket.clone(), FIRST_FRAME);
     let first = tokio::time::timeout(config.handshake, inbox.first::<ToChild>()).await;
     let Ok(Ok(ToChild::Meet(meet))) = first else { return };
-    let outbox = Arc::new(Outbox::new(socket, config.max_frame_bytes, config.outbox_bytes));
+    let outbox = Arc::new(Outbox::new(socket, config));
     let id = match actor.door.enter(&meet, &outbox) {
         Ok(id) => id,
         Err(refusal) => {

@@ -17,8 +17,9 @@ use hatchery_proto::{ActorPath, CallId, Encoded, Fault, FaultKind, Reason, ToChi
 use serde::Serialize;
 use tokio::sync::watch;
 
+use super::framed::Framed;
 use super::link::Answer;
-use super::writer::{Framed, ItemError, Outbox, Priority, PushError};
+use super::writer::{ItemError, Outbox, Priority, PushError};
 use crate::board::Entry;
 use crate::current;
 use crate::lock::lock;

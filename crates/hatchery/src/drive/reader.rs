@@ -1,13 +1,16 @@
 //! The one way into a connection: bytes come in, whole messages go to one handler.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hatchery_proto::frame::{self, Frame};
-use hatchery_proto::{CallId, Config, Decoder, Encoded, FrameError, Lane};
+use hatchery_proto::{CallId, Config, Decoder, Encoded, FrameError, Lane, MAX_FILES};
+use hatchery_spawn::Incoming;
 use serde::de::DeserializeOwned;
 
+use super::framed;
 use super::socket::Socket;
 
 /// The receiving half of one connection. Owned by one task.
@@ -19,8 +22,10 @@ pub(crate) struct Inbox {
     spin: Duration,
     /// How many bytes of its buffer were handed out since it was filled last.
     lent: usize,
-    /// Where large blobs come, if the other end is in this process.
+    /// Where large parts wait for their messages, once there were any.
     lane: Option<Arc<Lane>>,
+    /// The other end is in this process, and puts them there.
+    inside: bool,
 }
 
 /// What has come.
@@ -50,7 +55,8 @@ impl Ended {
 
 impl Inbox {
     pub(crate) fn new(socket: Arc<Socket>, max_frame: usize) -> Self {
-        Self { socket, decoder: Decoder::new(max_frame), spin: Duration::ZERO, lent: 0, lane: None }
+        let (decoder, spin) = (Decoder::new(max_frame), Duration::ZERO);
+        Self { socket, decoder, spin, lent: 0, lane: None, inside: false }
     }
 
     /// The same with another limit for the frames to come.
@@ -59,8 +65,9 @@ impl Inbox {
         self
     }
 
-    /// The same with the lane that the other end, in this process, hands large blobs over in.
+    /// The same with the lane that the other end, if it is in this process, hands large parts over in.
     pub(crate) fn with_lane(mut self, lane: Option<Arc<Lane>>) -> Self {
+        self.inside = lane.is_some();
         self.lane = lane;
         self
     }
@@ -90,10 +97,33 @@ impl Inbox {
                 tokio::task::yield_now().await;
             }
             match self.socket.receive(self.decoder.buffer_mut(), self.spin).await {
-                Ok(0) | Err(_) => return Err(Ended::Closed),
-                Ok(read) => self.decoder.read(read),
+                Ok(Incoming { bytes: 0, .. }) | Err(_) => return Err(Ended::Closed),
+                Ok(Incoming { bytes, fds, lost }) => {
+                    self.decoder.read(bytes);
+                    if lost || !fds.is_empty() {
+                        self.file(fds, lost)?;
+                    }
+                }
             }
         }
+    }
+
+    /// What came as a file waits for its message. One comes at a time, and all of a message with its
+    /// first bytes: so none can pile up (C15).
+    fn file(&mut self, fds: Vec<OwnedFd>, lost: bool) -> Result<(), Ended> {
+        if self.inside || fds.len() + usize::from(lost) > 1 {
+            return Err(Ended::violation("an fd that nobody asked for"));
+        }
+        let part = match fds.into_iter().next() {
+            Some(fd) => framed::arrived(fd, self.decoder.limit()).map_err(Ended::violation)?,
+            None => framed::no_fd(),
+        };
+        let lane = self.lane.get_or_insert_default();
+        lane.push([part]);
+        if lane.waiting_parts() > 2 * MAX_FILES {
+            return Err(Ended::violation("more files than a message can have"));
+        }
+        Ok(())
     }
 
     /// A frame, and what was handed over beside it: in order, so also if nobody wants it.

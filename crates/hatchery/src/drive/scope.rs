@@ -308,7 +308,7 @@ impl Core {
         let is_process = *kind == Kind::Process;
         let (offer, lanes) = (!is_process).then(|| runtime.offers.offer()).unzip();
         let (down, up) = lanes.map(|lanes| (lanes.down, lanes.up)).unzip();
-        let outbox = Outbox::new(stream.clone(), config.max_frame_bytes, config.outbox_bytes);
+        let outbox = Outbox::new(stream.clone(), config);
         let outbox = Arc::new(outbox.with_lane(down));
         self.hello(&outbox, path, offer);
         let link = Arc::new(Link::new(path.clone(), outbox.clone(), self.actor.mark.clone()));

@@ -5,13 +5,13 @@
 //! socket is full a second fd of it is watched for room.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use hatchery_spawn::{receive_into, watch};
+use hatchery_spawn::{Incoming, receive_into, send_with, watch};
 use nix::errno::Errno;
 use nix::sys::socket::{
     MsgFlags, Shutdown, getsockopt, send, sendmsg, setsockopt, shutdown, sockopt,
@@ -66,24 +66,39 @@ impl Socket {
         }
     }
 
-    /// Appends what has come to the spare room of `buffer`; 0 at the end. Ended by the peer's
+    /// The same, with a file.
+    pub(crate) fn send_with(&self, pieces: &[IoSlice<'_>], file: &OwnedFd) -> Result<usize, Errno> {
+        loop {
+            match send_with(self.watched.get_ref().as_fd(), pieces, file.as_fd()) {
+                Err(Errno::EINTR) => {}
+                sent => return sent,
+            }
+        }
+    }
+
+    /// Appends what has come to the spare room of `buffer`; no bytes at the end. Ended by the peer's
     /// sending or closing, or by [`Socket::shut`].
     ///
     /// Cancel safe: nothing is read that is not in the buffer.
-    pub(crate) async fn receive(&self, buffer: &mut BytesMut, spin: Duration) -> io::Result<usize> {
+    pub(crate) async fn receive(
+        &self,
+        buffer: &mut BytesMut,
+        spin: Duration,
+    ) -> io::Result<Incoming> {
         loop {
             let mut ready = self.readable(spin).await?;
             let room = buffer.capacity() - buffer.len();
             match receive_into(self.watched.get_ref().as_fd(), buffer) {
-                Ok(read) => {
-                    // Less than there was room for: that was all, and more is a new event.
-                    if read < room {
+                Ok(incoming) => {
+                    // Less than there was room for: that was all, and more is a new event. But after
+                    // bytes that a file came with there may be more.
+                    if incoming.bytes < room && incoming.fds.is_empty() && !incoming.lost {
                         ready.clear_ready();
                     }
-                    return Ok(read);
+                    return Ok(incoming);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
-                Err(error) => return Err(error),
+                Err(Errno::EAGAIN) => ready.clear_ready(),
+                Err(errno) => return Err(errno.into()),
             }
         }
     }
@@ -139,5 +154,6 @@ impl Socket {
     }
 }
 
-/// How long a full socket is left alone when no fd is free to watch it.
-const FULL_TABLE_PAUSE: Duration = Duration::from_millis(1);
+/// How long a full socket is left alone when no fd is free to watch it, and one that takes no files
+/// for too many are on their way.
+pub(crate) const FULL_TABLE_PAUSE: Duration = Duration::from_millis(1);

@@ -45,7 +45,7 @@ async fn meet(introduction: &Introduction, actor: &Actor) -> Result<Arc<Link>, P
     let socket =
         Socket::of_tokio(stream).map_err(|cause| PeerError::System { call: "epoll_ctl", cause })?;
     let socket = Arc::new(socket);
-    let outbox = Outbox::new(socket.clone(), config.max_frame_bytes, config.outbox_bytes);
+    let outbox = Outbox::new(socket.clone(), config);
     let outbox = Arc::new(outbox);
     let mut inbox = Inbox::new(socket, config.max_frame_bytes).with_spin(config);
     let (path, token) = (actor.path.clone(), introduction.token);

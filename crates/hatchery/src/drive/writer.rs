@@ -10,19 +10,20 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::sync::{Arc, Mutex};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
-use hatchery_proto::frame::Blobs;
 use hatchery_proto::stream::Denied;
-use hatchery_proto::{CallId, FrameError, Lane, frame};
+use hatchery_proto::{CallId, Config, FrameError, Lane, Part, Parts, Way, frame};
 use nix::errno::Errno;
 use serde::Serialize;
 use tokio::sync::Notify;
 
-use super::socket::{Second, Socket};
+use super::framed::Framed;
+use super::socket::{FULL_TABLE_PAUSE, Second, Socket};
 use crate::lock::lock;
 
 /// Which queue a frame joins when it can't be written at once.
@@ -52,34 +53,12 @@ pub(crate) enum ItemError {
     Denied(Denied, Framed),
 }
 
-/// A stream's message that waits for room, encoded.
-#[derive(Debug)]
-pub(crate) struct Framed {
-    /// How many bytes its value has.
-    pub(crate) length: usize,
-    /// Its whole frame.
-    pieces: Vec<Bytes>,
-    /// What is handed over beside it.
-    beside: Vec<Bytes>,
-}
-
 /// What became of a frame.
 enum Added {
     /// It was appended; so long is it.
     Inline(usize),
     /// It has large pieces, which are not to be copied.
     Large(Framed),
-}
-
-impl Framed {
-    /// One that is never sent: its connection is closed.
-    pub(crate) fn nothing() -> Self {
-        Self { length: 0, pieces: Vec::new(), beside: Vec::new() }
-    }
-
-    fn total(&self) -> usize {
-        self.pieces.iter().map(Bytes::len).sum()
-    }
 }
 
 /// The sending half of one connection.
@@ -92,6 +71,8 @@ pub(crate) struct Outbox {
     left: Notify,
     max_frame: usize,
     limit: usize,
+    /// Where the other end is, if it is not in this process.
+    across: Way,
 }
 
 #[derive(Debug, Default)]
@@ -100,9 +81,13 @@ struct Queue {
     socket: Option<Arc<Socket>>,
     /// Whole frames, the first of which may be out in part, in pieces.
     current: VecDeque<Bytes>,
+    /// Files that go with the next bytes, one a byte.
+    files: VecDeque<Arc<OwnedFd>>,
+    /// More files are on their way to somebody than the kernel wants.
+    crowded: bool,
     control: BytesMut,
     /// Whole frames each, in pieces.
-    data: VecDeque<Vec<Bytes>>,
+    data: VecDeque<Parcel>,
     /// The end of `data`, still growing.
     tail: BytesMut,
     queued: usize,
@@ -111,16 +96,31 @@ struct Queue {
     waiting: Vec<Waker>,
     /// When something was written last.
     written: Option<Instant>,
-    /// Where large blobs go, if the other end is in this process. What is handed over there is in
+    /// Where large parts go, if the other end is in this process. What is handed over there is in
     /// the order of the frames in the data lane.
     lane: Option<Arc<Lane>>,
 }
 
+/// What stays together in the queue.
+#[derive(Debug, Default)]
+struct Parcel {
+    pieces: Vec<Bytes>,
+    /// What goes with its first bytes.
+    files: Vec<Arc<OwnedFd>>,
+}
+
 impl Outbox {
-    pub(crate) fn new(socket: Arc<Socket>, max_frame: usize, limit: usize) -> Self {
+    pub(crate) fn new(socket: Arc<Socket>, config: &Config) -> Self {
         let state = Mutex::new(Queue { socket: Some(socket), ..Queue::default() });
         let (work, left) = (Notify::new(), Notify::new());
-        Self { state, work, left, max_frame, limit }
+        let across = Way::Across { files_from: config.memfd_from_bytes.unwrap_or(usize::MAX) };
+        let (max_frame, limit) = (config.max_frame_bytes, config.outbox_bytes);
+        Self { state, work, left, max_frame, limit, across }
+    }
+
+    /// Where the other end is.
+    fn way(&self, queue: &Queue) -> Way {
+        if queue.lane.is_some() { Way::Inside } else { self.across }
     }
 
     /// The same for a connection inside this process, which has a lane beside its socket.
@@ -135,18 +135,18 @@ impl Outbox {
         priority: Priority,
         message: &impl Serialize,
     ) -> Result<(), PushError> {
-        let mut queue = lock(&self.state);
-        if queue.closed {
-            return Err(PushError::Closed);
-        }
+        let mut queue = self.open()?;
         let idle = queue.queued == 0;
         let added = match priority {
             Priority::Control => queue.add_control(message, self.max_frame).map(Added::Inline),
-            Priority::Data => queue.add_data(message, self.max_frame),
+            Priority::Data => {
+                let way = self.way(&queue);
+                queue.add_data(message, way, self.max_frame)
+            }
         };
         match added.map_err(PushError::Frame)? {
             Added::Inline(length) => queue.queued += length,
-            Added::Large(framed) => return self.append(queue, &framed),
+            Added::Large(framed) => return self.append_message(queue, framed, message),
         }
         let written = if idle { self.write_once(&mut queue) } else { Ok(()) };
         self.after(queue, written)
@@ -155,14 +155,12 @@ impl Outbox {
     /// Takes one frame of the data lane, as one of several that are under way: in a burst it may
     /// wait for those that are pushed before the writer task's next turn, and go out with them.
     pub(crate) fn gather(&self, message: &impl Serialize) -> Result<(), PushError> {
-        let mut queue = lock(&self.state);
-        if queue.closed {
-            return Err(PushError::Closed);
-        }
+        let mut queue = self.open()?;
         let (idle, start) = (queue.queued == 0, queue.tail.len());
-        let added = queue.add_data(message, self.max_frame).map_err(PushError::Frame)?;
+        let way = self.way(&queue);
+        let added = queue.add_data(message, way, self.max_frame).map_err(PushError::Frame)?;
         if let Added::Large(framed) = added {
-            return self.append(queue, &framed);
+            return self.append_message(queue, framed, message);
         }
         if idle && !queue.is_busy() {
             queue.queued += queue.tail.len() - start;
@@ -181,60 +179,105 @@ impl Outbox {
         value: &impl Serialize,
         admit: impl FnOnce(usize) -> Result<(), Denied>,
     ) -> Result<(), ItemError> {
-        let mut queue = lock(&self.state);
-        if queue.closed {
-            return Err(ItemError::Push(PushError::Closed));
+        let mut queue = self.open().map_err(ItemError::Push)?;
+        let failed = |error| ItemError::Push(PushError::Frame(error));
+        let (start, way) = (queue.tail.len(), self.way(&queue));
+        let item = frame::encode_item(call, value, way, self.max_frame, &mut queue.tail);
+        let frame::Item { length, parts } = item.map_err(failed)?;
+        let parts = queue.copy_small(parts);
+        if parts.follow.is_empty() && (parts.beside.is_empty() || way == Way::Inside) {
+            return match admit(length) {
+                Ok(()) => {
+                    queue.hand_over(parts.beside);
+                    self.taken(queue, start).map_err(ItemError::Push)
+                }
+                Err(denied) => {
+                    Err(ItemError::Denied(denied, queue.take_back(start, length, parts)))
+                }
+            };
         }
-        let start = queue.tail.len();
-        let (length, large) = queue
-            .add_item(call, value, self.max_frame)
-            .map_err(|error| ItemError::Push(PushError::Frame(error)))?;
-        let admitted = admit(length);
-        let framed = match large {
-            None if admitted.is_ok() => return self.taken(queue, start).map_err(ItemError::Push),
-            None => queue.take_back(start, length, Vec::new()),
-            Some(framed) => framed,
+        let framed = queue.take_back(start, length, parts);
+        let again = |queue: &mut Queue| {
+            let start = queue.tail.len();
+            let item =
+                frame::encode_item(call, value, Way::ACROSS, self.max_frame, &mut queue.tail)?;
+            Ok(queue.take_back(start, item.length, item.parts))
         };
-        match admitted {
-            Ok(()) => self.append(queue, &framed).map_err(ItemError::Push),
+        let (queue, framed) = self.filed(queue, framed, again).map_err(ItemError::Push)?;
+        match admit(length) {
+            Ok(()) => self.append(queue, framed).map_err(ItemError::Push),
             Err(denied) => Err(ItemError::Denied(denied, framed)),
         }
     }
 
     /// The same for a message that is encoded already.
     pub(crate) fn push_framed(&self, framed: &Framed) -> Result<(), PushError> {
-        let mut queue = lock(&self.state);
-        if queue.closed {
-            return Err(PushError::Closed);
-        }
+        let mut queue = self.open()?;
         if framed.total() >= BATCH || !framed.beside.is_empty() {
-            return self.append(queue, framed);
+            return self.append(queue, framed.clone());
         }
         let start = queue.tail.len();
         framed.pieces.iter().for_each(|piece| queue.tail.extend_from_slice(piece));
         self.taken(queue, start)
     }
 
-    /// Queues a large frame as it is, after those before it.
-    fn append(
+    fn open(&self) -> Result<MutexGuard<'_, Queue>, PushError> {
+        let queue = lock(&self.state);
+        if queue.closed { Err(PushError::Closed) } else { Ok(queue) }
+    }
+
+    /// Queues a large frame, encoding it once more if its parts can't be put into files.
+    fn append_message(
         &self,
-        mut queue: std::sync::MutexGuard<'_, Queue>,
-        framed: &Framed,
+        queue: MutexGuard<'_, Queue>,
+        framed: Framed,
+        message: &impl Serialize,
     ) -> Result<(), PushError> {
+        let again = |queue: &mut Queue| {
+            let start = queue.tail.len();
+            let parts = frame::encode_apart(message, Way::ACROSS, self.max_frame, &mut queue.tail)?;
+            Ok(queue.take_back(start, 0, parts))
+        };
+        let (queue, framed) = self.filed(queue, framed, again)?;
+        self.append(queue, framed)
+    }
+
+    /// Puts what is to go as a file into one. That takes time, so nobody is kept waiting for the
+    /// queue meanwhile. Where there is no file to be had, the frame is made `again` without.
+    fn filed<'a>(
+        &'a self,
+        queue: MutexGuard<'a, Queue>,
+        framed: Framed,
+        again: impl FnOnce(&mut Queue) -> Result<Framed, FrameError>,
+    ) -> Result<(MutexGuard<'a, Queue>, Framed), PushError> {
+        if queue.lane.is_some() || !framed.wants_files() {
+            return Ok((queue, framed));
+        }
+        drop(queue);
+        let filed = framed.with_files();
+        let mut queue = self.open()?;
+        let framed = match filed {
+            Ok(framed) => framed,
+            Err(error) => {
+                tracing::debug!(%error, "a blob goes through its socket, for it can't be a file");
+                again(&mut queue).map_err(PushError::Frame)?
+            }
+        };
+        Ok((queue, framed))
+    }
+
+    /// Queues a large frame as it is, after those before it.
+    fn append(&self, mut queue: MutexGuard<'_, Queue>, framed: Framed) -> Result<(), PushError> {
         let idle = queue.queued == 0;
         queue.queued += framed.total();
         queue.seal_tail();
-        queue.data.push_back(framed.pieces.clone());
-        queue.hand_over(framed.beside.iter().cloned());
+        let files = queue.hand_over(framed.beside);
+        queue.data.push_back(Parcel { pieces: framed.pieces, files });
         let written = if idle { self.write_once(&mut queue) } else { Ok(()) };
         self.after(queue, written)
     }
 
-    fn taken(
-        &self,
-        mut queue: std::sync::MutexGuard<'_, Queue>,
-        start: usize,
-    ) -> Result<(), PushError> {
+    fn taken(&self, mut queue: MutexGuard<'_, Queue>, start: usize) -> Result<(), PushError> {
         queue.queued += queue.tail.len() - start;
         if queue.tail.len() < BATCH {
             return Ok(());
@@ -263,7 +306,7 @@ impl Outbox {
     /// Wakes the writer task if something is left.
     fn after(
         &self,
-        mut queue: std::sync::MutexGuard<'_, Queue>,
+        mut queue: MutexGuard<'_, Queue>,
         written: Result<(), Errno>,
     ) -> Result<(), PushError> {
         let left = queue.queued > 0;
@@ -352,6 +395,10 @@ impl Outbox {
             match self.write_some() {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
+                // Whoever reads, here or elsewhere, makes room for more files.
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                    tokio::time::sleep(FULL_TABLE_PAUSE).await;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let socket = lock(&self.state).socket.clone();
                     socket.ok_or(io::ErrorKind::BrokenPipe)?.room(&mut second).await?;
@@ -373,6 +420,7 @@ impl Outbox {
         let before = queue.queued;
         let written = self.write_once(&mut queue);
         let (stuck, done) = (queue.queued == before, queue.queued == 0);
+        let crowded = std::mem::take(&mut queue.crowded);
         let waiting = if queue.closed || queue.queued < self.limit {
             std::mem::take(&mut queue.waiting)
         } else {
@@ -381,7 +429,11 @@ impl Outbox {
         drop(queue);
         waiting.into_iter().for_each(Waker::wake);
         written.map_err(io::Error::from)?;
-        if stuck { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(done) }
+        match (stuck, crowded) {
+            (false, _) => Ok(done),
+            (true, false) => Err(io::ErrorKind::WouldBlock.into()),
+            (true, true) => Err(io::ErrorKind::ResourceBusy.into()),
+        }
     }
 
     /// One system call's worth: what has begun, else control, else data. A full socket is no
@@ -393,6 +445,10 @@ impl Outbox {
         let sent = match queue.send() {
             Ok(sent) => sent,
             Err(Errno::EAGAIN) => return Ok(()),
+            Err(Errno::ETOOMANYREFS) => {
+                queue.crowded = true;
+                return Ok(());
+            }
             Err(errno) => {
                 queue.close();
                 return Err(errno);
@@ -413,53 +469,49 @@ impl Queue {
         Ok(self.control.len() - before)
     }
 
-    /// Appends one that keeps its place, and hands over what lies beside it; one that is followed by
-    /// blobs is given back.
-    fn add_data(&mut self, message: &impl Serialize, limit: usize) -> Result<Added, FrameError> {
+    /// Appends one that keeps its place, and hands over what lies beside it; one with large pieces is
+    /// given back.
+    fn add_data(
+        &mut self,
+        message: &impl Serialize,
+        way: Way,
+        limit: usize,
+    ) -> Result<Added, FrameError> {
         let before = self.tail.len();
-        let blobs = frame::encode_apart(message, self.way(), limit, &mut self.tail)?;
-        if self.way() == Blobs::Follow && !blobs.is_empty() {
-            return Ok(Added::Large(self.take_back(before, 0, blobs)));
+        let parts = frame::encode_apart(message, way, limit, &mut self.tail)?;
+        let parts = self.copy_small(parts);
+        if !parts.follow.is_empty() || (way != Way::Inside && !parts.beside.is_empty()) {
+            return Ok(Added::Large(self.take_back(before, 0, parts)));
         }
-        self.hand_over(blobs);
+        self.hand_over(parts.beside);
         Ok(Added::Inline(self.tail.len() - before))
     }
 
-    /// Appends a stream's message, unless it has large blobs: then it is given back. And its length.
-    fn add_item(
-        &mut self,
-        call: CallId,
-        value: &impl Serialize,
-        limit: usize,
-    ) -> Result<(usize, Option<Framed>), FrameError> {
-        let (before, way) = (self.tail.len(), self.way());
-        let frame::Item { length, blobs } =
-            frame::encode_item(call, value, way, limit, &mut self.tail)?;
-        let large = (!blobs.is_empty()).then(|| self.take_back(before, length, blobs));
-        Ok((length, large))
-    }
-
-    /// Where large blobs go here.
-    fn way(&self) -> Blobs {
-        if self.lane.is_some() { Blobs::Beside } else { Blobs::Follow }
-    }
-
-    /// The last frame, which begins at `before`, with its blobs in their place.
-    fn take_back(&mut self, before: usize, length: usize, blobs: Vec<Bytes>) -> Framed {
-        let mut pieces = vec![self.tail.split_off(before).freeze()];
-        match self.way() {
-            Blobs::Beside => Framed { length, pieces, beside: blobs },
-            Blobs::Follow => {
-                pieces.extend(blobs);
-                Framed { length, pieces, beside: Vec::new() }
-            }
+    /// Appends what follows the last frame if copying it costs less than a piece of its own.
+    fn copy_small(&mut self, mut parts: Parts) -> Parts {
+        let total: usize = parts.follow.iter().map(Bytes::len).sum();
+        if total < SMALL {
+            parts.follow.drain(..).for_each(|part| self.tail.extend_from_slice(&part));
         }
+        parts
     }
 
-    /// Before the frame can be out.
-    fn hand_over(&self, blobs: impl IntoIterator<Item = Bytes>) {
-        if let Some(lane) = &self.lane {
-            lane.push(blobs);
+    /// The last frame, which begins at `before`, with its parts.
+    fn take_back(&mut self, before: usize, length: usize, parts: Parts) -> Framed {
+        let mut pieces = vec![self.tail.split_off(before).freeze()];
+        pieces.extend(parts.follow);
+        Framed { length, pieces, beside: parts.beside }
+    }
+
+    /// Hands over what lies beside a frame, before that can be out; gives back what is to go with
+    /// its first bytes.
+    fn hand_over(&self, beside: Vec<Part>) -> Vec<Arc<OwnedFd>> {
+        match &self.lane {
+            Some(lane) => {
+                lane.push(beside);
+                Vec::new()
+            }
+            None => beside.into_iter().filter_map(super::framed::file).collect(),
         }
     }
 
@@ -473,7 +525,8 @@ impl Queue {
         if !self.control.is_empty() {
             self.current.push_back(self.control.split().freeze());
         } else if let Some(sealed) = self.data.pop_front() {
-            self.current.extend(sealed);
+            self.current.extend(sealed.pieces);
+            self.files.extend(sealed.files);
         } else {
             self.current.push_back(self.tail.split().freeze());
         }
@@ -483,19 +536,36 @@ impl Queue {
     fn seal_tail(&mut self) {
         if !self.tail.is_empty() {
             let sealed = self.tail.split().freeze();
-            self.data.push_back(vec![sealed]);
+            self.data.push_back(Parcel { pieces: vec![sealed], files: Vec::new() });
         }
     }
 
     /// Sends some of what is current.
-    fn send(&self) -> Result<usize, Errno> {
-        let Some(socket) = &self.socket else { return Err(Errno::EPIPE) };
+    fn send(&mut self) -> Result<usize, Errno> {
+        let Some(socket) = self.socket.clone() else { return Err(Errno::EPIPE) };
+        if !self.files.is_empty() {
+            return self.send_file(&socket);
+        }
         if let (Some(only), 1) = (self.current.front(), self.current.len()) {
             return socket.send(only);
         }
         let pieces = self.current.iter().take(MAX_PIECES);
         let pieces: Vec<_> = pieces.map(|piece| IoSlice::new(piece)).collect();
         socket.send_pieces(&pieces)
+    }
+
+    /// Sends the next file, with one byte if more files follow.
+    fn send_file(&mut self, socket: &Socket) -> Result<usize, Errno> {
+        let Some(file) = self.files.front() else { return Ok(0) };
+        let pieces = self.current.iter().take(MAX_PIECES);
+        let mut pieces: Vec<&[u8]> = pieces.map(|piece| &piece[..]).collect();
+        if self.files.len() > 1 {
+            pieces = pieces.first().map(|first| &first[..1]).into_iter().collect();
+        }
+        let pieces: Vec<_> = pieces.into_iter().map(IoSlice::new).collect();
+        let sent = socket.send_with(&pieces, file)?;
+        self.files.pop_front();
+        Ok(sent)
     }
 
     /// Forgets what is out, so that the buffers behind it may be used again.
@@ -516,6 +586,8 @@ impl Queue {
     }
 }
 
+/// Pieces that follow a frame and are less than this together are copied.
+const SMALL: usize = 16 * 1024;
 /// What one system call takes.
 const MAX_PIECES: usize = 64;
 /// Messages of streams are written together from about this many bytes on.
