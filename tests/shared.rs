@@ -7,7 +7,6 @@
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use hatchery::{
     Backend, Blob, BlobBuffer, Callee, Config, ContextError, Error, FaultKind, Nothing, Resource,
