@@ -41,6 +41,8 @@ struct Cli {
 enum Part {
     /// One-way streams, messages and bytes a second.
     Streams,
+    /// Large messages that are passed on rather than copied.
+    Large,
     /// Opening, closing and cancelling of contexts.
     Contexts,
     /// Memory of streams that nobody reads.
@@ -143,6 +145,7 @@ pub(crate) fn run() -> Outcome {
 fn measure(part: Part, extent: Extent) -> Outcome {
     match part {
         Part::Streams => crate::streams::measure(extent),
+        Part::Large => crate::large::measure(extent),
         Part::Contexts => crate::contexts::measure(extent),
         Part::Stalled => crate::stalled::measure(extent),
         Part::Starts => crate::starts::measure(extent),

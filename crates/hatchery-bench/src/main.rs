@@ -20,6 +20,7 @@ mod hot;
 mod idle;
 mod inside;
 mod instructions;
+mod large;
 mod payload;
 mod peers;
 mod pin;
