@@ -5,7 +5,7 @@
 //!
 //! | machine | decides | driven by |
 //! | --- | --- | --- |
-//! | [`handshake::Handshake`] | whether a new actor is one of ours, and how long to wait | `hatchery`'s `drive/scope.rs` |
+//! | [`handshake::Handshake`] | whether a new actor is one of ours, and how long to wait | `hatchery`'s `drive/scope/handshake.rs` |
 //! | [`call::Calls`] | who gets which answer, exactly once | `drive/link.rs` |
 //! | [`serve::Served`] | whether a call that came is run, and which one a cancel is for | `serve.rs` |
 //! | [`context::Context`] | one side of two linked tasks: started, cancelled, over | `drive/pipe.rs` |

@@ -2,19 +2,19 @@
 
 use std::error::Error as StdError;
 use std::fmt;
-use std::time::Duration;
 
-use hatchery_proto::{ActorPath, Fault, FaultKind, Reason, Report};
-use hatchery_spawn::SpawnError;
+use hatchery_proto::{ActorPath, Fault, FaultKind, Report};
 
 use crate::current;
 use crate::function::{NoError, RemoteError};
 
 mod context;
 mod peer;
+mod start;
 
 pub use context::{ContextError, StreamError};
 pub use peer::PeerError;
+pub use start::{StartCause, StartError};
 
 /// Any error, on its way up the tree. What nursery bodies return, so that `?` works on everything.
 ///
@@ -155,76 +155,6 @@ impl<E> fmt::Display for CallError<E> {
 impl<E: fmt::Debug> StdError for CallError<E> {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         Some(self.fault())
-    }
-}
-
-/// An actor that could not be started. Nothing of it is left.
-#[derive(Debug)]
-pub struct StartError {
-    /// Where it would have lived.
-    pub path: ActorPath,
-    /// By which backend.
-    pub backend: &'static str,
-    /// What went wrong.
-    pub cause: StartCause,
-    pub(crate) fault: Box<Fault>,
-}
-
-/// Why an actor could not be started, by what the caller can do about it.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StartCause {
-    /// Another actor of this nursery has the name: choose another one.
-    #[error("the name is taken in this nursery")]
-    NameTaken,
-    /// A name is 1 to 64 letters, digits, `_`, `-` or `.`.
-    #[error("`{0}` is no name for an actor: 1 to 64 letters, digits, `_`, `-` or `.`")]
-    BadName(String),
-    /// The nursery is going down and takes no more actors.
-    #[error("the nursery is closing: {0}")]
-    Closing(Reason),
-    /// A limit of the configuration is reached: raise it, or start fewer.
-    #[error("the limit of {limit} {what} is reached")]
-    TooMany {
-        /// The limit.
-        limit: usize,
-        /// Of what.
-        what: &'static str,
-    },
-    /// The operating system refused; the source names the call.
-    #[error("the backend could not start it")]
-    Spawn(#[source] SpawnError),
-    /// It ended before its handshake; the fault carries the status and its last stderr lines.
-    #[error("it ended during its birth")]
-    Died,
-    /// It did not answer in time.
-    #[error("no handshake after {waited:?}")]
-    Handshake {
-        /// How long the start waited.
-        waited: Duration,
-    },
-    /// It answered, but is another program or speaks another version.
-    #[error("the handshake was refused: {0}")]
-    Refused(String),
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "starting actor `{}` by {}: {}", self.path, self.backend, self.cause)
-    }
-}
-
-impl StdError for StartError {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        Some(&*self.fault)
-    }
-}
-
-impl StartError {
-    /// The whole story: status, last stderr lines, causes.
-    #[must_use]
-    pub fn fault(&self) -> &Fault {
-        &self.fault
     }
 }
 

@@ -1,0 +1,97 @@
+//! What went wrong: what counts, once, in which order, and whom it takes down.
+
+use super::{Body, Phase, Scope};
+use crate::error::{Fault, FaultKind};
+use crate::id::{ActorId, ActorPath};
+use crate::message::{Reason, Why};
+use crate::report::Step;
+use crate::time::Time;
+
+impl Scope {
+    /// Something went wrong that belongs to no actor; it will be among the faults.
+    pub fn note(&mut self, fault: Fault) {
+        if !self.faults.iter().any(|known| known.contains(fault.id)) && self.seen.insert(fault.id) {
+            self.faults.push(fault);
+        }
+    }
+
+    pub(super) fn body_done(&mut self, result: Result<(), Box<Fault>>, now: Time) {
+        self.body = Body::Done;
+        match result {
+            Ok(()) => {}
+            Err(fault) if self.cancelled.is_some() && is_consequence(&fault.kind) => {}
+            Err(fault) => {
+                // Its own error comes first, whatever else was found before; if it is one that we
+                // know already, it moves to the front (H16).
+                self.faults.retain(|known| known.id != fault.id);
+                self.seen.insert(fault.id);
+                self.faults.insert(0, *fault);
+                let by = self.path.clone();
+                self.close(Reason { by, why: Why::BodyFailed }, self.config.budget, now);
+            }
+        }
+    }
+
+    /// Something went wrong: remember it, once, and take everybody down.
+    pub(super) fn fail(&mut self, fault: Fault, why: Why, now: Time) {
+        let closing = !matches!(self.phase, Phase::Open);
+        if closing && is_consequence(&fault.kind) && !is_death(&fault.kind) {
+            return;
+        }
+        if self.faults.iter().any(|known| known.contains(fault.id)) || !self.seen.insert(fault.id) {
+            return;
+        }
+        let by = fault.path.clone();
+        if !self.explain(&fault) {
+            self.faults.push(fault);
+        }
+        if !closing {
+            self.close(Reason { by, why }, self.config.budget, now);
+        }
+    }
+
+    /// A death that comes late says what became of an actor that is known as lost (C4).
+    fn explain(&mut self, death: &Fault) -> bool {
+        let is_it = |known: &&mut Fault| known.kind == FaultKind::Lost && known.path == death.path;
+        let lost = self.faults.iter_mut().find(is_it).filter(|_| is_death(&death.kind));
+        let Some(lost) = lost else { return false };
+        lost.kind = death.kind.clone();
+        lost.message.clone_from(&death.message);
+        lost.output.clone_from(&death.output);
+        true
+    }
+
+    /// Somebody who stays behind is never silent (C5).
+    pub(super) fn given_up(&mut self, id: ActorId, path: &ActorPath, step: Step) {
+        let (kind, message) = match step {
+            Step::Abandoned => (FaultKind::Abandoned, "the thread did not end in time"),
+            Step::Asked
+            | Step::Acknowledged
+            | Step::Unacknowledged
+            | Step::ChannelDead
+            | Step::Terminated
+            | Step::Killed
+            | Step::Paused
+            | Step::Settled
+            | Step::Unreapable => (FaultKind::Unreapable, "SIGKILL did not end it in time"),
+        };
+        // Unique in this scope, and no driver counts downwards.
+        let fault_id = u64::MAX - u64::from(id.0);
+        self.faults.push(Fault::new(fault_id, path.clone(), kind, message));
+    }
+}
+
+/// What a cancel itself brings about.
+pub(super) fn is_consequence(kind: &FaultKind) -> bool {
+    matches!(
+        kind,
+        FaultKind::Cancelled(_)
+            | FaultKind::Interrupted { .. }
+            | FaultKind::Lost
+            | FaultKind::Died(_)
+    )
+}
+
+fn is_death(kind: &FaultKind) -> bool {
+    matches!(kind, FaultKind::Died(_))
+}

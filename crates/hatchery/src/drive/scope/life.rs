@@ -1,0 +1,184 @@
+//! One actor's life as its spawner sees it: born or not, lost, ended, forgotten. Runs on the
+//! supervisor, which no user code can block.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hatchery_proto::handshake;
+use hatchery_proto::scope::Event;
+use hatchery_proto::{ActorId, ExitStatus, Fault, FaultKind, Reason};
+use hatchery_spawn::{Child, Exit, SpawnError, Spawning};
+
+use super::Core;
+use crate::clock;
+use crate::current;
+use crate::drive::link::Link;
+use crate::error::{StartCause, StartError};
+use crate::lock::lock;
+use crate::start::Pipes;
+
+impl Core {
+    /// From the answer to the request to the end.
+    pub(super) async fn raise(self: Arc<Self>, id: ActorId, spawning: Spawning) {
+        let child = match spawning.await {
+            Ok(child) => Arc::new(child),
+            Err(error) => {
+                self.not_born(id, error).await;
+                return self.forget(id);
+            }
+        };
+        self.born(id, child.clone());
+        let exit = child.wait().await;
+        let status = match &exit {
+            Ok(Exit::Code(code)) => ExitStatus::Code(*code),
+            Ok(Exit::Signal { signal, .. }) => ExitStatus::Signal(*signal),
+            Ok(Exit::Panicked(_)) => ExitStatus::Code(101),
+            Err(_) => ExitStatus::Unknown,
+        };
+        self.ended(id, &child, status).await;
+    }
+
+    fn born(&self, id: ActorId, child: Arc<Child>) {
+        let signal = {
+            let mut mind = lock(&self.mind);
+            let Some(slot) = mind.slots.get_mut(&id) else { return };
+            slot.child = Some(child);
+            if slot.serving {
+                slot.serves();
+            }
+            let (signal, until) = (slot.signal.take(), slot.handshake.poll_timeout());
+            if let Some(until) = until {
+                mind.handshakes.insert((until, id));
+                if mind.handshakes.first() == Some(&(until, id)) {
+                    self.timer.notify_one();
+                }
+            }
+            mind.show(Some(id));
+            signal
+        };
+        if let Some(signal) = signal {
+            self.signal(id, signal);
+        }
+    }
+
+    async fn not_born(&self, id: ActorId, error: SpawnError) {
+        let serves = {
+            let mut mind = lock(&self.mind);
+            mind.slots.get_mut(&id).is_some_and(|slot| {
+                // If it is the first to be told, nothing else will be.
+                slot.handshake.handle(handshake::Event::Exited(ExitStatus::Unknown));
+                slot.serving
+            })
+        };
+        if serves {
+            // Its own answer was faster than the forkserver's, and that one will not come.
+            return self.lost(id, error).await;
+        }
+        let mut error = Some(error);
+        self.tell_start(id, |path, backend| {
+            let cause = error.take().map_or(StartCause::Died, StartCause::Spawn);
+            Err(StartError::new(path, backend, cause))
+        });
+        if let Some(slot) = lock(&self.mind).slots.get_mut(&id) {
+            slot.pipes = Pipes::default();
+            slot.link.outbox.release();
+        }
+        self.apply(Event::NotBorn(id));
+    }
+
+    /// Nobody answers for the process of an actor that serves: it was killed with its forkserver,
+    /// or it is killed as soon as that speaks again.
+    async fn lost(&self, id: ActorId, error: SpawnError) {
+        let Some(link) = lock(&self.mind).slots.get(&id).map(|slot| slot.link.clone()) else {
+            return;
+        };
+        // Should it live, it goes by itself.
+        link.outbox.break_channel();
+        let bound = lock(&self.mind).scope.last_words(id, clock::now());
+        link.drained(bound).await;
+        let (status, path) = (ExitStatus::Unknown, link.path.clone());
+        let died = FaultKind::Died(status);
+        let fault = Fault::new(current::fault_id(), path, died, error.to_string());
+        self.tell_end(id, &link, status, fault);
+    }
+
+    /// The process is reaped, the thread joined.
+    async fn ended(&self, id: ActorId, child: &Child, status: ExitStatus) {
+        let Some(link) = lock(&self.mind).slots.get(&id).map(|slot| slot.link.clone()) else {
+            return;
+        };
+        self.apply(Event::Exited(id));
+        let (bound, was_forced) = {
+            let scope = &lock(&self.mind).scope;
+            (scope.last_words(id, clock::now()), scope.was_forced(id))
+        };
+        link.drained(bound).await;
+        // Nobody asks what led to a death of our own making.
+        let is_quoted = status != ExitStatus::Code(0) && !was_forced;
+        let mut fault = Fault::new(
+            current::fault_id(),
+            link.path.clone(),
+            FaultKind::Died(status),
+            "nobody asked it to",
+        );
+        if is_quoted {
+            fault.output = child.stderr_tail(TAIL_WAIT.min(bound)).await;
+        }
+        if let Some(failure) = child.handle().birth_failure() {
+            let step = failure.step.name().to_owned();
+            fault.kind = FaultKind::BirthFailed { step };
+            fault.message = std::io::Error::from_raw_os_error(failure.errno).to_string();
+        }
+        let outcome = {
+            let mut mind = lock(&self.mind);
+            let exited = handshake::Event::Exited(status);
+            mind.slots.get_mut(&id).and_then(|slot| {
+                slot.pipes = Pipes::default();
+                slot.handshake.handle(exited)
+            })
+        };
+        self.tell_end(id, &link, status, fault.clone());
+        if outcome.is_some() {
+            // After that: whoever tries again finds the name free.
+            self.tell_start(id, |path, backend| {
+                Err(StartError { path, backend, cause: StartCause::Died, fault: Box::new(fault) })
+            });
+        }
+        self.forget(id);
+    }
+
+    /// All that will ever be known of it is known.
+    fn tell_end(&self, id: ActorId, link: &Link, status: ExitStatus, fault: Fault) {
+        link.set_end(Box::new(self.left(id, status).unwrap_or_else(|| fault.clone())));
+        link.outbox.release();
+        self.apply(Event::Settled { id, status, fault: Box::new(fault) });
+    }
+
+    /// Late readers find the end; the process itself is gone.
+    fn forget(&self, id: ActorId) {
+        lock(&self.mind).slots.remove(&id);
+        self.over.send_replace(());
+    }
+
+    /// An actor says good-bye, and why if it goes by itself.
+    pub(super) fn leaves(&self, id: ActorId, why: Option<Reason>) {
+        if let (Some(why), Some(slot)) = (why, lock(&self.mind).slots.get_mut(&id)) {
+            slot.leaving.get_or_insert(why);
+        }
+    }
+
+    /// What is told to calls that an actor has not answered, if it did not end unasked: it may
+    /// have gone before it read them.
+    pub(super) fn left(&self, id: ActorId, status: ExitStatus) -> Option<Fault> {
+        let mind = lock(&self.mind);
+        let slot = mind.slots.get(&id)?;
+        let reason = slot.leaving.clone()?;
+        (status == ExitStatus::Code(0) || slot.forced).then(|| {
+            let (path, message) = (slot.link.path.clone(), reason.to_string());
+            Fault::new(current::fault_id(), path, FaultKind::Cancelled(reason), message)
+        })
+    }
+}
+
+/// How long a dead actor's last stderr lines are waited for: a stray may hold the pipe.
+const TAIL_WAIT: Duration = Duration::from_millis(100);

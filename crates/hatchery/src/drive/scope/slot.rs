@@ -1,0 +1,146 @@
+//! What the driver holds of a nursery's actors, and what it does to one of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use hatchery_proto::handshake::{self, Handshake};
+use hatchery_proto::scope::Scope;
+use hatchery_proto::{ActorId, Reason, Step, Time, ToChild, teardown};
+use hatchery_spawn::{Child, ChildId};
+use tokio::sync::oneshot;
+
+use crate::drive::lines::Lines;
+use crate::drive::link::Link;
+use crate::drive::writer::Priority;
+use crate::error::StartError;
+use crate::start::Pipes;
+
+/// The decisions and what they are carried out with, under one lock.
+pub(super) struct Mind {
+    pub(super) scope: Scope,
+    pub(super) slots: BTreeMap<ActorId, Slot>,
+    /// Children whose handshake may not have been answered yet, by when it must be.
+    pub(super) handshakes: BTreeSet<(Time, ActorId)>,
+    /// What is written down about them for who asks why it hangs.
+    pub(super) lines: Lines,
+}
+
+/// What the driver holds of one actor.
+pub(super) struct Slot {
+    pub(super) link: Arc<Link>,
+    pub(super) backend: &'static str,
+    pub(super) is_process: bool,
+    /// What it writes, if its spawner wanted to read that and has not taken it.
+    pub(super) pipes: Pipes,
+    pub(super) child: Option<Arc<Child>>,
+    /// Decided before the child was there; done when it comes.
+    pub(super) signal: Option<Signal>,
+    /// Its handshake was answered, maybe before the child was known here.
+    pub(super) serving: bool,
+    pub(super) handshake: Handshake,
+    /// Told once how the start came out.
+    pub(super) started: Option<oneshot::Sender<Result<(), StartError>>>,
+    /// Why it goes, if it does not go unasked: what it said itself, or what it was told first.
+    pub(super) leaving: Option<Reason>,
+    /// A signal was due, as the cancel alone did not do.
+    pub(super) forced: bool,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Signal {
+    Terminate,
+    Kill,
+}
+
+impl Mind {
+    /// When a bound runs out next.
+    pub(super) fn poll_timeout(&mut self) -> Option<Time> {
+        // An answered handshake is forgotten here and not when the answer comes: a timer for each,
+        // to be ended by another thread or to run out for nothing, would cost every start a wake-up.
+        while let Some((_, id)) = self.handshakes.first()
+            && self.slots.get(id).is_none_or(|slot| slot.handshake.poll_timeout().is_none())
+        {
+            self.handshakes.pop_first();
+        }
+        let handshake = self.handshakes.first().map(|(until, _)| *until);
+        self.scope.poll_timeout().into_iter().chain(handshake).min()
+    }
+
+    /// Takes a handshake whose bound has run out, and says what comes of it: nothing if it was
+    /// answered.
+    pub(super) fn next_late(&mut self, now: Time) -> Option<(ActorId, Option<handshake::Outcome>)> {
+        let (_, id) = *self.handshakes.first().filter(|(until, _)| *until <= now)?;
+        self.handshakes.pop_first();
+        let outcome = self.slots.get_mut(&id).and_then(|slot| slot.handshake.handle_timeout(now));
+        Some((id, outcome))
+    }
+
+    /// Writes down how the nursery and one of its actors are doing.
+    pub(super) fn show(&mut self, id: Option<ActorId>) {
+        self.lines.nursery(self.scope.stage());
+        if let Some(id) = id
+            && let Some(stage) = self.scope.member(id)
+        {
+            let child = self.slots.get(&id).and_then(|slot| slot.child.as_ref());
+            let pid = child.and_then(|child| match child.id() {
+                ChildId::Process(pid) => Some(pid),
+                ChildId::Thread(_) => None,
+            });
+            self.lines.member(id, stage, pid.unwrap_or(0));
+        }
+    }
+}
+
+impl Slot {
+    /// What watched over its birth is not needed any more.
+    pub(super) fn serves(&mut self) {
+        self.serving = true;
+        if let Some(child) = &self.child {
+            child.handle().born();
+        }
+    }
+
+    pub(super) fn perform(&mut self, action: teardown::Action) {
+        match action {
+            teardown::Action::SendCancel { reason, budget } => {
+                self.leaving.get_or_insert_with(|| reason.clone());
+                // If the channel is closed, the reader says so and the ladder goes on.
+                drop(self.link.outbox.push(Priority::Control, &ToChild::Cancel { reason, budget }));
+            }
+            teardown::Action::Terminate => {
+                self.forced = true;
+                self.signal(Signal::Terminate);
+            }
+            teardown::Action::Kill => {
+                self.forced = true;
+                self.signal(Signal::Kill);
+            }
+            teardown::Action::GiveUp(step) => self.give_up(step),
+            teardown::Action::BreakChannel => self.link.outbox.break_channel(),
+        }
+    }
+
+    pub(super) fn signal(&mut self, signal: Signal) {
+        let Some(child) = &self.child else {
+            self.signal = Some(signal);
+            return;
+        };
+        let sent = match signal {
+            Signal::Terminate => child.terminate(),
+            Signal::Kill => child.kill(),
+        };
+        if let Err(error) = sent {
+            tracing::warn!(%error, path = %self.link.path, "signal not sent");
+        }
+    }
+
+    fn give_up(&mut self, step: Step) {
+        self.pipes = Pipes::default();
+        let Some(child) = self.child.take() else { return };
+        if step == Step::Abandoned {
+            child.abandon("did not end inside the teardown budget");
+        } else {
+            tracing::error!(path = %self.link.path, "a process did not end on SIGKILL");
+        }
+    }
+}
