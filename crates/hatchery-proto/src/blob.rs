@@ -137,10 +137,14 @@ pub(crate) fn offer<T>(part: Part, serialize: impl FnOnce() -> T) -> T {
 }
 
 /// The part behind a slice that is being written, if it is one.
+#[inline]
 fn offered(slice: &[u8]) -> Option<Part> {
-    if slice.len() < LARGE && !std::ptr::eq(slice.as_ptr(), MARK.as_ptr()) {
-        return None;
-    }
+    let may_be = slice.len() >= LARGE || std::ptr::addr_eq(slice.as_ptr(), MARK.as_ptr());
+    if may_be { take_offered(slice) } else { None }
+}
+
+#[cold]
+fn take_offered(slice: &[u8]) -> Option<Part> {
     let offered = OFFERED.take()?;
     let stands = match &offered {
         Part::Bytes(bytes) | Part::File(Sealed { bytes, .. }) => bytes,

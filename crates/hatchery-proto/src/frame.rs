@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::ser::Error as _;
 
 use crate::blob;
 use crate::encoded::{self, Encoded};
@@ -122,7 +123,7 @@ pub fn encode(
     let start = buffer.len();
     buffer.put_u32(0);
     let encoded = rmp_serde::encode::write(&mut (&mut *buffer).writer(), message);
-    seal(start, encoded.map_err(|error| error.to_string()), 0, limit, buffer).map(drop)
+    seal(start, encoded, 0, limit, buffer).map(drop)
 }
 
 /// The same, but for the large parts of [`Encoded`] values, which are given back sorted by the way
@@ -140,7 +141,6 @@ pub fn encode_apart(
     buffer.put_u32(0);
     let (encoded, parts) =
         encoded::leaving(way, || rmp_serde::encode::write(&mut (&mut *buffer).writer(), message));
-    let encoded = encoded.map_err(|error| error.to_string());
     seal_apart(start, encoded, &parts, limit, buffer)?;
     Ok(parts)
 }
@@ -221,20 +221,32 @@ pub fn encode_item(
     buffer.put_u64(call.number());
     let (encoded, found) = blob::write(value, buffer);
     let length = buffer.len() - start - HEAD - ITEM_HEAD;
-    if found.is_empty() {
-        let encoded = encoded.map_err(|error| error.to_string());
-        seal(start, encoded, 0, limit, buffer)?;
-        return Ok(Item { length, parts: Parts::default() });
+    if !found.is_empty() {
+        return encode_parts(start, encoded, found, way, limit, buffer);
     }
+    seal(start, encoded, 0, limit, buffer)?;
+    Ok(Item { length, parts: Parts::default() })
+}
+
+/// The rest of it for a value that has parts.
+#[cold]
+fn encode_parts(
+    start: usize,
+    encoded: Result<(), rmp_serde::encode::Error>,
+    found: Vec<Part>,
+    way: Way,
+    limit: usize,
+    buffer: &mut BytesMut,
+) -> Result<Item, FrameError> {
+    let mut length = buffer.len() - start - HEAD - ITEM_HEAD;
     let mut parts = Parts::default();
     let extents: Result<Vec<_>, _> = found.into_iter().map(|part| parts.add(part, way)).collect();
-    let encoded = encoded.map_err(|error| error.to_string());
+    let extents = extents.map_err(rmp_serde::encode::Error::custom);
     let announced = encoded.and(extents).map(|extents| {
         announce(start, &extents, buffer);
-        length.saturating_add(part::total(&extents))
+        length = length.saturating_add(part::total(&extents));
     });
-    let length = announced.as_ref().map_or(length, |length| *length);
-    seal_apart(start, announced.map(drop), &parts, limit, buffer)?;
+    seal_apart(start, announced, &parts, limit, buffer)?;
     Ok(Item { length, parts })
 }
 
@@ -253,7 +265,7 @@ fn announce(start: usize, extents: &[Extent], buffer: &mut BytesMut) {
 /// As [`seal`] for a frame with parts, which are in its length only if they follow it.
 fn seal_apart(
     start: usize,
-    encoded: Result<(), String>,
+    encoded: Result<(), rmp_serde::encode::Error>,
     parts: &Parts,
     limit: usize,
     buffer: &mut BytesMut,
@@ -269,14 +281,14 @@ fn seal_apart(
 /// of it are elsewhere.
 fn seal(
     start: usize,
-    encoded: Result<(), String>,
+    encoded: Result<(), rmp_serde::encode::Error>,
     beside: usize,
     limit: usize,
     buffer: &mut BytesMut,
 ) -> Result<usize, FrameError> {
     let length = buffer.len() - start - HEAD + beside;
     let error = match encoded {
-        Err(error) => Some(FrameError::Encode(error)),
+        Err(error) => Some(FrameError::Encode(error.to_string())),
         Ok(()) if length > limit => Some(FrameError::TooLarge { length, limit }),
         Ok(()) => None,
     };
