@@ -1,13 +1,16 @@
 //! What each decoder has promised, as functions that panic if it isn't so.
 
+use std::sync::Arc;
+
 use bytes::{BufMut as _, Bytes, BytesMut};
 use hatchery_proto::frame::{self, Frame};
 use hatchery_proto::handshake::{Event, Handshake, Outcome};
 use hatchery_proto::peer::{Door, Meet, Token};
 use hatchery_proto::stream::{Policy, Terms};
 use hatchery_proto::{
-    ActorPath, CallId, Config, Decoder, Encoded, Ended, ExitStatus, Fault, FaultKind, FrameError,
-    Hello, PROTOCOL_VERSION, Ready, Reason, Time, ToChild, ToParent, Way, Why,
+    ActorPath, Blob, CallId, Config, Decoder, Encoded, Ended, ExitStatus, Fault, FaultKind,
+    FrameError, Hello, Lane, PROTOCOL_VERSION, Part, Ready, Reason, Time, ToChild, ToParent, Way,
+    Why,
 };
 use hatchery_spawn::fuzz as forkserver;
 
@@ -50,13 +53,33 @@ fn frames(input: &[u8]) -> u64 {
             assert!(apart || value == &Encoded::from(bytes.slice(9..)), "of one in one piece");
             assert!(call.number() < 1 << 63);
         }
+        let beside = beside(&bytes);
         let kind = kind.as_ref().map_or_else(shape::of_error, kind_of);
+        let kind = shape::and(kind, beside);
         // Of long streams there would be no end.
         if number < 2 {
             found = shape::and(found, kind);
         }
     }
     found
+}
+
+/// The same frame where something has come beside its socket: a file's bytes, and one that is lost.
+fn beside(bytes: &Bytes) -> u64 {
+    let lane = Arc::new(Lane::default());
+    lane.push([Part::Bytes(vec![7; FILE].into()), Part::Lost("no fd".into())]);
+    match Frame::new(bytes.clone(), Some(&lane)) {
+        Err(error) => shape::of_error(&error),
+        Ok(Frame::Item { value, .. }) => {
+            assert!(value.len() <= bytes.len() + FILE, "no longer than what has come");
+            let blobs = value.decode::<Vec<Blob>>();
+            blobs.map_or_else(|error| shape::of_error(&error), |blobs| blobs.len() as u64)
+        }
+        Ok(Frame::Message(bytes)) => {
+            let message = frame::decode_message::<ToChild>(&bytes, Some(&lane));
+            message.map_or_else(|error| shape::of_error(&error), |_| lane.waiting_parts() as u64)
+        }
+    }
 }
 
 fn kind_of(frame: &Frame) -> u64 {
@@ -187,6 +210,13 @@ fn frame_seeds() -> Vec<Vec<u8>> {
         frame::encode(&message, LIMIT, &mut stream).expect("a seed");
     }
     frame::encode_item(CallId::new(7), &"item", Way::ACROSS, LIMIT, &mut stream).expect("a seed");
+    // A file's bytes beside, a lost file, and bytes that follow.
+    let blobs: Vec<Blob> = [FILE, FILE + 1, FILE].map(|length| vec![7; length].into()).into();
+    let way = Way::Across { files_from: FILE + 1 };
+    for way in [way, Way::Inside] {
+        let item = frame::encode_item(CallId::new(7), &blobs, way, LIMIT, &mut stream);
+        item.expect("a seed").parts.follow.iter().for_each(|part| stream.put_slice(part));
+    }
     let one = [&[1][..], &stream[..]].concat();
     let all = [&[255][..], &stream[..]].concat();
     vec![one, all, vec![3, 0, 0, 0, 1, 0xc0], vec![1, 0xff, 0xff, 0xff, 0xff]]
@@ -292,4 +322,6 @@ fn to_parent() -> Vec<ToParent> {
 
 /// What frames may be here; smaller than an actor's, so that the limit is met.
 const LIMIT: usize = 64 * 1024;
+/// As long as what may lie beside its message must be.
+const FILE: usize = 16 * 1024;
 const TOKEN: Token = Token([7; 16]);
