@@ -6,6 +6,8 @@ pub(crate) mod lanes;
 mod lines;
 pub(crate) mod link;
 pub(crate) mod pipe;
+mod push;
+mod queue;
 pub(crate) mod reader;
 pub(crate) mod scope;
 pub(crate) mod socket;
