@@ -115,6 +115,15 @@ impl Queue {
         }
     }
 
+    /// Those who need wait no longer for the queue to be below `limit`.
+    pub(super) fn released(&mut self, limit: usize) -> Vec<Waker> {
+        if self.closed || self.queued < limit {
+            std::mem::take(&mut self.waiting)
+        } else {
+            Vec::new()
+        }
+    }
+
     /// Whether something was written a moment ago, so that more may follow.
     pub(super) fn is_busy(&self) -> bool {
         self.written.is_some_and(|written| written.elapsed() < BURST)

@@ -107,11 +107,7 @@ impl Outbox {
         written: Result<(), Errno>,
     ) -> Result<(), PushError> {
         let left = queue.queued > 0;
-        let waiting = if queue.closed || queue.queued < self.limit {
-            std::mem::take(&mut queue.waiting)
-        } else {
-            Vec::new()
-        };
+        let waiting = queue.released(self.limit);
         drop(queue);
         waiting.into_iter().for_each(Waker::wake);
         if left {
@@ -218,11 +214,7 @@ impl Outbox {
         let written = queue.write_once();
         let (stuck, done) = (queue.queued == before, queue.queued == 0);
         let crowded = std::mem::take(&mut queue.crowded);
-        let waiting = if queue.closed || queue.queued < self.limit {
-            std::mem::take(&mut queue.waiting)
-        } else {
-            Vec::new()
-        };
+        let waiting = queue.released(self.limit);
         drop(queue);
         waiting.into_iter().for_each(Waker::wake);
         written.map_err(io::Error::from)?;
