@@ -29,10 +29,11 @@ use crate::teardown::{self, Kind, Teardown};
 use crate::time::Time;
 
 /// The machine. One for each nursery.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Scope {
     path: ActorPath,
     config: Config,
+    fault_id: fn() -> u64,
     phase: Phase,
     body: Body,
     cancelled: Option<Reason>,
@@ -65,12 +66,14 @@ enum Body {
 }
 
 impl Scope {
-    /// An empty nursery of the actor at `path`.
+    /// An empty nursery of the actor at `path`; its own faults have ids from `fault_id`, which gives
+    /// none twice in the whole tree.
     #[must_use]
-    pub fn new(path: ActorPath, config: Config) -> Self {
+    pub fn new(path: ActorPath, config: Config, fault_id: fn() -> u64) -> Self {
         Self {
             path,
             config,
+            fault_id,
             phase: Phase::Open,
             body: Body::Running,
             cancelled: None,

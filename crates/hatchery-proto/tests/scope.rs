@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hatchery_proto::scope::{Action, Event, Outcome, Refusal, Role, Scope};
@@ -28,9 +29,15 @@ struct Run {
     exited: BTreeSet<ActorId>,
 }
 
+/// Ids of the scope's own faults, none of which is one of a [`Run`].
+fn fault_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1 << 32);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 impl Run {
     fn new() -> Self {
-        let scope = Scope::new(ActorPath::root(), Config::default());
+        let scope = Scope::new(ActorPath::root(), Config::default(), fault_id);
         Self {
             scope,
             now: Time::ZERO,

@@ -71,7 +71,7 @@ pub use items::{Items, StreamCall};
 pub use nursery::{ActorBuilder, Nursery, OneShot, OneShotFuture, nursery, nursery_with_report};
 pub use peer::{Peer, PeerPortal, here};
 pub use portal::{Calling, Portal};
-pub use runtime::{Builder, Runtime};
+pub use runtime::{Builder, Runtime, abandoned};
 pub use start::{Backend, Stdio};
 pub use stream::{Duplex, Receiver, Sender};
 

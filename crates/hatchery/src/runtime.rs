@@ -68,7 +68,12 @@ impl Runtime {
         nursery::open(self.root.clone(), body).await
     }
 
-    /// Every thread that was given up on and still runs (C5).
+    /// Every thread of this process that was given up on and still runs (C5), at any level of the
+    /// tree.
+    ///
+    /// An actor with a process of its own has a ledger of its own, which [`abandoned`](crate::abandoned())
+    /// shows in it; its threads are not listed here. That they were given up on is told upwards all the
+    /// same, in the results and reports of the nurseries above; and they end with their process.
     #[must_use]
     pub fn abandoned(&self) -> Vec<Abandoned> {
         self.root.runtime.threads.ledger().list()
@@ -190,6 +195,13 @@ impl Builder {
         remember(&root);
         Ok(Runtime { root, closed: false })
     }
+}
+
+/// Every thread of the calling actor's process that was given up on and still runs (C5); in the
+/// root's process the same as [`Runtime::abandoned`]. Empty outside of all runtimes.
+#[must_use]
+pub fn abandoned() -> Vec<Abandoned> {
+    current::actor().map_or_else(Vec::new, |actor| actor.runtime.threads.ledger().list())
 }
 
 /// The actor this code runs in; opens the implicit runtime if there is none.

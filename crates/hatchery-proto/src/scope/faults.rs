@@ -62,7 +62,7 @@ impl Scope {
     }
 
     /// Somebody who stays behind is never silent (C5).
-    pub(super) fn given_up(&mut self, id: ActorId, path: &ActorPath, step: Step) {
+    pub(super) fn given_up(&mut self, path: &ActorPath, step: Step) {
         let (kind, message) = match step {
             Step::Abandoned => (FaultKind::Abandoned, "the thread did not end in time"),
             Step::Asked
@@ -75,9 +75,7 @@ impl Scope {
             | Step::Settled
             | Step::Unreapable => (FaultKind::Unreapable, "SIGKILL did not end it in time"),
         };
-        // Unique in this scope, and no driver counts downwards.
-        let fault_id = u64::MAX - u64::from(id.0);
-        self.faults.push(Fault::new(fault_id, path.clone(), kind, message));
+        self.faults.push(Fault::new((self.fault_id)(), path.clone(), kind, message));
     }
 }
 

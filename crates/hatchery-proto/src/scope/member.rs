@@ -135,7 +135,7 @@ impl Scope {
         while let Some(action) = self.members.get_mut(&id).and_then(|m| m.teardown.poll_action()) {
             if let teardown::Action::GiveUp(step) = action {
                 self.run_over(id);
-                self.given_up(id, &path, step);
+                self.given_up(&path, step);
                 lost = !asked;
             }
             self.actions.push_back(Action::Actor { id, action });

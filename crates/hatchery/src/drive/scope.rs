@@ -33,7 +33,7 @@ use tokio::sync::{Notify, watch};
 use self::slot::Mind;
 use super::lines::Lines;
 use super::writer::Priority;
-use crate::current::Actor;
+use crate::current::{self, Actor};
 use crate::lock::lock;
 use crate::start::Pipes;
 
@@ -65,7 +65,8 @@ impl fmt::Debug for Core {
 impl Core {
     /// Opens a scope in an actor, unless that goes down.
     pub(crate) fn open(actor: Arc<Actor>) -> Result<Arc<Self>, Reason> {
-        let scope = Scope::new(actor.path.clone(), actor.runtime.config.clone());
+        let config = actor.runtime.config.clone();
+        let scope = Scope::new(actor.path.clone(), config, current::fault_id);
         let lines = Lines::new(&actor.mark);
         let core = Arc::new(Self {
             actor: actor.clone(),
