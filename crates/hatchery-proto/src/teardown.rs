@@ -229,7 +229,7 @@ impl Teardown {
     /// so that its spawner isn't late, and at least the moment that a reader needs to have its turn.
     #[must_use]
     pub fn last_words(&self, now: Time) -> Duration {
-        let patience = self.config.exit_status_wait;
+        let patience = self.config.peer_drain;
         match self.began {
             Some((_, end)) => end.since(now).max(LAST_WORDS_FLOOR).min(patience),
             None => patience,

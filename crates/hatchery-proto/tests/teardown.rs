@@ -216,7 +216,7 @@ fn last_words_have_what_is_left_of_the_budget() {
     assert_eq!(left(&run), Duration::from_millis(200));
     let killed = run.step(Move::NextTimeout).unwrap().step(Move::NextTimeout).unwrap();
     assert_eq!(left(&killed), Duration::from_millis(50));
-    assert_eq!(left(&Run::new(Kind::Process)), Config::default().exit_status_wait);
+    assert_eq!(left(&Run::new(Kind::Process)), Config::default().peer_drain);
 }
 
 /// C2, H24: cancels that leave no time leave the kernel its moment all the same.

@@ -2,7 +2,7 @@
 
 use super::{Body, Phase, Scope};
 use crate::error::{Fault, FaultKind};
-use crate::id::{ActorId, ActorPath};
+use crate::id::ActorPath;
 use crate::message::{Reason, Why};
 use crate::report::Step;
 use crate::time::Time;

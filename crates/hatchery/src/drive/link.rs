@@ -34,6 +34,15 @@ enum Waiter {
     Context(Arc<Pipe>),
 }
 
+/// How far the end of a child is known.
+#[derive(Debug)]
+enum End {
+    Open,
+    /// It has exited, and its last words are read for that long.
+    Exited(Duration),
+    Told(Box<Fault>),
+}
+
 /// A live connection to a child or a peer.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -42,7 +51,7 @@ pub(crate) struct Link {
     pub(crate) outbox: Arc<Outbox>,
     calls: Mutex<Calls<Waiter>>,
     /// How the child ended; set by the scope's driver when it knows.
-    end: watch::Sender<Option<Box<Fault>>>,
+    end: watch::Sender<End>,
     /// Set by the reader when nothing more will come.
     drained: watch::Sender<bool>,
     /// The child's process, if it has its own; known from its handshake on.
@@ -53,7 +62,7 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) fn new(path: ActorPath, outbox: Arc<Outbox>, owner: Mark) -> Self {
-        let (end, _) = watch::channel(None);
+        let (end, _) = watch::channel(End::Open);
         let (drained, _) = watch::channel(false);
         let (calls, pid) = (Mutex::default(), OnceLock::new());
         Self { path, outbox, calls, end, drained, pid, owner }
@@ -193,9 +202,20 @@ impl Link {
     /// The child has ended so; calls that are cut off from now on are told this.
     pub(crate) fn set_end(&self, fault: Box<Fault>) {
         self.end.send_if_modified(|end| {
-            let first = end.is_none();
+            let first = !matches!(end, End::Told(_));
             if first {
-                *end = Some(fault);
+                *end = End::Told(fault);
+            }
+            first
+        });
+    }
+
+    /// The child has exited; what it said last is read for at most `words`, then its end is set.
+    pub(crate) fn exited(&self, words: Duration) {
+        self.end.send_if_modified(|end| {
+            let first = matches!(end, End::Open);
+            if first {
+                *end = End::Exited(words);
             }
             first
         });
@@ -228,13 +248,26 @@ impl Link {
     /// Nothing more will come: waits at most `bound` for the child's end to be known, then tells
     /// every open call; `unknown` if it is not. Run by the reader task as its last act.
     pub(crate) async fn close(&self, bound: Duration, unknown: Option<Fault>) {
-        let mut end = self.end.subscribe();
-        let known = tokio::time::timeout(bound, end.wait_for(Option::is_some)).await;
-        let fault = match known {
-            Ok(Ok(end)) => end.clone(),
-            Ok(Err(_)) | Err(_) => unknown.map(Box::new),
-        };
+        let fault = self.end_within(bound).await.or_else(|| unknown.map(Box::new));
         self.close_now(&fault.unwrap_or_else(|| self.lost()));
+    }
+
+    /// How the child ended, if its status is known within `bound`.
+    async fn end_within(&self, bound: Duration) -> Option<Box<Fault>> {
+        let mut end = self.end.subscribe();
+        let has_exited = |end: &End| !matches!(end, End::Open);
+        let words =
+            match &*tokio::time::timeout(bound, end.wait_for(has_exited)).await.ok()?.ok()? {
+                End::Told(fault) => return Some(fault.clone()),
+                End::Exited(words) => *words,
+                End::Open => return None,
+            };
+        // Who reads them keeps their bound, on another thread; this one is only behind it.
+        let is_told = |end: &End| matches!(end, End::Told(_));
+        match &*tokio::time::timeout(words * 2, end.wait_for(is_told)).await.ok()?.ok()? {
+            End::Told(fault) => Some(fault.clone()),
+            End::Open | End::Exited(_) => None,
+        }
     }
 
     /// Tells every open and future call this fault, if none was told before.
@@ -252,9 +285,11 @@ impl Link {
     /// How the connection ended. Ended by its end.
     pub(crate) async fn closed(&self) -> Fault {
         let mut end = self.end.subscribe();
-        let end = end.wait_for(Option::is_some).await.map(|end| end.clone());
-        // The sender lives in `self`.
-        end.ok().flatten().map_or_else(|| *self.lost(), |fault| *fault)
+        match end.wait_for(|end| matches!(end, End::Told(_))).await.as_deref() {
+            Ok(End::Told(fault)) => (**fault).clone(),
+            // The sender lives in `self`.
+            Ok(End::Open | End::Exited(_)) | Err(_) => *self.lost(),
+        }
     }
 
     /// The connection to a peer has ended; unless the peer has said why, it is lost.
@@ -265,8 +300,11 @@ impl Link {
 
     /// The reader is gone without having seen the end.
     pub(crate) fn lose(&self) {
-        let end = self.end.borrow().clone();
-        self.close_now(&end.unwrap_or_else(|| self.lost()));
+        let end = match &*self.end.borrow() {
+            End::Told(fault) => fault.clone(),
+            End::Open | End::Exited(_) => self.lost(),
+        };
+        self.close_now(&end);
     }
 
     #[allow(clippy::wildcard_enum_match_arm, reason = "the enum may grow")]
@@ -282,12 +320,7 @@ impl Link {
             }
             PushError::Closed => {
                 // The reader sees the same break and learns the cause; it ends this wait.
-                let mut end = self.end.subscribe();
-                let known = tokio::time::timeout(STATUS_WAIT, end.wait_for(Option::is_some)).await;
-                match known {
-                    Ok(Ok(end)) => end.clone().unwrap_or_else(|| self.lost()),
-                    Ok(Err(_)) | Err(_) => self.lost(),
-                }
+                self.end_within(STATUS_WAIT).await.unwrap_or_else(|| self.lost())
             }
         }
     }

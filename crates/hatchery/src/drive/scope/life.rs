@@ -2,7 +2,6 @@
 //! supervisor, which no user code can block.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use hatchery_proto::handshake;
 use hatchery_proto::scope::Event;
@@ -95,6 +94,7 @@ impl Core {
         // Should it live, it goes by itself.
         link.outbox.break_channel();
         let bound = lock(&self.mind).scope.last_words(id, clock::now());
+        link.exited(bound);
         link.drained(bound).await;
         let (status, path) = (ExitStatus::Unknown, link.path.clone());
         let died = FaultKind::Died(status);
@@ -112,7 +112,7 @@ impl Core {
             let scope = &lock(&self.mind).scope;
             (scope.last_words(id, clock::now()), scope.was_forced(id))
         };
-        link.drained(bound).await;
+        link.exited(bound);
         // Nobody asks what led to a death of our own making.
         let is_quoted = status != ExitStatus::Code(0) && !was_forced;
         let mut fault = Fault::new(
@@ -121,9 +121,9 @@ impl Core {
             FaultKind::Died(status),
             "nobody asked it to",
         );
-        if is_quoted {
-            fault.output = child.stderr_tail(TAIL_WAIT.min(bound)).await;
-        }
+        // Side by side: all of it has been written, and waits for readers of ours to have their turn.
+        let quoted = async { if is_quoted { child.stderr_tail(bound).await } else { Vec::new() } };
+        ((), fault.output) = tokio::join!(link.drained(bound), quoted);
         if let Some(failure) = child.handle().birth_failure() {
             let step = failure.step.name().to_owned();
             fault.kind = FaultKind::BirthFailed { step };
@@ -179,6 +179,3 @@ impl Core {
         })
     }
 }
-
-/// How long a dead actor's last stderr lines are waited for: a stray may hold the pipe.
-const TAIL_WAIT: Duration = Duration::from_millis(100);
