@@ -88,6 +88,7 @@ fn an_idle_tree_uses_no_cpu() {
             }
             let used = || actors.iter().map(|actor| ticks(actor.pid().unwrap())).sum::<u64>();
             let before = used();
+            // What is measured is a second in which nothing happens.
             tokio::time::sleep(Duration::from_secs(1)).await;
             // A tick is 10 ms.
             let used = used() - before;
@@ -128,6 +129,7 @@ fn the_ends_of_a_killed_actor_keep_nobody_busy() {
             let server = runtime.forkserver_pid().unwrap();
             let held = [std::process::id(), server, other.pid().unwrap()];
             let before = held.map(ticks);
+            // As above.
             tokio::time::sleep(Duration::from_secs(1)).await;
             let after = held.map(ticks);
             let used = [0, 1, 2].map(|at| after[at] - before[at]);

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod events;
+pub mod grown;
 
 use std::future::Future;
 use std::time::Duration;

@@ -81,6 +81,11 @@ fn a_stopped_forkserver_is_an_unanswered_request() {
     for_each_with(&short(), here!(), &FORKSERVER, async |runtime| {
         let done = runtime.nursery(async |n| {
             n.start("first").await?;
+            // An actor may serve before the forkserver has said that it was born. Of one that has
+            // settled it has said all, and of those before it.
+            let gone = n.start("gone").await?;
+            gone.cancel();
+            gone.settled().await;
             let server = runtime.forkserver_pid().unwrap();
             fault::sigstop(server).unwrap();
             let error = n.start("second").await.unwrap_err();

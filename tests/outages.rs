@@ -1,0 +1,330 @@
+//! Scenarios 46 to 49: broken channels, kills at each moment of a life, stopped processes; with signals
+//! from outside, at the moments that the fault injector knows.
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
+
+use std::time::{Duration, Instant};
+
+use hatchery::{
+    CallError, Callee, Config, ContextError, Error, Nothing, Runtime, ScopeError, Step,
+    StreamError, nursery_with_report, shield,
+};
+use hatchery_spawn::Pidfd;
+use hatchery_testkit::fault::{FORKSERVER, Fault, Missed, Moment, Tree, children_of};
+use hatchery_testkit::isolate;
+use hatchery_tests::grown::{GONE, all_up, at, count, killed, stream, tend};
+use hatchery_tests::{BUDGET, HANG, PROCESSES, for_each, here, with};
+use nix::libc;
+
+/// What a teardown may take on a loaded machine beyond its budget.
+const SLACK: Duration = Duration::from_secs(2);
+
+#[hatchery::function]
+async fn square(x: u64) -> u64 {
+    x * x
+}
+
+#[hatchery::function]
+async fn idle() -> u64 {
+    std::future::pending().await
+}
+
+/// Ignores every cancel.
+#[hatchery::function]
+async fn stubborn() -> u64 {
+    shield(std::future::pending()).await
+}
+
+/// Sends three numbers, closes, and stays.
+#[hatchery::context]
+async fn three(callee: Callee<Nothing, u64>) -> Result<(), Error> {
+    let mut stream = callee.started(())?;
+    for number in 0..3 {
+        stream.send(number).await?;
+    }
+    stream.close().await?;
+    std::future::pending().await
+}
+
+/// Scenario 46: the other side dies in the midst of a stream, and after it was closed cleanly: a
+/// typed error in the midst, the end and then the error after it; the tree can still be ended.
+#[test]
+fn a_channel_that_breaks_in_a_stream_is_a_typed_error() {
+    for_each(here!(), &PROCESSES, async |runtime| {
+        let down: Result<(), _> = runtime
+            .nursery(async |n| {
+                let child = n.start("child").await?;
+                let struck =
+                    tokio::spawn(at(Moment::InStream, "root/child", "root/child", Fault::Kill));
+                let error = child
+                    .open_context(count(), async |mut cx| {
+                        loop {
+                            match cx.recv().await {
+                                Ok(Some(_)) => {}
+                                Ok(None) => return Err::<(), _>(Error::msg("a clean end")),
+                                Err(error) => {
+                                    assert!(!matches!(error, StreamError::Closed), "{error:?}");
+                                    return Err(error.into());
+                                }
+                            }
+                        }
+                    })
+                    .await
+                    .unwrap_err();
+                struck.await.unwrap().unwrap();
+                assert!(!matches!(error, ContextError::Refused(_)), "{error:?}");
+                Ok(())
+            })
+            .await;
+        let error = down.unwrap_err();
+        assert!(error.faults().iter().any(|fault| killed(&fault.kind)), "{}", error.render());
+
+        let down: Result<(), _> = runtime
+            .nursery(async |n| {
+                let child = n.start("child").await?;
+                let ended = child
+                    .open_context(three(), async |mut cx| {
+                        for expected in 0..3 {
+                            assert_eq!(cx.recv().await?, Some(expected));
+                        }
+                        assert_eq!(cx.recv().await?, None);
+                        Tree::mine().hit("root/child", Fault::Kill).unwrap();
+                        Ok(cx.result().await?)
+                    })
+                    .await;
+                assert!(ended.is_err(), "{ended:?}");
+                Ok(())
+            })
+            .await;
+        let error = down.unwrap_err();
+        assert!(error.faults().iter().any(|fault| killed(&fault.kind)), "{}", error.render());
+        runtime.close().await;
+    });
+}
+
+/// Shuts every socket of this process, those to the forkserver too, and goes on for ever.
+#[hatchery::function]
+async fn cut_off() -> u64 {
+    let closed = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let sockets: Vec<i32> = closed
+        .filter(|entry| {
+            let target = std::fs::read_link(entry.path()).unwrap_or_default();
+            target.to_string_lossy().starts_with("socket:")
+        })
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect();
+    for socket in sockets {
+        // Shut, not closed: nobody's fd number is taken from under it.
+        let _none = nix::sys::socket::shutdown(socket, nix::sys::socket::Shutdown::Both);
+    }
+    loop {
+        std::hint::spin_loop();
+    }
+}
+
+/// Scenario 47: an actor that shut its channel and lives on is ended from outside in the budget.
+#[test]
+fn an_actor_that_cut_itself_off_is_ended_from_outside() {
+    for_each(here!(), &PROCESSES, async |runtime| {
+        let began = Instant::now();
+        let down: Result<(), _> = runtime
+            .nursery(async |n| {
+                let child = n.start("child").await?;
+                let error = child.call(cut_off()).await.unwrap_err();
+                assert!(matches!(error, CallError::Lost(_) | CallError::Died(_)), "{error:?}");
+                Err(error.into())
+            })
+            .await;
+        assert!(down.is_err());
+        assert!(began.elapsed() < BUDGET + SLACK, "{:?}", began.elapsed());
+        assert_eq!(children_of(runtime.forkserver_pid().unwrap()), Vec::<u32>::new());
+        runtime.close().await;
+    });
+}
+
+/// Starts `root/it`, lives with it until that moment and kills it; what the nursery said, and the
+/// strike.
+async fn strike_in_a_nursery(
+    runtime: &Runtime,
+    moment: Moment,
+) -> (Result<(), ScopeError>, Result<Pidfd, Missed>) {
+    let mut strike = tokio::spawn(at(moment, "root/it", "root/it", Fault::Kill));
+    let mut struck = None;
+    let down = runtime
+        .nursery(async |n| {
+            let missed = async {
+                let strike = struck.insert((&mut strike).await.unwrap());
+                if strike.is_ok() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                ended = live_until(&n, moment) => ended,
+                // What waits for the strike would wait for ever.
+                () = missed => Ok(()),
+            }
+        })
+        .await;
+    if struck.is_none() {
+        struck = Some(strike.await.unwrap());
+    }
+    (down, struck.unwrap())
+}
+
+async fn live_until(n: &hatchery::Nursery, moment: Moment) -> hatchery::Result<()> {
+    let it = n.start("it").await?;
+    match moment {
+        Moment::InStream => stream(&it).await,
+        Moment::CancelAcknowledged | Moment::Terminated => {
+            let late = it.call(stubborn()).within(Duration::from_millis(20)).await;
+            assert!(matches!(late, Err(CallError::Deadline(_))), "{late:?}");
+            it.cancel();
+            it.settled().await;
+            Ok(())
+        }
+        Moment::AtBirth => it.call(square(2)).await.map(|_| ()).map_err(Error::from),
+        Moment::BeforeFork | Moment::Ready | Moment::InCall => {
+            it.call(idle()).await.map(|_| ()).map_err(Error::from)
+        }
+    }
+}
+
+/// Scenario 48, C1, C4: SIGKILL of an actor at each named moment of its life: the nursery returns
+/// with its name and status, or with the error of its start, and nobody is left.
+#[test]
+fn a_kill_at_each_moment_of_a_life_is_told_as_one() {
+    for_each(here!(), &PROCESSES[..1], async |runtime| {
+        // The forkserver comes with the first actor.
+        runtime.nursery(async |n| Ok(n.start("first").await.map(drop)?)).await.unwrap();
+        for moment in [
+            Moment::AtBirth,
+            Moment::Ready,
+            Moment::InCall,
+            Moment::InStream,
+            Moment::CancelAcknowledged,
+            Moment::Terminated,
+        ] {
+            let (mut landed, mut tries) = (false, 0);
+            // A birth is over in less than a millisecond: it may be missed. Each look that comes too
+            // late costs its own bound.
+            while !landed && tries < 20 {
+                tries += 1;
+                let (down, struck) = strike_in_a_nursery(&runtime, moment).await;
+                match struck {
+                    Ok(process) => {
+                        assert!(process.wait_dead(GONE));
+                        landed = true;
+                        let error = match down {
+                            Err(error) => error.render(),
+                            Ok(()) => "it was cancelled before".to_owned(),
+                        };
+                        let told = error.contains("SIGKILL") || error.contains("was cancelled");
+                        assert!(told, "{moment:?}: {error}");
+                    }
+                    Err(missed) if moment == Moment::AtBirth => drop(missed),
+                    Err(missed) => panic!("{missed}"),
+                }
+                let server = runtime.forkserver_pid().unwrap();
+                assert_eq!(children_of(server), Vec::<u32>::new(), "{moment:?}");
+            }
+            assert!(landed || moment == Moment::AtBirth, "{moment:?} after {tries} tries");
+        }
+        runtime.close().await;
+    });
+}
+
+/// Scenario 48: the forkserver dies before it could fork: the start fails at once, with its cause.
+#[test]
+fn a_forkserver_that_dies_before_the_fork_fails_the_start() {
+    for_each(here!(), &PROCESSES, async |runtime| {
+        runtime.nursery(async |n| Ok(n.start("first").await.map(drop)?)).await.unwrap();
+        let began = Instant::now();
+        let down: Result<(), _> = runtime
+            .nursery(async |n| {
+                let stopped = Tree::mine().hit(FORKSERVER, Fault::Stop).unwrap();
+                let struck =
+                    tokio::spawn(at(Moment::BeforeFork, "root/it", FORKSERVER, Fault::Kill));
+                let error = n.start("it").await.unwrap_err();
+                assert!(struck.await.unwrap().unwrap().wait_dead(GONE));
+                assert!(stopped.is_dead());
+                Err(error.into())
+            })
+            .await;
+        assert!(down.is_err());
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        // The next one finds a new forkserver.
+        runtime.nursery(async |n| Ok(n.start("next").await.map(drop)?)).await.unwrap();
+        runtime.close().await;
+    });
+}
+
+/// Scenario 49, C2: a stopped leaf and a stopped middle actor cost one budget, and are named.
+#[test]
+fn a_stopped_actor_costs_one_budget_and_is_named() {
+    isolate::run_test(here!(), HANG * 4, || {
+        for victim in ["root/a2", "root/a2/a2", "root/a2/a2/a2"] {
+            with(PROCESSES[0].clone(), Config::default(), async |runtime| {
+                let mut began = Instant::now();
+                let (down, report) = nursery_with_report(async |n| {
+                    let hit = async {
+                        drop(all_up().await);
+                        Tree::mine().hit(victim, Fault::Stop).unwrap();
+                    };
+                    tokio::select! {
+                        ended = tend(&n, 3, false) => ended,
+                        () = hit => {
+                            began = Instant::now();
+                            Ok(())
+                        }
+                    }
+                })
+                .await;
+                let took = began.elapsed();
+                assert!(took < Config::default().budget + SLACK, "{victim}: {took:?}");
+                let forced = report.forced();
+                let named = forced.iter().find(|one| one.path.as_str() == victim);
+                let named = named.unwrap_or_else(|| panic!("{victim}: {down:?}\n{report}"));
+                assert!(named.steps.iter().any(|taken| taken.step == Step::Killed), "{report}");
+                runtime.close().await;
+            });
+        }
+    });
+}
+
+/// Scenario 49: with the forkserver stopped calls go on and the teardown is bounded; after
+/// SIGCONT all is as before.
+#[test]
+fn a_stopped_forkserver_holds_up_starts_alone() {
+    for_each(here!(), &PROCESSES, async |runtime| {
+        let done = runtime.nursery(async |n| {
+            let child = n.start("child").await?;
+            let stopped = Tree::mine().hit(FORKSERVER, Fault::Stop).unwrap();
+            for x in 0..100 {
+                assert_eq!(child.call(square(x)).await?, x * x);
+            }
+            let late = tokio::time::timeout(BUDGET / 4, n.start("late")).await;
+            assert!(late.is_err(), "a stopped forkserver forks");
+            stopped.send_signal(libc::SIGCONT).unwrap();
+            let next = n.start("next").await?;
+            Ok(next.call(square(4)).await?)
+        });
+        assert_eq!(done.await.unwrap(), 16);
+
+        let (mut began, mut stopped) = (Instant::now(), None);
+        let down = runtime.nursery(async |n| {
+            n.start("child").await?;
+            stopped = Some(Tree::mine().hit(FORKSERVER, Fault::Stop).unwrap());
+            began = Instant::now();
+            Ok(())
+        });
+        // Nobody can be reaped: what comes out of it is not the point, when it does is.
+        drop(down.await);
+        assert!(began.elapsed() < BUDGET + SLACK, "{:?}", began.elapsed());
+        stopped.unwrap().send_signal(libc::SIGCONT).unwrap();
+        let again = runtime.nursery(async |n| {
+            let next = n.start("next").await?;
+            Ok(next.call(square(5)).await?)
+        });
+        assert_eq!(again.await.unwrap(), 25);
+        runtime.close().await;
+    });
+}
