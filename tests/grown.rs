@@ -130,6 +130,22 @@ pub async fn all_up() -> Vec<(String, Pidfd)> {
     .await
 }
 
+/// Strikes while the tree lives, and sees how that ends it.
+///
+/// # Panics
+/// If it ended before it was struck.
+pub async fn struck<T>(
+    strike: impl Future<Output = T>,
+    tree: impl Future<Output = hatchery::Result<()>>,
+) -> (T, hatchery::Result<()>) {
+    let (strike, mut tree) = (std::pin::pin!(strike), std::pin::pin!(tree));
+    tokio::select! {
+        biased;
+        hit = strike => (hit, tree.await),
+        ended = &mut tree => panic!("it ended before it was struck: {ended:?}"),
+    }
+}
+
 /// Who lives after the second of C3.
 #[must_use]
 pub fn survivors(all: &[(String, Pidfd)]) -> Vec<&str> {

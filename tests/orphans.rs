@@ -10,7 +10,7 @@ use hatchery::{Config, Error, nursery, shield};
 use hatchery_spawn::Pidfd;
 use hatchery_testkit::fault::{FORKSERVER, Fault, Moment, Tree};
 use hatchery_testkit::isolate;
-use hatchery_tests::grown::{GONE, all_up, at, killed, survivors, tend};
+use hatchery_tests::grown::{GONE, all_up, at, killed, struck, survivors, tend};
 use hatchery_tests::{HANG, PROCESSES, for_each, here, with};
 use nix::libc;
 
@@ -39,7 +39,7 @@ fn those_who_stream_to_a_dead_parent_go() {
                     below[victim].1.send_signal(libc::SIGKILL).unwrap();
                     below
                 };
-                let (below, ended) = tokio::join!(hit, tend(&n, 3, true));
+                let (below, ended) = struck(hit, tend(&n, 3, true)).await;
                 assert_eq!(below.len(), 13);
                 assert_eq!(survivors(&below), Vec::<&str>::new());
                 ended
@@ -73,7 +73,7 @@ fn kill_one_of_each_level(test: &str, busy: bool) {
         with(PROCESSES[0].clone(), Config::default(), async |runtime| {
             let down: Result<(), _> = runtime
                 .nursery(async |n| {
-                    let (below, ended) = tokio::join!(hit(), tend(&n, 3, busy));
+                    let (below, ended) = struck(hit(), tend(&n, 3, busy)).await;
                     assert_eq!(survivors(&below), Vec::<&str>::new(), "{name}");
                     ended
                 })
