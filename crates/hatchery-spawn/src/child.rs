@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use crate::error::{SignalError, WaitError};
 use crate::exit::Exit;
 use crate::forkserver::client::Client;
-use crate::grip::{Grip, no_room};
+use crate::grip::{Grip, NotSent};
 use crate::ledger::{Ledger, Who};
 use crate::own_thread::OwnThread;
 use crate::prelude::{RECORD, Step, parse_report};
@@ -66,21 +66,32 @@ pub(crate) struct Core {
 
 #[derive(Debug)]
 enum Body {
-    Process { pid: u32, grip: Grip, server: Weak<Client> },
-    Thread { number: u64, path: String, thread: Mutex<Option<OwnThread>>, ledger: Ledger },
+    /// `number` is what the forkserver knows it by.
+    Process {
+        pid: u32,
+        number: u64,
+        grip: Grip,
+        server: Weak<Client>,
+    },
+    Thread {
+        number: u64,
+        path: String,
+        thread: Mutex<Option<OwnThread>>,
+        ledger: Ledger,
+    },
 }
 
 impl Core {
     pub(crate) fn process(
         name: String,
-        pid: u32,
-        pidfd: Pidfd,
+        (number, pid): (u64, u32),
+        pidfd: Option<Pidfd>,
         server: Weak<Client>,
         birth: Option<Arc<OwnedFd>>,
     ) -> Arc<Self> {
         let (status, _) = watch::channel(None);
         let birth = Mutex::new(birth);
-        let body = Body::Process { pid, grip: Grip::new(pid, pidfd), server };
+        let body = Body::Process { pid, number, grip: Grip::new(pid, pidfd), server };
         Arc::new(Self { name, body, status, birth })
     }
 
@@ -218,19 +229,18 @@ impl Drop for Child {
 impl Core {
     fn signal(&self, signal: i32) -> Result<(), SignalError> {
         let name = || self.name.clone();
-        let Body::Process { pid, grip, server } = &self.body else {
+        let Body::Process { number, grip, server, .. } = &self.body else {
             return Err(SignalError::Thread { name: name() });
         };
         match grip.signal(signal) {
             Ok(()) => Ok(()),
-            // Its parent needs no fd for that.
-            Err(error) if signal == libc::SIGKILL && no_room(&error) => {
-                if let Some(server) = server.upgrade() {
-                    server.kill(pid.cast_signed());
-                }
-                Ok(())
+            Err(NotSent::Refused(cause)) => Err(SignalError::System { name: name(), cause }),
+            // Its parent needs no fd for that. Whom nobody has reaped gets it, and nobody else.
+            Err(NotSent::OutOfReach) => {
+                let server = server.upgrade().filter(|_| self.status.borrow().is_none());
+                let sent = server.map_or(Ok(()), |server| server.signal(*number, signal));
+                sent.map_err(|errno| SignalError::System { name: name(), cause: errno.into() })
             }
-            Err(cause) => Err(SignalError::System { name: name(), cause }),
         }
     }
 
@@ -304,7 +314,8 @@ impl ChildHandle {
         self.core.status.borrow().clone().transpose()
     }
 
-    /// Sends SIGTERM through the pidfd. A child that has ended is no error.
+    /// Sends SIGTERM: through a pidfd, or, where none can be had, through the forkserver. A child
+    /// that has ended is no error.
     ///
     /// # Errors
     /// [`SignalError::Thread`], or what the system says.
@@ -312,7 +323,7 @@ impl ChildHandle {
         self.signal(libc::SIGTERM)
     }
 
-    /// Sends SIGKILL through the pidfd. A child that has ended is no error.
+    /// Sends SIGKILL as [`terminate`](Self::terminate) sends its signal.
     ///
     /// # Errors
     /// [`SignalError::Thread`], or what the system says.
@@ -320,7 +331,7 @@ impl ChildHandle {
         self.signal(libc::SIGKILL)
     }
 
-    /// Sends any signal through the pidfd. A child that has ended is no error.
+    /// Sends any signal as [`terminate`](Self::terminate) sends its own.
     ///
     /// # Errors
     /// [`SignalError::Thread`], or what the system says.

@@ -10,6 +10,7 @@ pub(crate) mod client;
 pub(crate) mod confined;
 pub(crate) mod fork;
 pub(crate) mod memory;
+pub(crate) mod pidfds;
 pub(crate) mod server;
 pub(crate) mod strays;
 pub(crate) mod wire;
@@ -30,12 +31,13 @@ use crate::backend::{Backend, Spawning};
 use crate::confine::cgroup;
 use crate::error::SpawnError;
 use crate::exit::Exit;
+use crate::held::{Held, is_forbidden};
 use crate::image;
 use crate::relay::{self, Target};
 use crate::spec::{Program, Spec};
 use crate::stdio::{Stdio, Tail};
 use crate::sys::pidfd::Pidfd;
-use crate::sys::{fds, scm_rights, waitid};
+use crate::sys::{fds, process, scm_rights, waitid};
 use client::{Client, Waiting};
 use wire::{Request, Run};
 
@@ -94,7 +96,7 @@ struct Inner {
 #[derive(Debug)]
 struct Process {
     pid: u32,
-    pidfd: Pidfd,
+    held: Held,
     /// What all of its tree carry in their environment.
     tree: String,
 }
@@ -128,8 +130,8 @@ impl Forkserver {
             .spawn()
             .map_err(failed(name, "posix_spawn(/proc/self/exe)"))?;
         let pid = child.id();
-        let pidfd = match Pidfd::open(pid) {
-            Ok(pidfd) => pidfd,
+        let held = match Held::open(pid) {
+            Ok(held) => held,
             Err(error) => {
                 // Without its socket's other end it ends by itself.
                 drop(ours);
@@ -138,12 +140,16 @@ impl Forkserver {
                 return Err(failed(name, "pidfd_open")(error));
             }
         };
-        let process = Process { pid, pidfd, tree: tree.clone() };
+        let has_pidfds = matches!(held, Held::Pidfd(_));
+        let process = Process { pid, held, tree: tree.clone() };
         let client = Client::start(ours, Some(tree)).map_err(|cause| {
             process.end(Duration::ZERO);
-            let _reaped = waitid::reap_pidfd(process.pidfd.as_fd());
+            process.reap();
             failed(name, "pthread_create")(cause)
         })?;
+        if !has_pidfds {
+            client.without_pidfds();
+        }
         let process = Some(process);
         Ok(Self {
             inner: Arc::new(Inner {
@@ -178,6 +184,10 @@ impl Forkserver {
             let (ours, theirs) = control_pair().map_err(failed(name, "socketpair"))?;
             send_blocking(fds::shared(shared), &theirs).map_err(not_adopted(name))?;
             let client = Client::start(ours, None).map_err(failed(name, "pthread_create"))?;
+            let own = Pidfd::open(std::process::id());
+            if own.is_err_and(|error| is_forbidden(&error)) {
+                client.without_pidfds();
+            }
             let bounds = Bounds::default();
             *adopted = Some(Self {
                 inner: Arc::new(Inner {
@@ -211,6 +221,22 @@ impl Forkserver {
         self.inner.process.as_ref().map_or(0, |process| process.pid)
     }
 
+    /// Whether processes are held by pidfds here. `false`: neither the kernel nor a filter lets us
+    /// have any, and all that concerns children goes through the forkserver.
+    ///
+    /// What works then is the same, with these differences. Signals to children reach them by the
+    /// forkserver, so they wait while that is stopped. The forkserver is told of its root's end by
+    /// the end of its socket and by the parent-death signal. The root looks every millisecond
+    /// whether a forkserver that it ends has ended. What actors have started by themselves, and what
+    /// is left of other trees, is held by its directory in `/proc`: where `pidfd_send_signal` is
+    /// forbidden as well, nobody ends such programs after a SIGKILL of the forkserver.
+    ///
+    /// Known at the start if the root has none, and else from the forkserver's first word on.
+    #[must_use]
+    pub fn has_pidfds(&self) -> bool {
+        self.inner.client.has_pidfds()
+    }
+
     /// Whether it is gone.
     #[must_use]
     pub fn is_lost(&self) -> bool {
@@ -239,9 +265,13 @@ impl Forkserver {
     /// reads `/proc`. What children start is theirs to stop.
     pub fn hold_tree(&self, stopped: bool) {
         let Some(server) = &self.inner.process else { return };
+        if !self.has_pidfds() {
+            // It stays awake itself, with nobody left to ask it for anything.
+            return self.inner.client.hold(stopped);
+        }
         let signal = if stopped { libc::SIGSTOP } else { libc::SIGCONT };
         // First the one that could start more of them, and that alone gives numbers free.
-        let _gone = server.pidfd.send_signal(signal);
+        server.signal(signal);
         let list = format!("/proc/{0}/task/{0}/children", server.pid);
         let children = std::fs::read_to_string(list).unwrap_or_default();
         for pid in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
@@ -398,12 +428,10 @@ impl Inner {
     fn end(&self) {
         self.client.close();
         if let Some(process) = &self.process {
-            if !process.pidfd.wait_dead(self.bounds.close) {
+            if !process.held.wait_dead(self.bounds.close) {
                 process.end(Duration::ZERO);
             }
-            // Reaped by us alone; a host that waits for everybody may have been first (C9).
-            let reaped = waitid::reap_pidfd(process.pidfd.as_fd());
-            if !matches!(reaped, Ok(Some((_, Exit::Code(0))))) {
+            if process.reap() != Some(Exit::Code(0)) {
                 // It did not end by itself, so it may have left something.
                 strays::sweep(&process.tree, strays::SWEEP_BOUND);
             }
@@ -421,13 +449,36 @@ impl Drop for Inner {
 impl Process {
     fn end(&self, bound: Duration) {
         // A stopped one can't sweep; one that is dead needs nothing.
-        let _dead = self.pidfd.send_signal(libc::SIGTERM);
-        let _dead = self.pidfd.send_signal(libc::SIGCONT);
-        if !self.pidfd.wait_dead(bound) {
-            let _dead = self.pidfd.send_signal(libc::SIGKILL);
-            let _ended = self.pidfd.wait_dead(KILL_WAIT);
+        self.signal(libc::SIGTERM);
+        self.signal(libc::SIGCONT);
+        if !self.held.wait_dead(bound) {
+            self.signal(libc::SIGKILL);
+            let _ended = self.held.wait_dead(KILL_WAIT);
             strays::sweep(&self.tree, strays::SWEEP_BOUND);
         }
+    }
+
+    fn signal(&self, signal: i32) {
+        let sent = self.held.send_signal(signal);
+        if matches!(self.held, Held::Directory(_))
+            && sent.is_err_and(|error| is_forbidden(&error))
+            && self.held.is_there()
+            && waitid::peek_at(self.pid.cast_signed()).is_ok()
+        {
+            // Our own child, and not reaped a moment ago: only a host that reaps what is not its
+            // own could make somebody else of it meanwhile.
+            process::kill_own_child(self.pid.cast_signed(), false, signal);
+        }
+    }
+
+    /// Its status, if we are the first to ask: a host that waits for everybody may have been (C9).
+    fn reap(&self) -> Option<Exit> {
+        let reaped = match &self.held {
+            Held::Pidfd(pidfd) => waitid::reap_pidfd(pidfd.as_fd()),
+            Held::Directory(_) if self.held.is_there() => waitid::reap(self.pid.cast_signed()),
+            Held::Directory(_) => return None,
+        };
+        reaped.ok().flatten().map(|(_, exit)| exit)
     }
 }
 

@@ -13,9 +13,13 @@ use crate::forkserver::wire::{self, Answer, Request, Run};
 /// If that is not so.
 #[must_use]
 pub fn request(bytes: &[u8]) -> String {
-    if let Some(pid) = wire::decode_kill(bytes) {
-        assert_eq!(wire::encode_kill(pid), bytes, "a kill has one form");
-        return format!("kill {pid}");
+    if let Some((number, signal)) = wire::decode_signal(bytes) {
+        assert_eq!(wire::encode_signal(number, signal), bytes, "a signal has one form");
+        return format!("signal {signal} to {number}");
+    }
+    if let Some(stopped) = wire::decode_hold(bytes) {
+        assert_eq!(wire::encode_hold(stopped), bytes, "a hold has one form");
+        return format!("hold {stopped}");
     }
     if let Some((number, deadline)) = wire::decode_elsewhere(bytes) {
         let mut again = wire::encode_elsewhere(number);
@@ -84,8 +88,9 @@ pub fn good_requests() -> Vec<Vec<u8>> {
             .cgroup(Cgroup::under("/sys/fs/cgroup").memory(1 << 20).pids(7)),
     };
     let image = Request { run: Run::Image("actor".to_owned()), ..program.clone() };
-    let (kill, elsewhere) = (wire::encode_kill(77).to_vec(), wire::encode_elsewhere(7));
-    vec![program.encode(), image.encode(), Request::default().encode(), kill, elsewhere]
+    let (hold, elsewhere) = (wire::encode_hold(true).to_vec(), wire::encode_elsewhere(7));
+    let requests = [program, image, Request::default()].map(|request| request.encode());
+    requests.into_iter().chain([kill(77), hold, elsewhere]).collect()
 }
 
 /// A good answer of every kind, to be spoiled.
@@ -93,19 +98,25 @@ pub fn good_requests() -> Vec<Vec<u8>> {
 pub fn good_answers() -> Vec<Vec<u8>> {
     let call = || "fork".to_owned();
     let all = [
-        Answer::Ready,
+        Answer::Ready { pidfds: true },
         Answer::Unfit { call: call(), errno: 1 },
         Answer::Failed { number: 3, call: call(), errno: 11 },
         Answer::Spawned { number: 3, pid: 99 },
-        Answer::Exited { pid: 99, code: 0, signal: 9, core_dumped: true },
+        Answer::Exited { number: 99, code: 0, signal: 9, core_dumped: true },
     ];
     all.iter().map(Answer::encode).collect()
 }
 
-/// A request to kill a child.
+/// A request to kill the child that was asked for under that number.
 #[must_use]
-pub fn kill(pid: i32) -> Vec<u8> {
-    wire::encode_kill(pid).to_vec()
+pub fn kill(number: u64) -> Vec<u8> {
+    wire::encode_signal(number, 9).to_vec()
+}
+
+/// A root's request to stop every child, or to let all go on.
+#[must_use]
+pub fn hold(stopped: bool) -> Vec<u8> {
+    wire::encode_hold(stopped).to_vec()
 }
 
 /// What an answer says.

@@ -1,4 +1,5 @@
-//! How a child's process is reached later: by an fd that is kept, or by one that is opened again.
+//! How a child's process is reached later: by an fd that is kept, by one that is opened again, or,
+//! where neither can be had, by asking the forkserver for it.
 //!
 //! A root with ten thousand actors has other uses for ten thousand fds. Where the kernel gives each
 //! process an identity of its own, that is remembered in place of the pidfd; whoever has the number
@@ -13,12 +14,27 @@ use crate::sys::pidfd::Pidfd;
 #[derive(Debug)]
 pub(crate) enum Grip {
     Held(Pidfd),
-    Known { pid: u32, identity: u64 },
+    Known {
+        pid: u32,
+        identity: u64,
+    },
+    /// By its parent alone, the forkserver.
+    Parent,
+}
+
+/// Why a signal was not sent.
+#[derive(Debug)]
+pub(crate) enum NotSent {
+    /// It can't be reached from here: no room for the fd that this takes, or no such calls.
+    OutOfReach,
+    /// The system refused.
+    Refused(io::Error),
 }
 
 impl Grip {
     /// Remembers the process, which `pid` is the number of.
-    pub(crate) fn new(pid: u32, pidfd: Pidfd) -> Self {
+    pub(crate) fn new(pid: u32, pidfd: Option<Pidfd>) -> Self {
+        let Some(pidfd) = pidfd else { return Self::Parent };
         match pidfd.identity() {
             Some(identity) => Self::Known { pid, identity },
             None => Self::Held(pidfd),
@@ -26,20 +42,21 @@ impl Grip {
     }
 
     /// Sends a signal. A process that is gone is no error.
-    ///
-    /// `EMFILE` or `ENFILE`: there is no room for the fd that it takes.
-    pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
+    pub(crate) fn signal(&self, signal: i32) -> Result<(), NotSent> {
         let sent = match self {
+            Self::Parent => return Err(NotSent::OutOfReach),
             Self::Held(pidfd) => pidfd.send_signal(signal),
             Self::Known { pid, identity } => match Pidfd::open(*pid) {
                 Ok(pidfd) if pidfd.identity() == Some(*identity) => pidfd.send_signal(signal),
                 Ok(_stranger) => Ok(()),
-                Err(error) => Err(error),
+                Err(error) if is_gone(&error) => Ok(()),
+                Err(_no_room_or_no_call) => return Err(NotSent::OutOfReach),
             },
         };
         match sent {
             Err(error) if is_gone(&error) => Ok(()),
-            sent => sent,
+            Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => Err(NotSent::OutOfReach),
+            sent => sent.map_err(NotSent::Refused),
         }
     }
 }
@@ -47,11 +64,6 @@ impl Grip {
 /// Nobody has the number, or it is a thread's now.
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL | libc::ENOENT))
-}
-
-/// Whether a call failed for want of an fd.
-pub(crate) fn no_room(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 #[cfg(test)]
@@ -80,7 +92,7 @@ mod tests {
         let mut said = [0; 5];
         let heard = stranger.stdout.as_mut().unwrap().read_exact(&mut said);
         assert!(heard.is_ok() && said == *b"alive", "a stranger was killed");
-        let its_own = Grip::new(stranger.id(), pidfd);
+        let its_own = Grip::new(stranger.id(), Some(pidfd));
         its_own.signal(libc::SIGKILL).unwrap();
         stranger.wait().unwrap();
         its_own.signal(libc::SIGKILL).unwrap();

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
-use crate::sys::pidfd::Pidfd;
+use crate::held::Held;
 
 /// A tree by its root. All of the tree carry it in their environment, as text without a dot.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,7 +76,7 @@ impl Identity {
             return Fate::Unknown;
         }
         // Held first, looked at second. A main thread that has ended is not the end (H11).
-        match Pidfd::open(self.pid) {
+        match Held::open(self.pid) {
             Ok(held) if start_of(self.pid) == Some(self.start) && !held.is_dead() => Fate::Lives,
             Ok(_) => Fate::Gone,
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Fate::Gone,

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use crate::confine::cgroup;
 use crate::forkserver::strays;
+use crate::held::Held;
 use crate::identity::{Fate, Identity, World};
-use crate::sys::pidfd::Pidfd;
 
 /// What is left of one tree.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub struct LeftProcess {
     pid: u32,
     command: String,
     /// Whatever becomes of its number.
-    held: Pidfd,
+    held: Held,
 }
 
 /// How the end of a tree's leftovers went.
@@ -215,7 +215,7 @@ impl LeftProcess {
     /// Held first, looked at second: should the number have changed hands, this is nobody. Of
     /// another user's, only root may have one.
     fn hold(pid: u32, belongs: impl FnOnce(u32) -> bool) -> Option<Self> {
-        let held = Pidfd::open(pid).ok()?;
+        let held = Held::open(pid).ok()?;
         let own = nix::unistd::geteuid().as_raw();
         let is_ours = own == 0 || owner_of(pid) == Some(own);
         if !is_ours || !belongs(pid) {

@@ -27,6 +27,7 @@ mod forkserver;
 #[doc(hidden)]
 pub mod fuzz;
 mod grip;
+mod held;
 mod identity;
 mod image;
 mod ledger;

@@ -327,25 +327,6 @@ fn a_fork_without_memory_is_a_typed_error() {
     });
 }
 
-/// Faults 33 and 34: the machine has no room for a pidfd, or a filter forbids it: named, no child.
-#[test]
-fn a_pidfd_that_can_not_be_had_is_a_typed_error_and_no_child() {
-    isolated("a_pidfd_that_can_not_be_had_is_a_typed_error_and_no_child", || {
-        for errno in [libc::ENFILE, libc::EPERM, libc::ENOSYS] {
-            let refused = SeccompAction::Errno(errno.cast_unsigned());
-            let server = filtered(libc::SYS_pidfd_open, vec![], refused);
-            let before = fds_when_up(&server);
-            for backend in [&server.fork() as &dyn Backend, &server.exec()] {
-                let error = spawn(backend, Spec::main("hang")).map(drop).unwrap_err();
-                assert_eq!(call(error), ("pidfd_open".to_owned(), errno));
-                let children = format!("/proc/{0}/task/{0}/children", server.pid());
-                assert_eq!(fs::read_to_string(children).unwrap(), "");
-            }
-            settles_at(&server, before);
-        }
-    });
-}
-
 /// Fault 37: too many fds on their way: those that don't fit wait for those that landed.
 #[test]
 fn too_many_fds_on_their_way_wait_for_each_other() {

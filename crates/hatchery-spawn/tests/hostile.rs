@@ -139,6 +139,18 @@ const ATTACKS: &[Attack] = &[
         raw.ask(5, "hang");
         park()
     }),
+    ("a word that is the root's", |_| {
+        let raw = Raw::adopted();
+        raw.send(&fuzz::hold(true), &[]).unwrap();
+        park()
+    }),
+    ("a signal that is none", |_| {
+        let raw = Raw::adopted();
+        let mut none = fuzz::kill(1);
+        none[1] = 0;
+        raw.send(&none, &[]).unwrap();
+        park()
+    }),
     ("a request that is cut", |_| {
         let raw = Raw::adopted();
         let whole = fuzz::good_request(1, "quit");
@@ -288,15 +300,16 @@ inventory::submit! { Main { name: "murderer", run: murderer } }
 /// Asks for the death of others, and of a child of its own.
 fn murderer(birth: Birth) -> i32 {
     let mut channel = birth.channel.unwrap();
-    let victims: Vec<i32> =
+    let victims: Vec<i64> =
         line(&mut channel).split(' ').map(|victim| victim.parse().unwrap()).collect();
     let raw = Raw::adopted();
-    for victim in victims {
-        raw.send(&fuzz::kill(victim), &[]).unwrap();
+    // Others have asked for theirs under these numbers too.
+    for victim in victims.into_iter().chain(0..100) {
+        raw.send(&fuzz::kill(victim.cast_unsigned()), &[]).unwrap();
     }
     raw.ask(1, "hang");
-    let own = raw.spawned();
-    raw.send(&fuzz::kill(own), &[]).unwrap();
+    raw.spawned();
+    raw.send(&fuzz::kill(1), &[]).unwrap();
     tell(&mut channel, raw.answer());
     park()
 }

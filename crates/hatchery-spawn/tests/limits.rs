@@ -13,7 +13,7 @@ use hatchery_spawn::{
     Backend, Birth, Bounds, Child, Exit, Forkserver, Main, Pidfd, SpawnError, Spec, Stdio,
     inventory,
 };
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, setrlimit};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule,
@@ -161,47 +161,6 @@ fn set_limit(pid: u32, limits: &str) {
     assert!(status.success());
 }
 
-/// RLIMIT_NOFILE of the root at its limit: the same. A child whose pidfd finds no room is killed.
-#[test]
-fn a_full_table_of_the_root_is_a_typed_error_and_leaves_no_child() {
-    isolated("a_full_table_of_the_root_is_a_typed_error_and_leaves_no_child", || {
-        let server = start();
-        quits(&server.fork());
-        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-        setrlimit(Resource::RLIMIT_NOFILE, 200, hard).unwrap();
-        let null = OwnedFd::from(fs::File::open("/dev/null").unwrap());
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let forkserver = Pidfd::open(server.pid()).unwrap();
-        let spec = || Spec::main("hang").stdin(Stdio::Null).stdout(Stdio::Null);
-        let mut calls = Vec::new();
-        let mut fill = Vec::new();
-        let fill_up = |fill: &mut Vec<OwnedFd>| {
-            while let Ok(one) = null.try_clone() {
-                fill.push(one);
-            }
-        };
-        for room in (0..16).rev() {
-            fill_up(&mut fill);
-            fill.truncate(fill.len() - room);
-            // Full once more before the answer can come.
-            forkserver.send_signal(libc::SIGSTOP).unwrap();
-            let spawning = server.fork().spawn(spec());
-            fill_up(&mut fill);
-            forkserver.send_signal(libc::SIGCONT).unwrap();
-            match runtime.block_on(spawning) {
-                Ok(child) => drop(child),
-                Err(error) => calls.push(call(error)),
-            }
-        }
-        drop(fill);
-        assert!(calls.iter().all(|(_, errno)| *errno == libc::EMFILE), "{calls:?}");
-        assert!(calls.iter().any(|(call, _)| call == "pipe2"), "{calls:?}");
-        assert!(calls.iter().any(|(call, _)| call == "recvmsg(SCM_RIGHTS)"), "{calls:?}");
-        quits(&server.fork());
-        has_no_children(&server);
-    });
-}
-
 /// A filter is for ever, but only for the thread that asks for it and what comes of it.
 fn filtered(scenario: impl FnOnce() + Send + 'static) {
     std::thread::spawn(scenario).join().unwrap();
@@ -217,57 +176,6 @@ fn forbid(call: i64, rules: Vec<SeccompRule>, errno: i32) {
     );
     let program: BpfProgram = filter.unwrap().try_into().unwrap();
     seccompiler::apply_filter(&program).unwrap();
-}
-
-/// A filter that forbids `pidfd_open`: named, and no forkserver is left.
-#[test]
-fn a_forbidden_pidfd_open_is_a_typed_error() {
-    isolated("a_forbidden_pidfd_open_is_a_typed_error", || {
-        for errno in [libc::EPERM, libc::ENOSYS] {
-            filtered(move || {
-                forbid(libc::SYS_pidfd_open, vec![], errno);
-                let error = Forkserver::start(Bounds::default()).unwrap_err();
-                assert_eq!(call(error), ("pidfd_open".to_owned(), errno));
-                let children = fs::read_to_string("/proc/thread-self/children").unwrap();
-                assert_eq!(children, "");
-            });
-        }
-    });
-}
-
-/// A `pidfd_open` that fails for a child that is there already: named, and the child is not.
-#[test]
-fn a_child_whose_pidfd_can_not_be_opened_is_gone() {
-    const BIT: u64 = 1 << 10;
-    /// Uses up numbers until one is there for which `found` holds.
-    fn use_up(found: impl Fn(u64) -> bool) -> u64 {
-        let mut next = 0;
-        for _ in 0..4 * BIT {
-            let thread = std::thread::spawn(|| nix::unistd::gettid().as_raw().cast_unsigned());
-            next = u64::from(thread.join().unwrap());
-            if found(next) {
-                break;
-            }
-        }
-        next
-    }
-    isolated("a_child_whose_pidfd_can_not_be_opened_is_gone", || {
-        // The forkserver's number comes soon after this one and has the same bit.
-        let low = use_up(|next| next % BIT < 200) & BIT;
-        let condition = |operator, value| {
-            SeccompCondition::new(0, SeccompCmpArgLen::Dword, operator, value).unwrap()
-        };
-        let not_root = condition(SeccompCmpOp::Ne, u64::from(std::process::id()));
-        let other_bit = condition(SeccompCmpOp::MaskedEq(BIT), low ^ BIT);
-        let rule = SeccompRule::new(vec![not_root, other_bit]).unwrap();
-        forbid(libc::SYS_pidfd_open, vec![rule], libc::EPERM);
-        let server = start();
-        quits(&server.fork());
-        use_up(|next| next & BIT != low && next % BIT < 500);
-        let error = spawn(&server.fork(), Spec::main("hang")).map(drop).unwrap_err();
-        assert_eq!(call(error), ("pidfd_open".to_owned(), libc::EPERM));
-        has_no_children(&server);
-    });
 }
 
 /// A filter that forbids `fork`, but not the start of programs and threads.

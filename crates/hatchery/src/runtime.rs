@@ -94,6 +94,15 @@ impl Runtime {
         lock(&self.root.runtime.forkserver).as_ref().map(Forkserver::pid)
     }
 
+    /// Whether the processes of the tree are held by pidfds, once a forkserver runs.
+    ///
+    /// `Some(false)`: neither the kernel nor a filter lets us have any. All promises hold; what is
+    /// done differently then stands at [`Forkserver::has_pidfds`].
+    #[must_use]
+    pub fn has_pidfds(&self) -> Option<bool> {
+        lock(&self.root.runtime.forkserver).as_ref().map(Forkserver::has_pidfds)
+    }
+
     /// Brings down what is still open and waits until everything that served the runtime is gone:
     /// threads, fds, the forkserver. Abandoned threads are excepted (C5, C10).
     ///

@@ -12,19 +12,24 @@ pub(crate) enum Owner {
     Root,
     /// An actor's.
     Actor(i32),
+    /// Whose owner has died. Its number may be another actor's by now.
+    Nobody,
 }
 
 /// All living children of the forkserver that somebody asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Book {
     living: BTreeMap<i32, Entry>,
-    children: BTreeSet<(Owner, i32)>,
+    /// By the number of the request.
+    children: BTreeMap<(Owner, u64), i32>,
     deadlines: BTreeSet<(u64, i32)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
     owner: Owner,
+    /// What its owner calls it: the number of the request.
+    number: u64,
     /// Names the actor in the environment of what it starts.
     mark: u64,
     kill_at: Option<u64>,
@@ -35,10 +40,11 @@ struct Entry {
 }
 
 impl Book {
-    /// A child was born.
-    pub(crate) fn born(&mut self, pid: i32, owner: Owner, mark: u64) {
-        self.living.insert(pid, Entry { owner, mark, kill_at: None, left: false, children: 0 });
-        self.children.insert((owner, pid));
+    /// A child was born. Its owner has not used that number before.
+    pub(crate) fn born(&mut self, pid: i32, owner: Owner, number: u64, mark: u64) {
+        let entry = Entry { owner, number, mark, kill_at: None, left: false, children: 0 };
+        self.living.insert(pid, entry);
+        self.children.insert((owner, number), pid);
         if let Some(above) = self.above(owner) {
             above.children += 1;
         }
@@ -73,9 +79,9 @@ impl Book {
         self.living.get_mut(&pid)
     }
 
-    /// Whether this is a living child of that owner.
-    pub(crate) fn is_child_of(&self, pid: i32, owner: Owner) -> bool {
-        self.children.contains(&(owner, pid))
+    /// The living child of that owner that it asked for under that number.
+    pub(crate) fn child_of(&self, owner: Owner, number: u64) -> Option<i32> {
+        self.children.get(&(owner, number)).copied()
     }
 
     /// Whether an actor with that mark lives.
@@ -83,11 +89,11 @@ impl Book {
         self.living.values().any(|entry| entry.mark == mark)
     }
 
-    /// A child has ended: all below it may live until `now + grace`. Says whose it was; `None` for
-    /// a stray that nobody asked for.
-    pub(crate) fn died(&mut self, pid: i32, now: u64, grace: u64) -> Option<Owner> {
+    /// A child has ended: all below it may live until `now + grace`. Says whose it was, and what
+    /// that one calls it; `None` for a stray that nobody asked for.
+    pub(crate) fn died(&mut self, pid: i32, now: u64, grace: u64) -> Option<(Owner, u64)> {
         let entry = self.living.remove(&pid)?;
-        self.children.remove(&(entry.owner, pid));
+        self.children.remove(&(entry.owner, entry.number));
         if let Some(above) = self.above(entry.owner) {
             above.children -= 1;
         }
@@ -95,7 +101,13 @@ impl Book {
             self.deadlines.remove(&(at, pid));
         }
         self.orphan(pid, now, grace);
-        Some(entry.owner)
+        for number in self.numbers_of(pid) {
+            let Some(child) = self.children.remove(&(Owner::Actor(pid), number)) else { continue };
+            if let Some(entry) = self.living.get_mut(&child) {
+                entry.owner = Owner::Nobody;
+            }
+        }
+        Some((entry.owner, entry.number))
     }
 
     /// Nobody speaks for what is below `pid` any more: it may live until `now + grace`.
@@ -132,7 +144,15 @@ impl Book {
 
     fn children_of(&self, pid: i32) -> Vec<i32> {
         let owner = Owner::Actor(pid);
-        self.children.range((owner, 0)..=(owner, i32::MAX)).map(|(_, child)| *child).collect()
+        self.children.range((owner, 0)..=(owner, u64::MAX)).map(|(_, child)| *child).collect()
+    }
+
+    fn numbers_of(&self, pid: i32) -> Vec<u64> {
+        let owner = Owner::Actor(pid);
+        self.children
+            .range((owner, 0)..=(owner, u64::MAX))
+            .map(|((_, number), _)| *number)
+            .collect()
     }
 
     /// The nearest deadline counts.
@@ -159,11 +179,11 @@ mod tests {
     /// root: 1, 2; below 1: 3, 4; below 3: 5.
     fn tree() -> Book {
         let mut book = Book::default();
-        book.born(1, Owner::Root, 1);
-        book.born(2, Owner::Root, 2);
-        book.born(3, Owner::Actor(1), 3);
-        book.born(4, Owner::Actor(1), 4);
-        book.born(5, Owner::Actor(3), 5);
+        book.born(1, Owner::Root, 0, 1);
+        book.born(2, Owner::Root, 1, 2);
+        book.born(3, Owner::Actor(1), 0, 3);
+        book.born(4, Owner::Actor(1), 1, 4);
+        book.born(5, Owner::Actor(3), 0, 5);
         book
     }
 
@@ -171,7 +191,7 @@ mod tests {
     #[test]
     fn the_subtree_of_a_dead_actor_is_due_after_one_grace() {
         let mut book = tree();
-        assert_eq!(book.died(1, 100, GRACE), Some(Owner::Root));
+        assert_eq!(book.died(1, 100, GRACE), Some((Owner::Root, 0)));
         assert_eq!(book.next_deadline(), Some(600));
         assert!(book.due(599).is_empty());
         assert_eq!(book.due(600), [3, 4, 5]);
@@ -211,5 +231,25 @@ mod tests {
         book.died(5, 200, GRACE);
         assert_eq!(book.due(600), [3]);
         assert_eq!(book.died(77, 0, GRACE), None);
+    }
+
+    /// H18: an actor that has the process number of a dead one has none of that one's children, nor
+    /// has a child that is gone a name any more, whoever has its process number.
+    #[test]
+    fn what_a_number_meant_before_is_forgotten() {
+        let mut book = tree();
+        assert_eq!(book.child_of(Owner::Actor(1), 0), Some(3));
+        book.died(1, 100, GRACE);
+        book.born(1, Owner::Root, 2, 6);
+        assert_eq!(book.child_of(Owner::Actor(1), 0), None);
+        assert_eq!(book.count_children(Owner::Actor(1)), 0);
+        book.born(7, Owner::Actor(1), 0, 7);
+        assert_eq!(book.died(3, 200, GRACE), Some((Owner::Nobody, 0)));
+        assert_eq!(book.child_of(Owner::Actor(1), 0), Some(7));
+        book.died(7, 200, GRACE);
+        book.born(7, Owner::Actor(1), 1, 8);
+        assert_eq!(book.child_of(Owner::Actor(1), 0), None);
+        assert_eq!(book.child_of(Owner::Actor(1), 1), Some(7));
+        assert_eq!(book.due(600), [4, 5], "who was below it is due all the same");
     }
 }

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,7 @@ use crate::exit::Exit;
 use crate::own_thread::OwnThread;
 use crate::stdio::Tail;
 use crate::sys::pidfd::Pidfd;
-use crate::sys::scm_rights;
+use crate::sys::scm_rights::{self, Received};
 
 /// Who waits for a child, and what belongs to it.
 #[derive(Debug)]
@@ -52,6 +53,8 @@ pub(crate) struct Client {
     socket: OwnedFd,
     wake: EventFd,
     tree: Option<String>,
+    /// Children are reached by pidfds; else all goes through the forkserver.
+    pidfds: AtomicBool,
     state: Mutex<State>,
     lost: watch::Sender<Option<String>>,
     /// For its children, which must not keep it.
@@ -63,15 +66,15 @@ struct State {
     next: u64,
     waiting: BTreeMap<u64, Waiting>,
     queue: VecDeque<Outgoing>,
-    /// Children that have no handle here: the forkserver is asked to kill them.
-    unwanted: Vec<i32>,
+    /// For children that can't be reached from here: by number, and each once.
+    signals: VecDeque<(u64, u8)>,
     /// Requests that were sent and not answered.
     outstanding: usize,
     /// When the forkserver last said something: a long queue is no silence.
     heard: Option<Instant>,
     /// Too many fds are in flight: nothing more is asked before an answer says that some landed.
     crowded: bool,
-    children: BTreeMap<i32, Arc<Core>>,
+    children: BTreeMap<u64, Arc<Core>>,
     /// Forked, and on their way to another image.
     executing: Vec<(Waiting, Arc<Core>)>,
     thread: Option<OwnThread>,
@@ -94,6 +97,7 @@ impl Client {
             socket,
             wake,
             tree,
+            pidfds: AtomicBool::new(true),
             state: Mutex::default(),
             lost,
             me: me.clone(),
@@ -140,6 +144,21 @@ impl Client {
         refuse(refused);
         // The thread has a new deadline, and maybe something to send.
         let _full = self.wake.write(1);
+    }
+
+    /// Whether children are reached by pidfds, as far as is known.
+    pub(crate) fn has_pidfds(&self) -> bool {
+        self.pidfds.load(Ordering::Relaxed)
+    }
+
+    /// There are none to be had; told once, at the root.
+    pub(crate) fn without_pidfds(&self) {
+        if self.pidfds.swap(false, Ordering::Relaxed) && self.tree.is_some() {
+            tracing::warn!(
+                "no pidfd_open here: signals to actors, and the forkserver's own watch, go without \
+                 pidfds"
+            );
+        }
     }
 
     /// Why the forkserver is gone, if it is.
@@ -198,7 +217,7 @@ impl Client {
             let births: Vec<Arc<OwnedFd>> =
                 state.executing.iter().map(|(waiting, _)| waiting.birth.clone()).collect();
             let may_ask = !state.queue.is_empty() && state.may_ask();
-            let may_send = may_ask || !state.unwanted.is_empty();
+            let may_send = may_ask || !state.signals.is_empty();
             (births, may_send, state.next_deadline())
         };
         let mut flags = PollFlags::POLLIN;
@@ -232,13 +251,14 @@ impl Client {
             let answer = Answer::decode(&buffer[..received.length])
                 .map_err(|malformed| format!("it sent {malformed}"))?;
             self.state().hear();
-            self.answered(answer, received.fds)?;
+            self.answered(answer, received)?;
         }
     }
 
-    fn answered(&self, answer: Answer, fds: Vec<OwnedFd>) -> Result<(), String> {
+    fn answered(&self, answer: Answer, received: Received) -> Result<(), String> {
         match answer {
-            Answer::Ready => {}
+            Answer::Ready { pidfds: true } => {}
+            Answer::Ready { pidfds: false } => self.without_pidfds(),
             Answer::Unfit { call, errno } => {
                 return Err(format!("it could not start: {call}: {}", Errno::from_raw(errno)));
             }
@@ -249,9 +269,13 @@ impl Client {
                     tell(waiting.answer, Err(SpawnError::Call { name, call, cause }));
                 }
             }
-            Answer::Spawned { number, pid } => self.spawned(number, pid, fds),
-            Answer::Exited { pid, code, signal, core_dumped } => {
-                let core = self.state().children.remove(&pid);
+            Answer::Spawned { number, pid } => self.spawned(number, pid, received),
+            Answer::Exited { number, code, signal, core_dumped } => {
+                let core = {
+                    let mut state = self.state();
+                    state.signals.retain(|(to, _)| *to != number);
+                    state.children.remove(&number)
+                };
                 if let Some(core) = core {
                     core.exited(match signal {
                         0 => Exit::Code(code),
@@ -263,29 +287,29 @@ impl Client {
         Ok(())
     }
 
-    fn spawned(&self, number: u64, pid: i32, fds: Vec<OwnedFd>) {
+    fn spawned(&self, number: u64, pid: i32, received: Received) {
         let waiting = self.take_waiting(number);
-        let Some(pidfd) = fds.into_iter().next().map(Pidfd::received) else {
-            // Our own table is full, and without a handle the child can't be answered for. No
-            // pidfd of it can be had either; the forkserver can kill it by its number.
-            if let Some(waiting) = waiting {
-                let (name, call) = (waiting.name, "recvmsg(SCM_RIGHTS)".to_owned());
-                let cause = io::Error::from(Errno::EMFILE);
-                tell(waiting.answer, Err(SpawnError::Call { name, call, cause }));
-            }
-            self.state().unwanted.push(pid);
-            return;
-        };
+        let pidfd = received.fds.into_iter().next().map(Pidfd::received);
         let Some(mut waiting) = waiting else {
             // Withdrawn or expired: nobody wants it.
-            let _dead = pidfd.send_signal(libc::SIGKILL);
+            if pidfd.is_none_or(|pidfd| pidfd.send_signal(libc::SIGKILL).is_err()) {
+                let _unsent = self.signal(number, libc::SIGKILL);
+            }
             return;
         };
         let birth = (!waiting.execs).then(|| waiting.birth.clone());
         let name = std::mem::take(&mut waiting.name);
-        let core = Core::process(name, pid.cast_unsigned(), pidfd, self.me.clone(), birth);
+        match &pidfd {
+            None if received.truncated => {
+                tracing::warn!(name, pid, "no room for a pidfd: signals go by the forkserver");
+            }
+            None => self.without_pidfds(),
+            Some(_) => {}
+        }
+        let who = (number, pid.cast_unsigned());
+        let core = Core::process(name, who, pidfd, self.me.clone(), birth);
         let mut state = self.state();
-        state.children.insert(pid, core.clone());
+        state.children.insert(number, core.clone());
         if waiting.execs {
             // From here on it is the child's time.
             waiting.since = Instant::now();
@@ -296,10 +320,41 @@ impl Client {
         finish(waiting, core);
     }
 
-    /// Asks the forkserver to kill a child of ours, for want of an fd.
-    pub(crate) fn kill(&self, pid: i32) {
-        self.state().unwanted.push(pid);
+    /// Asks the forkserver to signal a child of ours, which it knows by that number. `EINVAL`: there
+    /// is no such signal.
+    pub(crate) fn signal(&self, number: u64, signal: i32) -> Result<(), Errno> {
+        let signal = match u8::try_from(signal) {
+            // Whether it is there; it may be.
+            Ok(0) => return Ok(()),
+            Ok(signal) if signal <= wire::MAX_SIGNAL => signal,
+            Ok(_) | Err(_) => return Err(Errno::EINVAL),
+        };
+        let mut state = self.state();
+        if !state.signals.contains(&(number, signal)) {
+            state.signals.push_back((number, signal));
+        }
+        self.send_signals(&mut state);
+        drop(state);
+        // The thread sends what found no room.
         let _full = self.wake.write(1);
+        Ok(())
+    }
+
+    /// Asks the forkserver to stop every child, or to let all go on. Takes no lock.
+    pub(crate) fn hold(&self, stopped: bool) {
+        // Full or ended: a tree in such a state is not held.
+        let _unsent = scm_rights::send(self.socket.as_fd(), &wire::encode_hold(stopped), &[]);
+    }
+
+    fn send_signals(&self, state: &mut State) {
+        while let Some((number, signal)) = state.signals.front() {
+            let message = wire::encode_signal(*number, *signal);
+            match scm_rights::send(self.socket.as_fd(), &message, &[]) {
+                Ok(()) => drop(state.signals.pop_front()),
+                // Writable again, or ended: the thread will find out.
+                Err(_) => break,
+            }
+        }
     }
 
     fn take_waiting(&self, number: u64) -> Option<Waiting> {
@@ -312,14 +367,7 @@ impl Client {
     /// Writes what may be under way; gives back who can't be sent at all, and why.
     #[must_use]
     fn send_queued(&self, state: &mut State) -> Vec<(Waiting, Errno)> {
-        while let Some(pid) = state.unwanted.last() {
-            let sent = scm_rights::send(self.socket.as_fd(), &wire::encode_kill(*pid), &[]);
-            match sent {
-                Ok(()) => state.unwanted.truncate(state.unwanted.len() - 1),
-                // Writable again, or ended: the thread will find out.
-                Err(_) => break,
-            }
-        }
+        self.send_signals(state);
         let mut refused = Vec::new();
         while state.may_ask()
             && let Some(next) = state.queue.front_mut()
@@ -373,6 +421,7 @@ impl Client {
         let children = std::mem::take(&mut state.children);
         let executing = std::mem::take(&mut state.executing);
         state.queue.clear();
+        state.signals.clear();
         drop(state);
         // It sees the end of our connection also while its own is held in this struct.
         let _gone = nix::sys::socket::shutdown(
@@ -504,7 +553,8 @@ mod tests {
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).unwrap();
         let (lost, _) = watch::channel(None);
         let (state, me) = (Mutex::default(), Weak::new());
-        let client = Client { socket: ours, wake, state, lost, tree: None, me };
+        let pidfds = AtomicBool::new(true);
+        let client = Client { socket: ours, wake, pidfds, state, lost, tree: None, me };
         let (answer, mut answered) = oneshot::channel();
         let birth: OwnedFd = io::pipe().unwrap().0.into();
         let waiting = Waiting {
@@ -520,10 +570,10 @@ mod tests {
             tail: None,
         };
         client.request(waiting, Vec::new(), |_| vec![0; 16]);
-        let pid = 7;
+        let number = 0;
         let pidfd = Pidfd::open(std::process::id()).unwrap();
-        let exited = Answer::Exited { pid, code: 3, signal: 0, core_dumped: false };
-        let spawned = Answer::Spawned { number: 0, pid }.encode();
+        let exited = Answer::Exited { number, code: 3, signal: 0, core_dumped: false };
+        let spawned = Answer::Spawned { number, pid: 7 }.encode();
         scm_rights::send(theirs.as_fd(), &spawned, &[pidfd.as_fd()]).unwrap();
         scm_rights::send(theirs.as_fd(), &exited.encode(), &[]).unwrap();
         drop(theirs);

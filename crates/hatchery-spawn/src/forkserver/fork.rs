@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
+use super::pidfds::Pidfds;
 use super::wire::{Request, Run};
 use crate::image::{self, ActorMain, Birth, BirthKind};
 use crate::prelude::{self, Nest, Slots, Step};
@@ -17,13 +18,13 @@ use crate::sys::{env, exit, fds, waitid};
 /// A call that failed, by name.
 pub(crate) type CallFailed = (&'static str, Errno);
 
-/// Forks a child for a request. In the child this doesn't return.
+/// Forks a child for a request; room for its pidfd was reserved. In the child this doesn't return.
 pub(crate) fn fork(
     request: &Request,
     received: &[OwnedFd],
     nest: &Nest<'_>,
-    spare: &mut Option<OwnedFd>,
-) -> Result<(i32, Pidfd), CallFailed> {
+    pidfds: &mut Pidfds,
+) -> Result<(i32, Option<Pidfd>), CallFailed> {
     let numbers: Vec<RawFd> = received.iter().map(AsRawFd::as_raw_fd).collect();
     let child = match patiently()? {
         Forked::Child => child(request, &numbers, nest),
@@ -32,20 +33,16 @@ pub(crate) fn fork(
     // Both sides set the group, so that it is right whoever comes first; here it may be too late.
     let pid = nix::unistd::Pid::from_raw(child);
     let _too_late = nix::unistd::setpgid(pid, pid);
-    // A full table lets the fork succeed and this fail, with a child that exists: the spare
-    // makes room.
-    drop(spare.take());
-    let opened = Pidfd::open(child.cast_unsigned());
-    match opened {
+    // Somebody else may have taken the machine's last place since it was ours a moment ago.
+    match pidfds.open(child) {
         Ok(pidfd) => Ok((child, pidfd)),
-        Err(error) => {
+        Err(failed) => {
             process::kill_own_child(child, false, libc::SIGKILL);
             // It ends in microseconds; nobody else waits for it.
             while matches!(waitid::reap(child), Ok(None)) {
                 std::thread::yield_now();
             }
-            let errno = error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
-            Err(("pidfd_open", errno))
+            Err(failed)
         }
     }
 }

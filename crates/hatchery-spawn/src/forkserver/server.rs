@@ -20,6 +20,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::book::Book;
 use super::confined::Confined;
+use super::pidfds::Pidfds;
 use super::wire::Answer;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::{close_range, exit, fds, process, scm_rights};
@@ -53,15 +54,17 @@ struct Server {
     clients: BTreeMap<RawFd, Client>,
     epoll: Epoll,
     signals: SignalFd,
-    root: Pidfd,
+    /// The root's number, and its pidfd if there are any.
+    root: i32,
+    root_pidfd: Option<Pidfd>,
     root_socket: RawFd,
     shared: OwnedFd,
     /// The actors' end of the shared socket; each gets a copy of it.
     shared_actors: OwnedFd,
     image: OwnedFd,
-    /// Makes room for a pidfd when the table is full.
-    spare: Option<OwnedFd>,
-    null: OwnedFd,
+    pidfds: Pidfds,
+    /// The root wants all of them stopped, who is still to be born too.
+    held: bool,
     open_files: (u64, u64),
     pid: i32,
     tree: String,
@@ -109,6 +112,19 @@ impl Server {
         }
     }
 
+    fn signalled(&mut self) {
+        while let Ok(Some(info)) = self.signals.read_signal() {
+            match Signal::try_from(info.ssi_signo.cast_signed()) {
+                Ok(Signal::SIGTERM) => self.end(),
+                Ok(Signal::SIGCONT) => self.look_after_root(),
+                _child => {
+                    self.ended.push(info.ssi_pid.cast_signed());
+                    self.scan_at = Some(self.scan_not_before);
+                }
+            }
+        }
+    }
+
     fn timeout(&self) -> EpollTimeout {
         let next = [self.book.next_deadline(), self.sweep_at, self.scan_at];
         let next = next.into_iter().flatten().min();
@@ -118,16 +134,10 @@ impl Server {
     }
 
     fn ready(&mut self, fd: RawFd, flags: EpollFlags) {
-        if fd == self.root.as_fd().as_raw_fd() {
+        if self.root_pidfd.as_ref().is_some_and(|root| root.as_fd().as_raw_fd() == fd) {
             self.end();
         } else if fd == self.signals.as_raw_fd() {
-            while let Ok(Some(info)) = self.signals.read_signal() {
-                if info.ssi_signo == Signal::SIGTERM as u32 {
-                    self.end();
-                }
-                self.ended.push(info.ssi_pid.cast_signed());
-                self.scan_at = Some(self.scan_not_before);
-            }
+            self.signalled();
         } else if fd == self.shared.as_raw_fd() {
             self.adopt();
         } else {

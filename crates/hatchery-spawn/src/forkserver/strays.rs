@@ -8,10 +8,10 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::confine::cgroup;
+use crate::held::Held;
 use crate::identity::Identity;
 use crate::image::SERVER_MARKER;
 use crate::prelude::MARK;
-use crate::sys::pidfd::Pidfd;
 
 /// What tells this tree's processes from those of all others, also in other pid namespaces.
 pub(crate) fn new_tree() -> String {
@@ -72,13 +72,13 @@ pub(crate) fn sweep(tree: &str, bound: Duration) {
     }
 }
 
-fn all_of(tree: &str) -> Vec<Pidfd> {
+fn all_of(tree: &str) -> Vec<Held> {
     let Ok(all) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = all.flatten().filter_map(|file| file.file_name().to_str()?.parse::<u32>().ok());
     pids.filter_map(|pid| {
         // Held first, looked at second: should the number change hands, the signal goes nowhere.
         let environment = format!("/proc/{pid}/environ");
-        let process = is_of(&fs::read(&environment).ok()?, tree).then(|| Pidfd::open(pid))?.ok()?;
+        let process = is_of(&fs::read(&environment).ok()?, tree).then(|| Held::open(pid))?.ok()?;
         is_of(&fs::read(&environment).ok()?, tree).then_some(process)
     })
     .filter(|process| !process.is_dead())

@@ -56,20 +56,43 @@ const ELSEWHERE_BYTES: usize = 17;
 /// The longest request that is elsewhere, in bytes: more than the kernel takes in an exec.
 pub(crate) const MAX_ELSEWHERE: usize = 8 * 1024 * 1024;
 
-/// The only other message of a client: kill this child of mine, whose pidfd has found no room.
-pub(crate) fn encode_kill(pid: i32) -> [u8; 5] {
-    let mut out = [KILL; 5];
-    out[1..].copy_from_slice(&pid.to_le_bytes());
+/// Another message of a client: this signal to that child of mine, of which I hold no pidfd. By the
+/// number of its request: a process's own may be somebody else's when this is read (H18).
+pub(crate) fn encode_signal(number: u64, signal: u8) -> [u8; SIGNAL_BYTES] {
+    let mut out = [SIGNAL; SIGNAL_BYTES];
+    out[1] = signal;
+    out[2..].copy_from_slice(&number.to_le_bytes());
     out
 }
 
-/// Whom to kill; `None` for anything else. No request is that short.
-pub(crate) fn decode_kill(bytes: &[u8]) -> Option<i32> {
-    let (KILL, pid) = bytes.split_first().map(|(first, pid)| (*first, pid))? else { return None };
-    Some(i32::from_le_bytes(pid.try_into().ok()?))
+/// Which child to signal, and how; `None` for anything else. No request is that short.
+pub(crate) fn decode_signal(bytes: &[u8]) -> Option<(u64, u8)> {
+    let (SIGNAL, &[signal, ref number @ ..]) = (*bytes.first()?, bytes.get(1..)?) else {
+        return None;
+    };
+    let number = u64::from_le_bytes(number.try_into().ok()?);
+    (1..=MAX_SIGNAL).contains(&signal).then_some((number, signal))
 }
 
-const KILL: u8 = 0xff;
+const SIGNAL: u8 = 0xff;
+const SIGNAL_BYTES: usize = 10;
+/// The highest signal that there is.
+pub(crate) const MAX_SIGNAL: u8 = 64;
+
+/// The root's message: stop every child, or let all go on.
+pub(crate) fn encode_hold(stopped: bool) -> [u8; 2] {
+    [HOLD, u8::from(stopped)]
+}
+
+/// Whether to stop every child; `None` for anything else. No request is that short.
+pub(crate) fn decode_hold(bytes: &[u8]) -> Option<bool> {
+    match bytes {
+        [HOLD, stopped @ (0 | 1)] => Some(*stopped == 1),
+        [..] => None,
+    }
+}
+
+const HOLD: u8 = 0xfd;
 
 /// Changes the deadline of an encoded request.
 pub(crate) fn set_deadline(encoded: &mut [u8], deadline: u64) {
@@ -98,16 +121,16 @@ impl Default for Run {
 /// From the forkserver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// It is up, and is this process.
-    Ready,
+    /// It is up. Without pidfds the kernel, or a filter, lets it have none.
+    Ready { pidfds: bool },
     /// It can't be; the last message.
     Unfit { call: String, errno: i32 },
     /// No child came of this request.
     Failed { number: u64, call: String, errno: i32 },
-    /// The child lives; its pidfd comes beside this.
+    /// The child lives; its pidfd comes beside this, if there is one.
     Spawned { number: u64, pid: i32 },
     /// The child is reaped. Always after its `Spawned`.
-    Exited { pid: i32, code: i32, signal: i32, core_dumped: bool },
+    Exited { number: u64, code: i32, signal: i32, core_dumped: bool },
 }
 
 /// Bytes that are no message.
@@ -204,7 +227,10 @@ impl Answer {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Writer(Vec::with_capacity(32));
         match self {
-            Self::Ready => out.u8(0),
+            Self::Ready { pidfds } => {
+                out.u8(0);
+                out.u8(u8::from(*pidfds));
+            }
             Self::Unfit { call, errno } => {
                 out.tagged(1, call);
                 out.i32(*errno);
@@ -219,9 +245,9 @@ impl Answer {
                 out.u64(*number);
                 out.i32(*pid);
             }
-            Self::Exited { pid, code, signal, core_dumped } => {
+            Self::Exited { number, code, signal, core_dumped } => {
                 out.u8(4);
-                out.i32(*pid);
+                out.u64(*number);
                 out.i32(*code);
                 out.i32(*signal);
                 out.u8(u8::from(*core_dumped));
@@ -233,12 +259,12 @@ impl Answer {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut input = Reader(bytes);
         let answer = match input.u8()? {
-            0 => Self::Ready,
+            0 => Self::Ready { pidfds: input.u8()? != 0 },
             1 => Self::Unfit { call: input.text()?, errno: input.i32()? },
             2 => Self::Failed { call: input.text()?, number: input.u64()?, errno: input.i32()? },
             3 => Self::Spawned { number: input.u64()?, pid: input.i32()? },
             4 => Self::Exited {
-                pid: input.i32()?,
+                number: input.u64()?,
                 code: input.i32()?,
                 signal: input.i32()?,
                 core_dumped: input.u8()? != 0,
@@ -443,22 +469,22 @@ mod tests {
         set_deadline(&mut later, 99);
         assert_eq!(Request::decode(&later), Ok(Request { deadline: 99, ..request() }));
         for answer in [
-            Answer::Ready,
+            Answer::Ready { pidfds: false },
             Answer::Unfit { call: "prctl".into(), errno: 1 },
             Answer::Failed { number: 3, call: "fork".into(), errno: 11 },
             Answer::Spawned { number: 3, pid: 99 },
-            Answer::Exited { pid: 99, code: 0, signal: 9, core_dumped: true },
+            Answer::Exited { number: 99, code: 0, signal: 9, core_dumped: true },
         ] {
             assert_eq!(Answer::decode(&answer.encode()), Ok(answer));
         }
     }
 
     #[test]
-    fn what_is_elsewhere_is_no_request_and_no_kill() {
+    fn what_is_elsewhere_is_no_request_and_no_signal() {
         let mut elsewhere = encode_elsewhere(9);
         set_deadline(&mut elsewhere, 99);
         assert_eq!(decode_elsewhere(&elsewhere), Some((9, 99)));
-        assert_eq!(decode_kill(&elsewhere), None);
+        assert_eq!(decode_signal(&elsewhere), None);
         assert_eq!(Request::decode(&elsewhere), Err(Malformed));
         let shortest = Request::default().encode();
         assert!(shortest.len() > elsewhere.len());
@@ -466,11 +492,24 @@ mod tests {
     }
 
     #[test]
-    fn a_kill_is_no_request_and_no_request_is_a_kill() {
-        assert_eq!(decode_kill(&encode_kill(77)), Some(77));
-        assert_eq!(Request::decode(&encode_kill(77)), Err(Malformed));
+    fn a_signal_is_no_request_and_no_request_is_a_signal() {
+        let signal = encode_signal(77, 9);
+        assert_eq!(decode_signal(&signal), Some((77, 9)));
+        assert_eq!(Request::decode(&signal), Err(Malformed));
+        assert!([0, MAX_SIGNAL + 1].iter().all(|none| {
+            // Nothing that the kernel could take for "is it there".
+            decode_signal(&encode_signal(77, *none)).is_none()
+        }));
+        for stopped in [false, true] {
+            assert_eq!(decode_hold(&encode_hold(stopped)), Some(stopped));
+            assert_eq!(Request::decode(&encode_hold(stopped)), Err(Malformed));
+        }
         let whole = request().encode();
-        assert!((0..whole.len()).all(|length| decode_kill(&whole[..length]).is_none()));
+        let other = |length| {
+            let cut = &whole[..length];
+            decode_signal(cut).is_none() && decode_hold(cut).is_none()
+        };
+        assert!((0..whole.len()).all(other));
     }
 
     /// C15: a cut or changed message is refused, never a panic and never a huge allocation.

@@ -35,12 +35,7 @@ impl Pidfd {
     /// # Errors
     /// `ESRCH`: it has been reaped. `EPERM`: it belongs to somebody else.
     pub fn send_signal(&self, signal: i32) -> io::Result<()> {
-        let fd = self.fd.as_raw_fd();
-        // SAFETY: a null siginfo means what kill(2) would send; the fd is ours and open.
-        let sent = unsafe {
-            libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, std::ptr::null::<u8>(), 0)
-        };
-        Ok(Errno::result(sent).map(drop)?)
+        send_signal(self.fd.as_fd(), signal)
     }
 
     /// Whether the process has ended, reaped or not.
@@ -68,6 +63,16 @@ impl Pidfd {
     pub(crate) fn received(fd: OwnedFd) -> Self {
         Self { fd }
     }
+}
+
+/// Sends a signal to the process that an fd stands for: a pidfd, or its directory in `/proc`.
+pub(crate) fn send_signal(process: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    let fd = process.as_raw_fd();
+    // SAFETY: a null siginfo means what kill(2) would send; the fd is borrowed, so it is open.
+    let sent = unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, std::ptr::null::<u8>(), 0)
+    };
+    Ok(Errno::result(sent).map(drop)?)
 }
 
 /// `PID_FS_MAGIC` of linux/magic.h.

@@ -66,8 +66,9 @@ fn null_ended(texts: &[CString]) -> Vec<*const libc::c_char> {
 
 /// Signals a process that the caller is the parent of and has not reaped, or its group.
 ///
-/// Only the forkserver calls this, for its own children: as their sole reaper it knows that a
-/// number can't have changed hands (H18). `group` is by negative number, as in kill(2).
+/// The forkserver calls this for its own children: as their sole reaper it knows that a number
+/// can't have changed hands (H18). A root without pidfds calls it for its forkserver. `group` is by
+/// negative number, as in kill(2).
 pub(crate) fn kill_own_child(pid: i32, group: bool, signal: i32) {
     let target = if group { -pid } else { pid };
     // SAFETY: only numbers are passed; ESRCH means that there is nobody left to signal.

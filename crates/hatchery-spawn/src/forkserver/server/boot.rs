@@ -14,7 +14,9 @@ use super::clients::shared_pair;
 use super::{CallFailed, Server};
 use crate::forkserver::book::{Book, Owner};
 use crate::forkserver::confined::Confined;
+use crate::forkserver::pidfds::Pidfds;
 use crate::forkserver::wire::{Answer, MAX_BYTES};
+use crate::held::is_forbidden;
 use crate::image::Preload;
 use crate::prelude::MARK;
 use crate::sys::pidfd::Pidfd;
@@ -42,10 +44,15 @@ impl Server {
                 (name, error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
             }
         };
-        // If the root dies while we are stopped, this wakes us up; the pidfd below says that it
-        // was the root and not just the thread that started us (H11).
+        // If the root dies while we are stopped, this wakes us up; that it was the root and not just
+        // the thread that started us is told by the pidfd below, or by having another parent (H11).
         nix::sys::prctl::set_pdeathsig(Signal::SIGCONT).map_err(call("prctl(PR_SET_PDEATHSIG)"))?;
-        let root_pidfd = Pidfd::open(root.cast_unsigned()).map_err(io("pidfd_open"))?;
+        let root_pidfd = match Pidfd::open(root.cast_unsigned()) {
+            Ok(pidfd) => Some(pidfd),
+            // The end of its socket and that signal have to do.
+            Err(error) if is_forbidden(&error) => None,
+            Err(error) => return Err(io("pidfd_open")(error)),
+        };
         if nix::unistd::getppid().as_raw() != root {
             return Err(("getppid", Errno::ESRCH));
         }
@@ -64,6 +71,7 @@ impl Server {
         let mut wanted = SigSet::empty();
         wanted.add(Signal::SIGCHLD);
         wanted.add(Signal::SIGTERM);
+        wanted.add(Signal::SIGCONT);
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let signals = SignalFd::with_flags(&wanted, flags).map_err(call("signalfd"))?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(call("epoll_create1"))?;
@@ -71,30 +79,33 @@ impl Server {
         let open_files = getrlimit(Resource::RLIMIT_NOFILE).map_err(call("getrlimit"))?;
         setrlimit(Resource::RLIMIT_NOFILE, open_files.1, open_files.1)
             .map_err(call("setrlimit"))?;
-        for fd in [signals.as_fd(), root_pidfd.as_fd(), shared.as_fd()] {
+        let root_fd = root_pidfd.as_ref().map(AsFd::as_fd);
+        for fd in [signals.as_fd(), shared.as_fd()].into_iter().chain(root_fd) {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, fd.as_raw_fd().cast_unsigned().into());
             epoll.add(fd, event).map_err(call("epoll_ctl"))?;
         }
-        let spare = null.try_clone().map_err(io("dup"))?;
+        let pidfds = Pidfds::new(root_pidfd.is_some());
         title::set("hatchery:forkserver");
         let _shown = nix::sys::prctl::set_name(c"hatchery:server");
         for slot in 0..3 {
             fds::place(null.as_raw_fd(), slot, false).map_err(call("dup3"))?;
         }
-        scm_rights::send(client.as_fd(), &Answer::Ready.encode(), &[]).map_err(call("sendmsg"))?;
+        let ready = Answer::Ready { pidfds: pidfds.are_available() };
+        scm_rights::send(client.as_fd(), &ready.encode(), &[]).map_err(call("sendmsg"))?;
         Ok(Self {
             book: Book::default(),
             confined: Confined::default(),
             clients: BTreeMap::new(),
             epoll,
             signals,
-            root: root_pidfd,
+            root,
+            root_pidfd,
             root_socket: client.as_raw_fd(),
             shared,
             shared_actors,
             image,
-            spare: Some(spare),
-            null,
+            pidfds,
+            held: false,
             open_files,
             pid: nix::unistd::getpid().as_raw(),
             tree: tree.to_owned(),

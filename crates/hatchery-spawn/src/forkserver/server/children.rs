@@ -35,12 +35,15 @@ impl Server {
         if self.book.count_children(owner) >= self.quota {
             return self.answer(fd, &failed(("the quota of children", Errno::EAGAIN)), None);
         }
+        if let Err(error) = self.pidfds.reserve() {
+            return self.answer(fd, &failed(error), None);
+        }
         let mark = self.next_mark;
         self.next_mark += 1;
         let text = format!("{}.{mark}", self.tree);
         let above = match owner {
             Owner::Actor(pid) => Some(pid),
-            Owner::Root => None,
+            Owner::Root | Owner::Nobody => None,
         };
         let cgroup = cgroup::name(&self.tree, mark);
         let bound = match self.confined.bind(above, &mut request, &cgroup) {
@@ -55,12 +58,15 @@ impl Server {
             mark: &text,
             cgroup: bound.cgroup.as_deref(),
         };
-        let born = fork::fork(&request, received, &nest, &mut self.spare);
+        let born = fork::fork(&request, received, &nest, &mut self.pidfds);
         match born {
             Ok((pid, pidfd)) => {
                 self.confined.born(pid, bound);
-                self.book.born(pid, owner, mark);
-                self.answer(fd, &Answer::Spawned { number, pid }, Some(pidfd));
+                self.book.born(pid, owner, number, mark);
+                if self.held {
+                    process::kill_own_child(pid, false, libc::SIGSTOP);
+                }
+                self.answer(fd, &Answer::Spawned { number, pid }, pidfd);
                 if !self.clients.contains_key(&fd) {
                     process::kill_own_child(pid, false, libc::SIGKILL);
                 }
@@ -70,10 +76,8 @@ impl Server {
                 self.answer(fd, &failed(error), None);
             }
         }
-        // After the pidfd was sent and closed its number is free again.
-        if self.spare.is_none() {
-            self.spare = self.null.try_clone().ok();
-        }
+        // After the pidfd was sent and closed its place is free again; else the next one asks.
+        let _later = self.pidfds.reserve();
     }
 
     /// Reaps who has ended. By number where a signal told it; a look at all children takes time by
@@ -130,7 +134,7 @@ impl Server {
         // Also after a stray's death: what it had started is our child now.
         self.sweep_at.get_or_insert(now() + SWEEP_DELAY);
         self.confined.died(pid);
-        let Some(owner) = self.book.died(pid, now(), self.grace) else { return };
+        let Some((owner, number)) = self.book.died(pid, now(), self.grace) else { return };
         let own: Vec<RawFd> = self.sockets_of(Owner::Actor(pid));
         for fd in own {
             self.clients.remove(&fd);
@@ -141,7 +145,7 @@ impl Server {
             Exit::Panicked(_) => (0, 0, false),
         };
         for fd in self.sockets_of(owner) {
-            self.answer(fd, &Answer::Exited { pid, code, signal, core_dumped }, None);
+            self.answer(fd, &Answer::Exited { number, code, signal, core_dumped }, None);
         }
     }
 

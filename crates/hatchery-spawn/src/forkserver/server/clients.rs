@@ -111,14 +111,18 @@ impl Server {
             if received.length > MAX_BYTES {
                 return self.leave(fd, Leaving::Broken);
             }
-            if let Some(pid) = wire::decode_kill(&self.buffer[..received.length]) {
-                // Its own child, or it has none of that number any more.
-                if self.book.is_child_of(pid, owner) {
-                    process::kill_own_child(pid, false, libc::SIGKILL);
+            let message = &self.buffer[..received.length];
+            if let Some((number, signal)) = wire::decode_signal(message) {
+                // Its own child that nobody has reaped, or it has none of that number any more.
+                if let Some(pid) = self.book.child_of(owner, number) {
+                    process::kill_own_child(pid, false, signal.into());
                 }
                 continue;
             }
-            let message = &self.buffer[..received.length];
+            if let (Some(stopped), Owner::Root) = (wire::decode_hold(message), owner) {
+                self.hold(stopped);
+                continue;
+            }
             let Some(request) = parse(message, &mut received.fds, received.truncated) else {
                 return self.leave(fd, Leaving::Broken);
             };

@@ -8,6 +8,22 @@ use super::{Server, now};
 use crate::sys::{exit, process, waitid};
 
 impl Server {
+    /// Whoever was our parent's thread has ended; if it was all of the root, we have another parent.
+    pub(super) fn look_after_root(&mut self) {
+        if nix::unistd::getppid().as_raw() != self.root {
+            self.end();
+        }
+    }
+
+    /// Stops every child, or lets all go on, at the word of a root that has no pidfds to do so.
+    pub(super) fn hold(&mut self, stopped: bool) {
+        self.held = stopped;
+        let signal = if stopped { libc::SIGSTOP } else { libc::SIGCONT };
+        for pid in self.book.all() {
+            process::kill_own_child(pid, false, signal);
+        }
+    }
+
     /// The root is gone, or wants the tree gone: everything goes, and so does this.
     pub(super) fn end(&mut self) -> ! {
         let until = now() + END_BOUND;
