@@ -15,7 +15,9 @@ use crate::sys::sigaction::{self, Before};
 /// Signals taken over from whoever handled them; given back when this is dropped.
 ///
 /// A signal is a bit that its handler sets, so none is lost when the wake-up can't be written; a
-/// second one of the same number before the first was received counts as one.
+/// second one of the same number before the first was received counts as one. One that was sent
+/// before the drop and that no thread has taken yet is its next owner's, and ends the process if
+/// that is nobody.
 #[derive(Debug)]
 pub struct SignalSource {
     wake: Arc<EventFd>,
