@@ -67,7 +67,7 @@ fn frames(input: &[u8]) -> u64 {
 /// The same frame where something has come beside its socket: a file's bytes, and one that is lost.
 fn beside(bytes: &Bytes) -> u64 {
     let lane = Arc::new(Lane::default());
-    lane.push([Part::Bytes(vec![7; FILE].into()), Part::Lost("no fd".into())]);
+    lane.push([Part::Bytes(vec![7; FILE].into()), Part::Lost { why: "no fd".into(), length: 0 }]);
     match Frame::new(bytes.clone(), Some(&lane)) {
         Err(error) => shape::of_error(&error),
         Ok(Frame::Item { value, .. }) => {
@@ -75,9 +75,11 @@ fn beside(bytes: &Bytes) -> u64 {
             let blobs = value.decode::<Vec<Blob>>();
             blobs.map_or_else(|error| shape::of_error(&error), |blobs| blobs.len() as u64)
         }
+        Ok(Frame::Part(bytes)) => u64::from(bytes.is_empty()),
+        Ok(Frame::File) => 5,
         Ok(Frame::Message(bytes)) => {
             let message = frame::decode_message::<ToChild>(&bytes, Some(&lane));
-            message.map_or_else(|error| shape::of_error(&error), |_| lane.waiting_parts() as u64)
+            message.map_or_else(|error| shape::of_error(&error), |_| lane.waiting_bytes() as u64)
         }
     }
 }
@@ -86,6 +88,8 @@ fn kind_of(frame: &Frame) -> u64 {
     match frame {
         Frame::Message(bytes) => message(bytes),
         Frame::Item { .. } => 2,
+        Frame::Part(_) => 3,
+        Frame::File => 4,
     }
 }
 
@@ -209,14 +213,17 @@ fn frame_seeds() -> Vec<Vec<u8>> {
     for message in to_parent() {
         frame::encode(&message, LIMIT, &mut stream).expect("a seed");
     }
-    frame::encode_item(CallId::new(7), &"item", Way::ACROSS, LIMIT, &mut stream).expect("a seed");
-    // A file's bytes beside, a lost file, and bytes that follow.
-    let blobs: Vec<Blob> = [FILE, FILE + 1, FILE].map(|length| vec![7; length].into()).into();
-    let way = Way::Across { files_from: FILE + 1 };
-    for way in [way, Way::Inside] {
-        let item = frame::encode_item(CallId::new(7), &blobs, way, LIMIT, &mut stream);
+    frame::encode_item(CallId::new(7), &"item", Way::Across, Ok, LIMIT, &mut stream)
+        .expect("a seed");
+    // Beside, and after it; and parts in frames of their own.
+    let blobs: Vec<Blob> = [FILE, FILE + 1].map(|length| vec![7; length].into()).into();
+    for way in [Way::Across, Way::Inside] {
+        let item = frame::encode_item(CallId::new(7), &blobs, way, Ok, LIMIT, &mut stream);
         item.expect("a seed").parts.follow.iter().for_each(|part| stream.put_slice(part));
     }
+    stream.put_slice(&frame::part_head(3));
+    stream.put_slice(b"abc");
+    stream.put_slice(&frame::file_frame());
     let one = [&[1][..], &stream[..]].concat();
     let all = [&[255][..], &stream[..]].concat();
     vec![one, all, vec![3, 0, 0, 0, 1, 0xc0], vec![1, 0xff, 0xff, 0xff, 0xff]]

@@ -110,14 +110,14 @@ fn encode_items(rounds: u32) -> Outcome {
     for _ in 0..rounds {
         buffer.clear();
         let block = black_box(Block([7; 64]));
-        frame::encode_item(CallId::new(7), &block, Way::ACROSS, LIMIT, &mut buffer)?;
+        frame::encode_item(CallId::new(7), &block, Way::Across, Ok, LIMIT, &mut buffer)?;
     }
     Ok(())
 }
 
 fn decode_items(rounds: u32) -> Outcome {
     let mut encoded = BytesMut::new();
-    frame::encode_item(CallId::new(7), &Block([7; 64]), Way::ACROSS, LIMIT, &mut encoded)?;
+    frame::encode_item(CallId::new(7), &Block([7; 64]), Way::Across, Ok, LIMIT, &mut encoded)?;
     let mut decoder = Decoder::new(LIMIT);
     for _ in 0..rounds {
         decoder.buffer_mut().extend_from_slice(&encoded);

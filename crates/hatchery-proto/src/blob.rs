@@ -15,7 +15,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use serde::de::{Error, SeqAccess, Unexpected, Visitor};
+use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::part::{Part, Sealed};
@@ -26,8 +26,8 @@ use crate::shared::{self, MARK};
 /// actor and a thread of its process nobody does: both have the same memory. The same holds between
 /// processes for a blob that was written into shared memory to begin with (`hatchery::BlobBuffer`).
 ///
-/// A blob that was received shares the memory it came in, of which up to 256 KiB live as long as
-/// it: `Vec::from` copies out what is to be kept for long.
+/// A blob that was received shares the memory it came in, of which up to as much again lives as long
+/// as it: `Vec::from` copies out what is to be kept for long.
 #[derive(Clone, Default)]
 pub struct Blob {
     bytes: Bytes,
@@ -124,8 +124,8 @@ impl From<Blob> for Vec<u8> {
 thread_local! {
     /// What is being serialized, and could lie beside.
     static OFFERED: RefCell<Option<Part>> = const { RefCell::new(None) };
-    /// What lies beside the value that is being decoded.
-    static BESIDE: RefCell<Vec<Part>> = const { RefCell::new(Vec::new()) };
+    /// What lies beside the value that is being decoded, and how often each was decoded.
+    static BESIDE: RefCell<Vec<(Part, u8)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Serializes something that a writer may take a share of.
@@ -149,13 +149,13 @@ fn take_offered(slice: &[u8]) -> Option<Part> {
     let stands = match &offered {
         Part::Bytes(bytes) | Part::File(Sealed { bytes, .. }) => bytes,
         Part::Value(_) => &MARK[..],
-        Part::Lost(_) => return None,
+        Part::Lost { .. } => return None,
     };
     std::ptr::eq(stands, slice).then_some(offered)
 }
 
 /// Appends a value as MessagePack, with a number in the place of each large part; gives back the
-/// parts.
+/// parts. The number is of a type of its own, so that nothing else can be taken for it.
 pub(crate) fn write(
     value: &impl Serialize,
     buffer: &mut BytesMut,
@@ -187,7 +187,8 @@ impl Numbering<'_> {
             return None;
         }
         self.buffer.truncate(before);
-        self.buffer.put_u8(UINT_32);
+        self.buffer.put_u8(FIXED_EXT_4);
+        self.buffer.put_i8(BESIDE_EXT);
         self.buffer.put_u32(number);
         if matches!(part, Part::Value(_)) {
             shared::taken();
@@ -213,17 +214,46 @@ impl io::Write for Numbering<'_> {
 /// Decodes what was written so.
 pub(crate) fn beside<T>(parts: &[Part], decode: impl FnOnce() -> T) -> T {
     /// Puts back what was there before, also when a user's code panics.
-    struct Before(Vec<Part>);
+    struct Before(Vec<(Part, u8)>);
     impl Drop for Before {
         fn drop(&mut self) {
             BESIDE.set(std::mem::take(&mut self.0));
         }
     }
-    if parts.is_empty() {
+    if parts.is_empty() && BESIDE.with_borrow(Vec::is_empty) {
         return decode();
     }
-    let _before = Before(BESIDE.replace(parts.to_vec()));
+    let parts = parts.iter().map(|part| (part.clone(), 0)).collect();
+    let _before = Before(BESIDE.replace(parts));
     decode()
+}
+
+fn is_anything_beside() -> bool {
+    !BESIDE.with_borrow(Vec::is_empty)
+}
+
+fn numbered(number: u32) -> Option<Part> {
+    let number = usize::try_from(number).ok()?;
+    BESIDE.with_borrow(|all| all.get(number).map(|(part, _)| part.clone()))
+}
+
+/// Whether a part may be decoded once more. A hostile message can name it a million times, as two
+/// types in turn.
+pub(crate) fn may_be_decoded(number: u32) -> bool {
+    entry(number, |(_, times)| {
+        *times = times.saturating_add(1);
+        *times <= MAX_DECODED
+    })
+    .unwrap_or(false)
+}
+
+/// What was decoded from a part takes its place, so that who names it again shares it.
+pub(crate) fn decoded(number: u32, value: Part) {
+    entry(number, |(part, _)| *part = value);
+}
+
+fn entry<T>(number: u32, act: impl FnOnce(&mut (Part, u8)) -> T) -> Option<T> {
+    BESIDE.with_borrow_mut(|all| all.get_mut(usize::try_from(number).ok()?).map(act))
 }
 
 impl Serialize for Blob {
@@ -237,31 +267,34 @@ impl Serialize for Blob {
 
 impl<'de> Deserialize<'de> for Blob {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match deserializer.deserialize_byte_buf(BytesOrNumber)? {
+        match Found::deserialize(deserializer)? {
             Found::Copied(bytes) => Ok(bytes.into()),
-            Found::Beside(Part::Bytes(bytes)) => Ok(bytes.into()),
-            Found::Beside(Part::File(sealed)) => Ok(sealed.into()),
-            Found::Beside(Part::Value(_)) => Err(D::Error::custom("a value in the place of bytes")),
-            Found::Beside(Part::Lost(why)) => Err(D::Error::custom(why)),
+            Found::Beside(_, Part::Bytes(bytes)) => Ok(bytes.into()),
+            Found::Beside(_, Part::File(sealed)) => Ok(sealed.into()),
+            Found::Beside(_, Part::Value(_)) => {
+                Err(D::Error::custom("a value in the place of bytes"))
+            }
+            Found::Beside(_, Part::Lost { why, .. }) => Err(D::Error::custom(why)),
         }
     }
 }
 
-/// What lies beside in the place of a mark; `None`: it was the mark itself.
-pub(crate) struct Beside(pub(crate) Option<Part>);
-
-impl<'de> Deserialize<'de> for Beside {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match deserializer.deserialize_byte_buf(BytesOrNumber)? {
-            Found::Copied(_) => Ok(Self(None)),
-            Found::Beside(part) => Ok(Self(Some(part))),
-        }
-    }
-}
-
-enum Found {
+/// Bytes, or what lies beside in their place, with its number.
+pub(crate) enum Found {
     Copied(Vec<u8>),
-    Beside(Part),
+    Beside(u32, Part),
+}
+
+impl<'de> Deserialize<'de> for Found {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // Where serde keeps a value to try several types on it, it only gives a number back to who
+        // takes anything; and formats that know no "anything" have no numbers.
+        if is_anything_beside() {
+            deserializer.deserialize_any(BytesOrNumber)
+        } else {
+            deserializer.deserialize_byte_buf(BytesOrNumber)
+        }
+    }
 }
 
 struct BytesOrNumber;
@@ -281,9 +314,11 @@ impl<'de> Visitor<'de> for BytesOrNumber {
         Ok(Found::Copied(bytes))
     }
 
-    fn visit_u64<E: Error>(self, number: u64) -> Result<Found, E> {
-        let part = BESIDE.with_borrow(|all| all.get(usize::try_from(number).ok()?).cloned());
-        part.map(Found::Beside).ok_or_else(|| E::invalid_type(Unexpected::Unsigned(number), &self))
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, ours: D) -> Result<Found, D::Error> {
+        let (kind, number) = <(i8, Number)>::deserialize(ours)?;
+        let part = (kind == BESIDE_EXT).then(|| numbered(number.0)).flatten();
+        let part = part.ok_or_else(|| D::Error::custom("a blob that is not there"))?;
+        Ok(Found::Beside(number.0, part))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut bytes: A) -> Result<Found, A::Error> {
@@ -295,10 +330,38 @@ impl<'de> Visitor<'de> for BytesOrNumber {
     }
 }
 
+/// Four bytes.
+struct Number(u32);
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_bytes(FourBytes)
+    }
+}
+
+struct FourBytes;
+
+impl Visitor<'_> for FourBytes {
+    type Value = Number;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the number of a blob")
+    }
+
+    fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Number, E> {
+        let bytes = bytes.try_into().map_err(|_| E::invalid_length(bytes.len(), &self))?;
+        Ok(Number(u32::from_be_bytes(bytes)))
+    }
+}
+
 /// A copy of less costs less than sharing.
 pub(crate) const LARGE: usize = 16 * 1024;
-/// MessagePack's markers of bytes with a length of one, two and four bytes, and of a number of four.
+/// MessagePack's markers of bytes with a length of one, two and four bytes.
 const BIN_8: u8 = 0xC4;
 const BIN_16: u8 = 0xC5;
 const BIN_32: u8 = 0xC6;
-const UINT_32: u8 = 0xCE;
+/// A type of ours, with four bytes.
+const FIXED_EXT_4: u8 = 0xD6;
+const BESIDE_EXT: i8 = 0x68;
+/// A part that is wanted as more types than this is no honest one.
+const MAX_DECODED: u8 = 16;

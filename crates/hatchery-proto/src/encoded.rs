@@ -54,7 +54,7 @@ impl Encoded {
     /// How long it is, all its parts included.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.bytes.len() + self.beside().iter().filter_map(Part::length).sum::<usize>()
+        self.bytes.len() + self.beside().iter().map(Part::length).sum::<usize>()
     }
 
     /// Whether there is nothing.
@@ -66,10 +66,39 @@ impl Encoded {
     /// The same, which keeps no large buffer for a part of less than `small` bytes.
     #[must_use]
     pub fn detached(mut self, small: usize) -> Self {
-        if self.bytes.len() < small {
-            self.bytes = Bytes::copy_from_slice(&self.bytes);
+        let copy = |bytes: &mut Bytes| {
+            if bytes.len() < small {
+                *bytes = Bytes::copy_from_slice(bytes);
+            }
+        };
+        copy(&mut self.bytes);
+        for part in self.beside.iter_mut().flat_map(|parts| parts.iter_mut()) {
+            if let Part::Bytes(bytes) = part {
+                copy(bytes);
+            }
         }
         self
+    }
+
+    /// Whether parts of it lie beside.
+    #[must_use]
+    pub fn has_parts(&self) -> bool {
+        self.beside.is_some()
+    }
+
+    /// The same, with `settle` applied to each part; see [`Part::settled`].
+    ///
+    /// # Errors
+    /// [`FrameError::Encode`]: what `settle` says.
+    pub fn settled(
+        mut self,
+        mut settle: impl FnMut(Part) -> Result<Part, String>,
+    ) -> Result<Self, FrameError> {
+        if let Some(parts) = self.beside.take() {
+            let parts: Result<Vec<_>, _> = parts.into_iter().map(&mut settle).collect();
+            self.beside = Some(Box::new(parts.map_err(FrameError::Encode)?));
+        }
+        Ok(self)
     }
 
     /// Decodes the value; large blobs in it share this memory.
@@ -97,8 +126,8 @@ thread_local! {
     static COMING: RefCell<Option<Source>> = const { RefCell::new(None) };
 }
 
-/// Encodes a message whose values may lie in part beside it; gives back those parts. Of a user's
-/// code nothing runs in between but the encoding of shared values: the others are encoded already.
+/// Encodes a message whose values may lie in part beside it; gives back those parts. If they are
+/// settled, nothing of a user's runs in between: values are encoded already.
 pub(crate) fn leaving<T>(way: Way, encode: impl FnOnce() -> T) -> (T, Parts) {
     /// Puts back what was there before, also when a user's code panics.
     struct Before(Option<(Way, Parts)>);
@@ -171,6 +200,9 @@ impl<'de> Visitor<'de> for OneOrTwo {
         let half = || A::Error::custom("half of an encoded value");
         let bytes: Bytes = both.next_element()?.ok_or_else(half)?;
         let extents: Vec<Extent> = both.next_element()?.ok_or_else(half)?;
+        if !Extent::can_be(&extents, bytes.len()) {
+            return Err(A::Error::custom("parts that the value doesn't have"));
+        }
         let source = COMING.with_borrow(Clone::clone);
         let taken = source.and_then(|source| source.take(&extents));
         let (parts, _) = taken.ok_or_else(|| A::Error::custom("a value without its parts"))?;

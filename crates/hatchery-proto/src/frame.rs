@@ -157,6 +157,10 @@ pub enum Frame {
         /// The encoded value.
         value: Encoded,
     },
+    /// A part of the next message, which was to come as a file and could not.
+    Part(Bytes),
+    /// A part of the next message has come as a file, with this frame's first byte.
+    File,
 }
 
 impl Frame {
@@ -174,6 +178,14 @@ impl Frame {
         }
         frame.advance(1);
         let number = frame.get_u64();
+        match (number, frame.is_empty()) {
+            (PART, false) => return Ok(Self::Part(frame)),
+            (FILE, true) => return Ok(Self::File),
+            (PART | FILE, _) => {
+                return Err(FrameError::Decode("a part of a message without it".to_owned()));
+            }
+            (_, _) => {}
+        }
         let call = CallId::new(number & !APART);
         let value = if number & APART == 0 { frame.into() } else { together(frame, lane)? };
         Ok(Self::Item { call, value })
@@ -191,7 +203,30 @@ fn together(mut frame: Bytes, lane: Option<&Arc<Lane>>) -> Result<Encoded, Frame
     let extents: Vec<_> = (0..count).map(|_| Extent::of_wire(frame.get_u64())).collect();
     let (parts, inside) = Source::of(&frame, lane).take(&extents).ok_or_else(cut)?;
     frame.truncate(frame.len() - inside);
+    if !Extent::can_be(&extents, frame.len()) {
+        return Err(cut());
+    }
     Ok(Encoded::with(frame, parts))
+}
+
+/// The frame that a file goes with, whose message is the next one.
+#[must_use]
+pub fn file_frame() -> Bytes {
+    beside_frame(FILE, 0)
+}
+
+/// The head of a frame of `length` more bytes, which are that part of the next message.
+#[must_use]
+pub fn part_head(length: usize) -> Bytes {
+    beside_frame(PART, length)
+}
+
+fn beside_frame(number: u64, length: usize) -> Bytes {
+    let mut frame = BytesMut::with_capacity(HEAD + ITEM_HEAD);
+    frame.put_u32(u32::try_from(ITEM_HEAD + length).unwrap_or(u32::MAX));
+    frame.put_u8(ITEM);
+    frame.put_u64(number);
+    frame.freeze()
 }
 
 /// A stream's message whose frame was appended.
@@ -203,8 +238,8 @@ pub struct Item {
     pub parts: Parts,
 }
 
-/// Appends the frame of a stream's message, but for its large parts. On an error the buffer is as it
-/// was.
+/// Appends the frame of a stream's message, but for its large parts, to each of which `settle` is
+/// applied first. On an error the buffer is as it was.
 ///
 /// # Errors
 /// [`FrameError::Encode`] or [`FrameError::TooLarge`].
@@ -212,6 +247,7 @@ pub fn encode_item(
     call: CallId,
     value: &impl Serialize,
     way: Way,
+    settle: impl FnMut(Part) -> Result<Part, String>,
     limit: usize,
     buffer: &mut BytesMut,
 ) -> Result<Item, FrameError> {
@@ -222,7 +258,7 @@ pub fn encode_item(
     let (encoded, found) = blob::write(value, buffer);
     let length = buffer.len() - start - HEAD - ITEM_HEAD;
     if !found.is_empty() {
-        return encode_parts(start, encoded, found, way, limit, buffer);
+        return encode_parts(start, encoded, found.into_iter().map(settle), way, limit, buffer);
     }
     seal(start, encoded, 0, limit, buffer)?;
     Ok(Item { length, parts: Parts::default() })
@@ -233,14 +269,14 @@ pub fn encode_item(
 fn encode_parts(
     start: usize,
     encoded: Result<(), rmp_serde::encode::Error>,
-    found: Vec<Part>,
+    found: impl Iterator<Item = Result<Part, String>>,
     way: Way,
     limit: usize,
     buffer: &mut BytesMut,
 ) -> Result<Item, FrameError> {
     let mut length = buffer.len() - start - HEAD - ITEM_HEAD;
     let mut parts = Parts::default();
-    let extents: Result<Vec<_>, _> = found.into_iter().map(|part| parts.add(part, way)).collect();
+    let extents: Result<Vec<_>, _> = found.map(|part| parts.add(part?, way)).collect();
     let extents = extents.map_err(rmp_serde::encode::Error::custom);
     let announced = encoded.and(extents).map(|extents| {
         announce(start, &extents, buffer);
@@ -270,7 +306,7 @@ fn seal_apart(
     limit: usize,
     buffer: &mut BytesMut,
 ) -> Result<(), FrameError> {
-    let beside: usize = parts.beside.iter().filter_map(Part::length).sum();
+    let beside: usize = parts.beside.iter().map(Part::length).sum();
     let follow: usize = parts.follow.iter().map(Bytes::len).sum();
     let length = seal(start, encoded, beside + follow, limit, buffer)?;
     write_length(start, length - beside, buffer);
@@ -329,6 +365,9 @@ pub fn decode_message<T: DeserializeOwned>(
 
 /// In the number of a context: parts lie beside the message.
 const APART: u64 = 1 << 63;
+/// In the place of a context's number, which is never that large: what belongs to the next message.
+const PART: u64 = 1 << 62;
+const FILE: u64 = PART | 1;
 const HEAD: usize = 4;
 /// The byte that MessagePack never uses.
 const ITEM: u8 = 0xC1;

@@ -23,10 +23,10 @@ impl Lane {
         self.waiting().pop_front()
     }
 
-    /// How many wait.
+    /// How many bytes wait.
     #[must_use]
-    pub fn waiting_parts(&self) -> usize {
-        self.waiting().len()
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting().iter().map(Part::length).sum()
     }
 
     fn waiting(&self) -> MutexGuard<'_, VecDeque<Part>> {
@@ -57,10 +57,12 @@ impl Source {
         let mut rest = self.frame.slice(self.frame.len().checked_sub(length)?..);
         let mut next = |extent: &Extent| match (&self.lane, extent.beside) {
             (_, false) => Some(Part::Bytes(rest.split_to(extent.length))),
-            (Some(lane), true) => {
-                let part = lane.pop()?;
-                part.length().is_none_or(|length| length == extent.length).then_some(part)
-            }
+            (Some(lane), true) => match lane.pop()? {
+                Part::Lost { why, .. } => Some(Part::Lost { why, length: extent.length }),
+                part @ (Part::Bytes(_) | Part::File(_) | Part::Value(_)) => {
+                    (part.length() == extent.length).then_some(part)
+                }
+            },
             (None, true) => None,
         };
         let parts: Option<Vec<_>> = extents.iter().map(&mut next).collect();

@@ -51,7 +51,7 @@ pub use handshake::HandshakeError;
 pub use id::{ActorId, ActorName, ActorPath, BadName, CallId};
 pub use lane::Lane;
 pub use message::{Ended, Hello, PROTOCOL_VERSION, Ready, Reason, ToChild, ToParent, Why};
-pub use part::{Handed, MAX_FILES, Part, Parts, Sealed, Way};
+pub use part::{Handed, Part, Parts, Sealed, Way};
 pub use report::{ActorReport, Forced, Report, Step, StepTaken};
 pub use shared::Shared;
 pub use time::Time;

@@ -16,8 +16,13 @@ pub enum Part {
     File(Sealed),
     /// A value that a thread of this process takes as it is.
     Value(Arc<dyn Handed>),
-    /// It has come, and this process could not take it: why.
-    Lost(Arc<str>),
+    /// It has come, and this process could not take it.
+    Lost {
+        /// Why not.
+        why: Arc<str>,
+        /// How many bytes it counts for all the same.
+        length: usize,
+    },
 }
 
 /// Bytes that nobody can change any more, and the file that they are the whole of.
@@ -46,12 +51,26 @@ pub trait Handed: Any + Send + Sync {
 }
 
 impl Part {
-    /// How many bytes it counts for; `None`: it is not known, for it is lost.
-    pub(crate) fn length(&self) -> Option<usize> {
+    /// How many bytes it counts for.
+    #[must_use]
+    pub fn length(&self) -> usize {
         match self {
-            Self::Bytes(bytes) | Self::File(Sealed { bytes, .. }) => Some(bytes.len()),
-            Self::Value(value) => value.length().ok(),
-            Self::Lost(_) => None,
+            Self::Bytes(bytes) | Self::File(Sealed { bytes, .. }) => bytes.len(),
+            Self::Value(value) => value.length().unwrap_or_default(),
+            Self::Lost { length, .. } => *length,
+        }
+    }
+
+    /// Has a value's own code run, so that none of it does when its message is written: whether it
+    /// has an encoded form is known then, and for another process it is there.
+    ///
+    /// # Errors
+    /// It has none: why.
+    pub fn settled(self, way: Way) -> Result<Self, String> {
+        match (&self, way) {
+            (Self::Value(value), Way::Inside) => value.length().map(|_| self),
+            (Self::Value(value), Way::Across) => value.encode().map(Self::Bytes),
+            (Self::Bytes(_) | Self::File(_) | Self::Lost { .. }, _) => Ok(self),
         }
     }
 }
@@ -62,7 +81,7 @@ impl fmt::Debug for Part {
             Self::Bytes(bytes) => write!(f, "{} bytes", bytes.len()),
             Self::File(sealed) => write!(f, "{} bytes in a file", sealed.bytes.len()),
             Self::Value(_) => f.write_str("a value"),
-            Self::Lost(why) => write!(f, "lost: {why}"),
+            Self::Lost { why, .. } => write!(f, "lost: {why}"),
         }
     }
 }
@@ -71,7 +90,7 @@ impl PartialEq for Part {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Value(one), Self::Value(other)) => Arc::ptr_eq(one, other),
-            (Self::Lost(one), Self::Lost(other)) => one == other,
+            (Self::Lost { why: one, .. }, Self::Lost { why: other, .. }) => one == other,
             (
                 Self::Bytes(one) | Self::File(Sealed { bytes: one, .. }),
                 Self::Bytes(other) | Self::File(Sealed { bytes: other, .. }),
@@ -89,22 +108,13 @@ pub enum Way {
     /// In this process: everything is handed over as it is, in a [`Lane`](crate::Lane).
     Inside,
     /// In another one: sealed files are passed on, the rest follows its message in its frame.
-    Across {
-        /// Bytes from this length on are to be put into such a file as well.
-        files_from: usize,
-    },
-}
-
-impl Way {
-    /// To another process, and nothing is put into a file for it.
-    pub const ACROSS: Self = Self::Across { files_from: usize::MAX };
+    Across,
 }
 
 /// The large parts of a message, sorted by the way they go.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Parts {
-    /// To be handed over before the frame is out. To another process as files, in this order; what
-    /// is [`Part::Bytes`] must be put into one first.
+    /// To be handed over before the frame is out, in this order; to another process as files.
     pub beside: Vec<Part>,
     /// To be written after the frame, whose length they are part of.
     pub follow: Vec<Bytes>,
@@ -119,27 +129,20 @@ impl Parts {
 
     /// Adds one; says how long it is and which way it goes.
     pub(crate) fn add(&mut self, part: Part, way: Way) -> Result<Extent, String> {
-        let part = match (part, way) {
-            (Part::Value(value), Way::Across { .. }) => Part::Bytes(value.encode()?),
-            (part, _) => part,
-        };
-        let length = match &part {
-            Part::Value(value) => value.length()?,
-            Part::Bytes(bytes) | Part::File(Sealed { bytes, .. }) => bytes.len(),
-            Part::Lost(why) => return Err(why.to_string()),
-        };
-        let beside = match (&part, way) {
-            (_, Way::Inside) => true,
-            _ if self.beside.len() >= MAX_FILES => false,
-            (Part::File(_), _) => true,
-            (_, Way::Across { files_from }) => length >= files_from,
-        };
-        match part {
-            part if beside => self.beside.push(part),
-            Part::Bytes(bytes) | Part::File(Sealed { bytes, .. }) => self.follow.push(bytes),
-            Part::Value(_) | Part::Lost(_) => {}
+        let extent = |beside, length| Extent { length, beside };
+        let part = part.settled(way)?;
+        let length = part.length();
+        match (part, way) {
+            (Part::Lost { why, .. }, _) => Err(why.to_string()),
+            (part, Way::Inside) | (part @ (Part::File(_) | Part::Value(_)), Way::Across) => {
+                self.beside.push(part);
+                Ok(extent(true, length))
+            }
+            (Part::Bytes(bytes), Way::Across) => {
+                self.follow.push(bytes);
+                Ok(extent(false, length))
+            }
         }
-        Ok(Extent { length, beside })
     }
 }
 
@@ -161,6 +164,12 @@ impl Extent {
         let length = usize::try_from(number & !BESIDE).unwrap_or(usize::MAX);
         Self { length, beside: number & BESIDE != 0 }
     }
+
+    /// Whether these can belong to an encoded value of so many bytes: each has its number in it, and
+    /// none is empty. Otherwise parts would cost nothing (C15).
+    pub(crate) fn can_be(extents: &[Self], value: usize) -> bool {
+        extents.len() <= value / NUMBER && extents.iter().all(|extent| extent.length > 0)
+    }
 }
 
 /// The lengths of all, as far as numbers go.
@@ -169,5 +178,5 @@ pub(crate) fn total(extents: &[Extent]) -> usize {
 }
 
 const BESIDE: u64 = 1 << 63;
-/// The most files that go with one message; what is left follows it.
-pub const MAX_FILES: usize = 16;
+/// How many bytes of a value a part's number takes.
+pub(crate) const NUMBER: usize = 6;

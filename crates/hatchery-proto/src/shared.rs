@@ -17,15 +17,17 @@ use serde::de::{DeserializeOwned, Error, IgnoredAny, SeqAccess, Visitor};
 use serde::ser::SerializeTuple as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::blob;
+use crate::blob::{self, Found};
 use crate::frame;
 use crate::part::{Handed, Part};
 
-/// A value in messages, arguments and replies which threads of one process hand over as it is:
-/// neither encoded nor copied, and shared with whoever else has a clone of it. For an actor in
-/// another process it is encoded like any value.
+/// A value in messages, arguments and replies which a spawner and its thread actors hand over to each
+/// other as it is: not copied, not written and read again, and shared with whoever else has a clone
+/// of it. For an actor in another process, and on connections between peers, it is encoded like any
+/// value.
 ///
-/// It counts for limits and credit with its encoded length on every backend. What its `Serialize`
+/// It counts for limits and credit with its encoded length on every backend: its `Serialize` runs
+/// once, to count. What its `Serialize`
 /// leaves out, say by `#[serde(skip)]`, is there after a hand-over and is not in another process:
 /// share only what is equal to its decoded copy.
 pub struct Shared<T>(Arc<Held<T>>);
@@ -170,32 +172,39 @@ where
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut halves: A) -> Result<Shared<T>, A::Error> {
         let half = || A::Error::custom("half of a shared value");
-        match halves.next_element::<blob::Beside>()?.ok_or_else(half)?.0 {
-            None => Ok(Shared::new(halves.next_element()?.ok_or_else(half)?)),
-            Some(part) => {
+        match halves.next_element::<Found>()?.ok_or_else(half)? {
+            Found::Copied(_) => Ok(Shared::new(halves.next_element()?.ok_or_else(half)?)),
+            Found::Beside(number, part) => {
                 halves.next_element::<IgnoredAny>()?.ok_or_else(half)?;
-                found(part).map_err(A::Error::custom)
+                found(number, part).map_err(A::Error::custom)
             }
         }
     }
 }
 
 /// The value behind the mark: the same, if it was handed over, and of the same type; else decoded.
-fn found<T>(part: Part) -> Result<Shared<T>, String>
+fn found<T>(number: u32, part: Part) -> Result<Shared<T>, String>
 where
     T: DeserializeOwned + Serialize + Send + Sync + 'static,
 {
-    let encoded = match part {
-        Part::Value(value) => {
-            let any: Arc<dyn Any + Send + Sync> = value.clone();
-            match any.downcast::<Held<T>>() {
-                Ok(held) => return Ok(Shared(held)),
-                Err(_) => value.encode()?,
-            }
+    if let Part::Value(value) = &part {
+        let any: Arc<dyn Any + Send + Sync> = value.clone();
+        if let Ok(held) = any.downcast::<Held<T>>() {
+            return Ok(Shared(held));
         }
+    }
+    if !blob::may_be_decoded(number) {
+        return Err("one part is wanted as too many types".to_owned());
+    }
+    // In there nothing lies beside: it was encoded for itself.
+    let encoded = match part {
+        Part::Value(value) => value.encode()?,
         Part::Bytes(bytes) => bytes,
         Part::File(sealed) => sealed.bytes,
-        Part::Lost(why) => return Err(why.to_string()),
+        Part::Lost { why, .. } => return Err(why.to_string()),
     };
-    frame::decode(&encoded).map(Shared::new).map_err(|error| error.to_string())
+    let decoded = blob::beside(&[], || frame::decode(&encoded));
+    let shared = Shared::new(decoded.map_err(|error| error.to_string())?);
+    blob::decoded(number, Part::Value(shared.0.clone()));
+    Ok(shared)
 }

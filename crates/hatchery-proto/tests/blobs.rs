@@ -4,9 +4,11 @@
 use std::sync::Arc;
 
 use bytes::{BufMut as _, BytesMut};
-use hatchery_proto::frame::{Decoder, Frame, decode, decode_message, encode_apart, encode_item};
+use hatchery_proto::frame::{
+    Decoder, Frame, decode, decode_message, encode_apart, encode_item, file_frame, part_head,
+};
 use hatchery_proto::{
-    Blob, CallId, Encoded, FrameError, Lane, MAX_FILES, Part, Parts, Sealed, Shared, ToChild, Way,
+    Blob, CallId, Encoded, FrameError, Lane, Part, Parts, Sealed, Shared, ToChild, Way,
 };
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -32,7 +34,7 @@ fn sent(
     in_front: &[u8],
 ) -> Result<(BytesMut, Parts, usize), FrameError> {
     let mut buffer = BytesMut::from(in_front);
-    let item = encode_item(CallId::new(7), message, way, LIMIT, &mut buffer)?;
+    let item = encode_item(CallId::new(7), message, way, Ok, LIMIT, &mut buffer)?;
     assert_eq!(&buffer.split_to(in_front.len())[..], in_front, "what was before is as it was");
     Ok((buffer, item.parts, item.length))
 }
@@ -45,7 +47,9 @@ fn received(stream: &[u8], lane: Option<&Arc<Lane>>) -> Result<Encoded, FrameErr
             assert_eq!(call, CallId::new(7));
             Ok(value)
         }
-        Frame::Message(message) => panic!("no message of a stream: {message:?}"),
+        other @ (Frame::Message(_) | Frame::Part(_) | Frame::File) => {
+            panic!("no message of a stream: {other:?}")
+        }
     }
 }
 
@@ -64,7 +68,7 @@ proptest! {
     ) {
         let blobs = (1..).zip(&sizes).map(|(n, size)| Blob::from(vec![n; *size])).collect();
         let message = Message { before: "before".to_owned(), blobs, after: 3 };
-        let (mut frame, parts, length) = sent(&message, Way::ACROSS, &in_front).unwrap();
+        let (mut frame, parts, length) = sent(&message, Way::Across, &in_front).unwrap();
         parts.follow.iter().for_each(|part| frame.put_slice(part));
         let value = received(&frame, None).unwrap();
         prop_assert_eq!(value.len(), length);
@@ -89,8 +93,8 @@ proptest! {
 fn a_blob_over_the_limit_is_refused_and_nothing_is_left() {
     let blob = Blob::from(vec![0; LIMIT]);
     let mut buffer = BytesMut::from(&b"before"[..]);
-    for way in [Way::ACROSS, Way::Inside] {
-        let refused = encode_item(CallId::new(7), &blob, way, LIMIT, &mut buffer).unwrap_err();
+    for way in [Way::Across, Way::Inside] {
+        let refused = encode_item(CallId::new(7), &blob, way, Ok, LIMIT, &mut buffer).unwrap_err();
         assert!(matches!(refused, FrameError::TooLarge { length, limit: LIMIT } if length > LIMIT));
         assert_eq!(&buffer[..], b"before");
     }
@@ -102,7 +106,7 @@ fn other_formats_copy() {
     let blob = Blob::from(vec![3; LARGE]);
     let text = serde_json::to_string(&blob).unwrap();
     assert_eq!(serde_json::from_str::<Blob>(&text).unwrap(), blob);
-    let (_, parts, _) = sent(&Vec::from(blob), Way::ACROSS, b"").unwrap();
+    let (_, parts, _) = sent(&Vec::from(blob), Way::Across, b"").unwrap();
     assert!(parts.is_empty());
 }
 
@@ -117,7 +121,7 @@ fn a_failure_after_a_blob_leaves_no_trace() {
             Err(serde::ser::Error::custom("not today"))
         }
     }
-    let refused = sent(&Fails(Blob::from(vec![3; LARGE])), Way::ACROSS, b"").unwrap_err();
+    let refused = sent(&Fails(Blob::from(vec![3; LARGE])), Way::Across, b"").unwrap_err();
     assert!(matches!(refused, FrameError::Encode(_)));
 }
 
@@ -154,7 +158,7 @@ proptest! {
         let message = Message { before: "before".to_owned(), blobs, after: 3 };
         let large: Vec<_> = message.blobs.iter().filter(|blob| blob.len() >= LARGE).collect();
 
-        let (mut frame, parts) = call(&message, Way::ACROSS, LIMIT).unwrap();
+        let (mut frame, parts) = call(&message, Way::Across, LIMIT).unwrap();
         prop_assert!(parts.follow.iter().map(|part| part.as_ptr()).eq(large.iter().map(|blob| blob.as_ptr())));
         parts.follow.iter().for_each(|part| frame.put_slice(part));
         let length = frame.len() - 4;
@@ -169,7 +173,7 @@ proptest! {
         prop_assert!(same(&beside.blobs, &message.blobs), "it was copied");
         prop_assert_eq!(lane.pop(), None);
 
-        for way in [Way::ACROSS, Way::Inside] {
+        for way in [Way::Across, Way::Inside] {
             prop_assert!(call(&message, way, length).is_ok());
             let refused = call(&message, way, length - 1).unwrap_err();
             prop_assert_eq!(refused, FrameError::TooLarge { length, limit: length - 1 });
@@ -221,7 +225,7 @@ fn a_format_inside_of_a_message_has_the_bytes() {
     assert_eq!(same, blob);
 }
 
-/// A value that counts how often it is encoded.
+/// A value of which not all is encoded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Table {
     rows: Vec<(u64, String)>,
@@ -252,7 +256,7 @@ proptest! {
         prop_assert_eq!(&blob, &message.2);
         prop_assert_eq!(value.len(), inside);
 
-        let (mut frame, parts, across) = sent(&message, Way::ACROSS, b"").unwrap();
+        let (mut frame, parts, across) = sent(&message, Way::Across, b"").unwrap();
         prop_assert_eq!(&parts.beside, &vec![]);
         parts.follow.iter().for_each(|part| frame.put_slice(part));
         let (one, there, _, more): Message = received(&frame, None).unwrap().decode().unwrap();
@@ -262,7 +266,7 @@ proptest! {
 
         let args = Encoded::of(&message).unwrap();
         let message = ToChild::Call { call: CallId::new(1), function: "f".to_owned(), args, deadline: None };
-        for way in [Way::Inside, Way::ACROSS] {
+        for way in [Way::Inside, Way::Across] {
             let mut frame = BytesMut::new();
             let parts = encode_apart(&message, way, LIMIT, &mut frame).unwrap();
             parts.follow.iter().for_each(|part| frame.put_slice(part));
@@ -325,14 +329,14 @@ fn a_shared_value_without_an_encoded_form_is_refused() {
             Err(serde::ser::Error::custom("not today"))
         }
     }
-    for way in [Way::Inside, Way::ACROSS] {
+    for way in [Way::Inside, Way::Across] {
         let refused = sent(&Shared::new(Fails), way, b"before").unwrap_err();
         assert!(matches!(&refused, FrameError::Encode(why) if why.contains("not today")));
     }
 }
 
-/// Sealed files go beside the socket, so many a message; the others' bytes follow it, and so does
-/// what is below the threshold. What a process can't take spoils this message and no other.
+/// Sealed files go beside the socket, the others' bytes follow. What a process can't take spoils this
+/// message and no other, and counts all the same, so that its credit comes back.
 #[test]
 fn files_go_beside_and_the_rest_follows() {
     let file = |byte| {
@@ -340,26 +344,146 @@ fn files_go_beside_and_the_rest_follows() {
         Blob::from(Sealed { bytes, file: Arc::new(()) })
     };
     let mut blobs: Vec<_> = (0..20).map(file).collect();
-    blobs.push(vec![20; LARGE].into());
-    blobs.insert(0, vec![21; LARGE + 1].into());
-    let (mut frame, parts, length) =
-        sent(&blobs, Way::Across { files_from: LARGE + 1 }, b"").unwrap();
-    assert_eq!(parts.beside.len(), MAX_FILES);
-    assert!(matches!(parts.beside[0], Part::Bytes(_)), "to be put into a file");
-    assert!(parts.beside[1..].iter().all(|part| matches!(part, Part::File(_))));
+    blobs.insert(7, vec![20; LARGE].into());
+    let (mut frame, parts, length) = sent(&blobs, Way::Across, b"").unwrap();
+    assert_eq!((parts.beside.len(), parts.follow.len()), (20, 1));
     parts.follow.iter().for_each(|part| frame.put_slice(part));
 
     let lane = Arc::new(Lane::default());
     lane.push(parts.beside.clone());
+    assert_eq!(lane.waiting_bytes(), 20 * LARGE);
     let value = received(&frame, Some(&lane)).unwrap();
     assert_eq!(value.len(), length);
     assert_eq!(value.decode::<Vec<Blob>>().unwrap(), blobs);
 
     let mut some_lost = parts.beside;
-    some_lost[3] = Part::Lost("no fd".into());
+    some_lost[3] = Part::Lost { why: "no fd".into(), length: 0 };
     lane.push(some_lost);
     let value = received(&frame, Some(&lane)).unwrap();
+    assert_eq!(value.len(), length);
     let lost = value.decode::<Vec<Blob>>().unwrap_err();
     assert!(matches!(&lost, FrameError::Decode(why) if why.contains("no fd")), "{lost:?}");
     assert_eq!(lane.pop(), None, "the next message finds its own");
+}
+
+/// What is to lie beside the next message can come in a frame of its own.
+#[test]
+fn a_part_can_come_in_a_frame_of_its_own() {
+    let mut stream = BytesMut::new();
+    stream.put_slice(&part_head(5));
+    stream.put_slice(b"bytes");
+    stream.put_slice(&file_frame());
+    let mut decoder = Decoder::new(LIMIT);
+    decoder.buffer_mut().put_slice(&stream);
+    let mut next = || Frame::new(decoder.next_frame().unwrap().unwrap(), None).unwrap();
+    assert_eq!(next(), Frame::Part(b"bytes"[..].into()));
+    assert_eq!(next(), Frame::File);
+}
+
+/// Serde tries untagged types one by one, and keeps tagged ones until it knows the tag: what lies
+/// beside is found all the same, and is never taken for a number.
+#[test]
+fn blobs_and_shared_values_in_enums_come_back() {
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Untagged {
+        Number(u32),
+        Two(Blob, u64),
+        Other(Blob, String),
+        Blob(Blob),
+        Shared(Shared<u64>),
+    }
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    #[serde(tag = "kind")]
+    enum Tagged {
+        Blob { blob: Blob },
+        Shared { shared: Shared<String> },
+    }
+    let blob = || Blob::from(vec![3; LARGE]);
+    let all = (
+        vec![
+            Untagged::Blob(blob()),
+            Untagged::Other(blob(), "text".to_owned()),
+            Untagged::Shared(7.into()),
+            Untagged::Number(1),
+        ],
+        vec![Tagged::Blob { blob: blob() }, Tagged::Shared { shared: "s".to_owned().into() }],
+    );
+    for way in [Way::Inside, Way::Across] {
+        let text = serde_json::to_string(&all.1).unwrap();
+        assert!(serde_json::from_str::<Vec<Tagged>>(&text).unwrap() == all.1);
+        let (mut frame, parts, _) = sent(&all, way, b"").unwrap();
+        parts.follow.iter().for_each(|part| frame.put_slice(part));
+        let lane = Arc::new(Lane::default());
+        lane.push(parts.beside);
+        let value = received(&frame, Some(&lane)).unwrap();
+        assert_eq!(value.decode::<Vec<Untagged>>().ok(), None);
+        let back: (Vec<Untagged>, Vec<Tagged>) = value.decode().unwrap();
+        assert!(back == all);
+    }
+}
+
+/// A value in this frame, whose one part is those bytes, as somebody hostile writes it.
+fn hostile(value: &[u8], extents: &[u64], part: &[u8]) -> Result<Encoded, FrameError> {
+    let mut frame = BytesMut::new();
+    let length = 9 + 4 + 8 * extents.len() + value.len() + part.len();
+    frame.put_u32(length.try_into().unwrap());
+    frame.put_u8(0xC1);
+    frame.put_u64(7 | 1 << 63);
+    frame.put_u32(extents.len().try_into().unwrap());
+    extents.iter().for_each(|extent| frame.put_u64(*extent));
+    frame.put_slice(value);
+    frame.put_slice(part);
+    received(&frame, None)
+}
+
+/// C15: a part that names itself, or is named again and again, buys neither stack nor memory.
+#[test]
+fn a_part_can_not_multiply_itself() {
+    #[derive(Debug, Serialize, Deserialize)]
+    struct Node {
+        next: Option<Shared<Self>>,
+    }
+    const FIRST: [u8; 6] = [0xD6, 0x68, 0, 0, 0, 0];
+    let node = [&[0x91, 0x92][..], &FIRST, &[0xC0]].concat();
+    let refused = hostile(&node, &[node.len() as u64], &node).unwrap();
+    assert!(matches!(refused.decode::<Node>(), Err(FrameError::Decode(_))));
+
+    // An array of the same part, a thousand times.
+    let mut many = vec![0xDC, 0x03, 0xE8];
+    (0..1000).for_each(|_| many.extend([&[0x92][..], &FIRST, &[0xC0]].concat()));
+    let numbers = rmp_serde::to_vec(&vec![1_u64; 1000]).unwrap();
+    let value = hostile(&many, &[numbers.len() as u64], &numbers).unwrap();
+    let all: Vec<Shared<Vec<u64>>> = value.decode().unwrap();
+    assert!(all.iter().all(|one| std::ptr::eq(&raw const **one, &raw const *all[0])));
+    // As two types in turn each would be decoded again.
+    let two = value.decode::<Vec<(Shared<Vec<u64>>, Shared<Vec<u32>>)>>();
+    assert!(matches!(two, Err(FrameError::Decode(_))));
+    #[derive(Debug, Deserialize)]
+    #[serde(untagged)]
+    #[allow(dead_code, reason = "it is only decoded")]
+    enum Either {
+        One(Shared<Vec<u8>>, u8),
+        Other(Shared<Vec<u64>>, Option<u8>),
+    }
+    let mut pairs = vec![0xDC, 0x03, 0xE8];
+    (0..1000).for_each(|_| pairs.extend([&[0x92, 0x92][..], &FIRST, &[0xC0, 0xC0]].concat()));
+    let value = hostile(&pairs, &[numbers.len() as u64], &numbers).unwrap();
+    let other = |either| match either {
+        Either::Other(shared, _) => shared,
+        Either::One(..) => panic!("nothing is no number"),
+    };
+    let all: Vec<_> = value.decode::<Vec<Either>>().unwrap().into_iter().map(other).collect();
+    let places: std::collections::HashSet<_> = all.iter().map(|one| &raw const **one).collect();
+    assert!(places.len() <= 16, "{} copies", places.len());
+}
+
+/// C15: parts that are empty, or more than the value has room to name, are refused.
+#[test]
+fn parts_cost_what_they_take() {
+    let (value, extents) = ([0xC0; 600], vec![0; 100]);
+    assert!(matches!(hostile(&value, &extents, b""), Err(FrameError::Decode(_))));
+    let part = [7; 101];
+    assert!(hostile(&value, &vec![1; 100], &part[..100]).is_ok());
+    assert!(matches!(hostile(&value, &vec![1; 101], &part), Err(FrameError::Decode(_))));
 }

@@ -67,7 +67,7 @@ pub use sys::process::fork_floor;
 #[doc(hidden)]
 pub use sys::scm_rights::{Incoming, receive_into, send_with};
 #[doc(hidden)]
-pub use sys::socket::watch;
+pub use sys::socket::{unread, watch};
 pub use thread::Threads;
 
 /// How many threads this process has.

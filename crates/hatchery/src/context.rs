@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use crate::current;
 use crate::drive::link::{Answer, Held, Link};
-use crate::drive::pipe::{Pipe, Side, StreamStats};
+use crate::drive::pipe::{Pipe, Side, StreamStats, Unstarted};
 use crate::error::{ContextError, StreamError};
 use crate::function::{NoError, RemoteError};
 use crate::panics::caught;
@@ -445,7 +445,14 @@ impl<In, Out, S: Serialize> Callee<In, Out, S> {
     /// context is over already.
     pub fn started(self, value: S) -> Result<Duplex<In, Out>, StreamError> {
         let value = crate::function::encode_reply(&value).map_err(StreamError::BadMessage)?;
-        self.pipe.start(value).map_err(|_| StreamError::Closed)?;
+        self.pipe.start(value).map_err(|error| match error {
+            Unstarted::Context => StreamError::Closed,
+            Unstarted::Value(cause) => {
+                let message = format!("saying `started` with `{}`", std::any::type_name::<S>());
+                let fault = current::fault(FaultKind::BadReply, message);
+                StreamError::BadMessage(Box::new(fault.because(cause.to_string())))
+            }
+        })?;
         Ok(Duplex::new(&self.pipe))
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod door;
 pub(crate) mod framed;
+mod item;
 pub(crate) mod lanes;
 mod lines;
 pub(crate) mod link;

@@ -9,7 +9,7 @@ use hatchery_proto::board::Kind;
 use hatchery_proto::serve::{Admission, Served};
 use hatchery_proto::stream::{Terms, Violation};
 use hatchery_proto::{
-    ActorPath, CallId, Encoded, Fault, FaultKind, Reason, ToChild, ToParent, Why,
+    ActorPath, CallId, Encoded, Fault, FaultKind, FrameError, Reason, ToChild, ToParent, Why,
 };
 use tokio::sync::oneshot;
 
@@ -183,9 +183,7 @@ impl Service {
             false => self.outbox.gather(&message),
         };
         if let Err(PushError::Frame(cause)) = pushed {
-            let message = format!("the reply can't be sent: {cause}");
-            let fault = current::fault(FaultKind::TooLarge, message);
-            let result = Err(Box::new(fault));
+            let result = Err(Box::new(unsendable(&cause)));
             // If the channel is closed the reader sees it too and takes care.
             let _closed = self.outbox.push(Priority::Data, &ToParent::Reply { call, result });
         }
@@ -234,6 +232,11 @@ impl Serving {
                 Err(cancelled_fault(&mut running, cancelling.reason))
             }
         };
+        // This is the function's own code still, and its panic the function's.
+        let result = match result {
+            Ok(reply) if reply.has_parts() => settled(&self.service.outbox, reply).await,
+            result => result,
+        };
         drop(self.line);
         // Before the answer: who hears it may find the number free.
         lock(&self.service.open).finished(self.call);
@@ -242,6 +245,23 @@ impl Serving {
             self.service.answer(self.call, result);
         }
     }
+}
+
+async fn settled(outbox: &Outbox, reply: Encoded) -> Answer {
+    // Before files are made for it.
+    outbox.room().await;
+    let settled = caught(async { outbox.settled(reply) }).await?;
+    settled.map_err(|cause| Box::new(unsendable(&cause)))
+}
+
+/// The fault in the place of a reply that can't be sent.
+#[allow(clippy::wildcard_enum_match_arm, reason = "the enum may grow")]
+fn unsendable(cause: &FrameError) -> Fault {
+    let kind = match cause {
+        FrameError::TooLarge { .. } => FaultKind::TooLarge,
+        _ => FaultKind::BadReply,
+    };
+    current::fault(kind, format!("the reply can't be sent: {cause}"))
 }
 
 /// Drops the function; a destructor that panics is told in place of the cancellation.

@@ -3,7 +3,7 @@
 
 use std::io::{self, Write as _};
 use std::num::NonZeroUsize;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, RangeInclusive};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::ptr::NonNull;
 
@@ -31,12 +31,7 @@ impl SealableMemory {
     /// size; `ENOMEM` if the machine has not as much to give.
     pub fn zeroed(length: NonZeroUsize) -> io::Result<Self> {
         let file = new_file(length)?;
-        while let Err(errno) = fallocate(&file, FallocateFlags::empty(), 0, signed(length)?) {
-            // A signal in the middle of a large one.
-            if errno != Errno::EINTR {
-                return Err(errno.into());
-            }
-        }
+        allocate(&file, length.get())?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         let mapping = Mapping::new(&file, length, protection)?;
         Ok(Self { mapping, file })
@@ -89,16 +84,22 @@ pub fn sealed_copy(bytes: &[u8]) -> io::Result<OwnedFd> {
 /// Maps a file that came from somebody else, if nobody can change it any more.
 ///
 /// # Errors
-/// `InvalidData`: it is no memory file, is not sealed, or is empty; nobody should have sent it. Or
-/// what mmap says: there is no room for it here.
-pub fn map_sealed(file: &OwnedFd) -> io::Result<Bytes> {
+/// `InvalidData`: it is no memory file, is not sealed, has holes, or is not as long as it may be;
+/// nobody should have sent it. Or what mmap says: there is no room for it here.
+pub fn map_sealed(file: &OwnedFd, lengths: RangeInclusive<usize>) -> io::Result<Bytes> {
     let refused = |what| io::Error::new(io::ErrorKind::InvalidData, what);
     let seals = fcntl(file, FcntlArg::F_GET_SEALS).map_err(|_| refused("no memory file"))?;
     if !SealFlag::from_bits_retain(seals).contains(all_seals()) {
         return Err(refused("a memory file that can still be changed"));
     }
-    let length = usize::try_from(fstat(file)?.st_size).ok().and_then(NonZeroUsize::new);
-    let length = length.ok_or_else(|| refused("an empty memory file"))?;
+    let status = fstat(file)?;
+    let length = usize::try_from(status.st_size).ok().filter(|length| lengths.contains(length));
+    let length = length.and_then(NonZeroUsize::new);
+    let length = length.ok_or_else(|| refused("a memory file of a length that none may have"))?;
+    // What is read first in a hole is allocated then; where there is nothing left that is SIGBUS.
+    if status.st_blocks.saturating_mul(512) < status.st_size {
+        return Err(refused("a memory file with holes"));
+    }
     let mapping = Mapping::new(file, length, ProtFlags::PROT_READ)?;
     Ok(Bytes::from_owner(SealedMapping(mapping)))
 }
@@ -110,7 +111,7 @@ fn new_file(length: NonZeroUsize) -> io::Result<OwnedFd> {
         return Err(Errno::EFBIG.into());
     }
     // The kernel refuses none of this: it takes page after page, and then ends somebody.
-    if length.get() >= LARGE && length.get() as u64 > available()? {
+    if length.get() >= LARGE && length.get() as u64 > available() {
         return Err(Errno::ENOMEM.into());
     }
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
@@ -118,15 +119,29 @@ fn new_file(length: NonZeroUsize) -> io::Result<OwnedFd> {
 }
 
 /// How many bytes the machine can give without taking them from anybody. See proc_meminfo(5).
-fn available() -> io::Result<u64> {
-    let all = std::fs::read_to_string("/proc/meminfo")?;
+fn available() -> u64 {
+    // Who may not look finds out otherwise.
+    let all = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = all.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    Ok(kibibytes.map_or(u64::MAX, |kibibytes| kibibytes.saturating_mul(1024)))
+    kibibytes.map_or(u64::MAX, |kibibytes| kibibytes.saturating_mul(1024))
 }
 
-fn signed(length: NonZeroUsize) -> Result<i64, Errno> {
-    i64::try_from(length.get()).map_err(|_| Errno::EFBIG)
+/// In pieces, because some kernels undo all of one that a signal interrupts.
+fn allocate(file: &OwnedFd, length: usize) -> Result<(), Errno> {
+    for start in (0..length).step_by(LARGE) {
+        let piece = signed(LARGE.min(length - start))?;
+        while let Err(errno) = fallocate(file, FallocateFlags::empty(), signed(start)?, piece) {
+            if errno != Errno::EINTR {
+                return Err(errno);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn signed(length: usize) -> Result<i64, Errno> {
+    i64::try_from(length).map_err(|_| Errno::EFBIG)
 }
 
 fn seal(file: impl std::os::fd::AsFd) -> Result<(), Errno> {
@@ -161,8 +176,8 @@ impl Mapping {
 
     fn bytes(&self) -> &[u8] {
         // SAFETY: the mapping is that long and readable and lives as long as `self`. Its file is as
-        // long: it is this process's own, or sealed against being cut, by which it could end us by
-        // SIGBUS. It does not change while this is borrowed: it is sealed against writes, or only
+        // long and has no holes: it is this process's own, or was looked at after it was sealed
+        // against being cut, so no access ends in SIGBUS. It does not change while this is borrowed: it is sealed against writes, or only
         // written through a mutable borrow.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast(), self.length.get()) }
     }
@@ -190,6 +205,8 @@ mod tests {
 
     use super::*;
 
+    const ANY: RangeInclusive<usize> = 0..=usize::MAX;
+
     fn of(length: usize) -> NonZeroUsize {
         NonZeroUsize::new(length).unwrap()
     }
@@ -200,7 +217,7 @@ mod tests {
         assert!(memory.iter().all(|byte| *byte == 0));
         memory[9_999] = 7;
         let (bytes, file) = memory.seal().unwrap();
-        let there = map_sealed(&file).unwrap();
+        let there = map_sealed(&file, ANY).unwrap();
         assert_eq!((bytes.len(), bytes[9_999]), (10_000, 7));
         assert_eq!(bytes, there);
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
@@ -213,7 +230,7 @@ mod tests {
 
     #[test]
     fn more_than_the_machine_has_is_refused_before_a_page_of_it_is_taken() {
-        for length in [usize::MAX >> 2, usize::try_from(available().unwrap()).unwrap() + LARGE] {
+        for length in [usize::MAX >> 2, usize::try_from(available()).unwrap() + LARGE] {
             let refused = SealableMemory::zeroed(of(length)).unwrap_err();
             assert_eq!(refused.raw_os_error(), Some(Errno::ENOMEM as i32));
         }
@@ -222,7 +239,8 @@ mod tests {
     #[test]
     fn a_copy_is_sealed_and_the_same() {
         let file = sealed_copy(b"some bytes").unwrap();
-        assert_eq!(&map_sealed(&file).unwrap()[..], b"some bytes");
+        assert!(map_sealed(&file, 0..=9).is_err() && map_sealed(&file, 11..=20).is_err());
+        assert_eq!(&map_sealed(&file, ANY).unwrap()[..], b"some bytes");
     }
 
     #[test]
@@ -233,8 +251,11 @@ mod tests {
         let empty = memfd_create(c"empty", MFdFlags::MFD_ALLOW_SEALING).unwrap();
         seal(&empty).unwrap();
         let plain: OwnedFd = std::fs::File::open("/proc/self/exe").unwrap().into();
-        for file in [open, pipe, empty, plain] {
-            let refused = map_sealed(&file).unwrap_err();
+        let holes = memfd_create(c"holes", MFdFlags::MFD_ALLOW_SEALING).unwrap();
+        nix::unistd::ftruncate(&holes, 1 << 20).unwrap();
+        seal(&holes).unwrap();
+        for file in [open, pipe, empty, plain, holes] {
+            let refused = map_sealed(&file, ANY).unwrap_err();
             assert_eq!(refused.kind(), io::ErrorKind::InvalidData, "{refused}");
         }
     }

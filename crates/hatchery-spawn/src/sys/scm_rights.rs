@@ -84,6 +84,7 @@ pub fn receive_into(socket: BorrowedFd<'_>, buffer: &mut BytesMut) -> Result<Inc
             unsafe { receive_to::<FEW_WORDS>(socket, libc::iovec { iov_base, iov_len }) };
         match received {
             Ok(Received { length: bytes, fds, truncated: lost, .. }) => {
+                never_linger(&fds);
                 // SAFETY: the kernel has initialised that many bytes of the spare room.
                 unsafe { buffer.advance_mut(bytes) };
                 return Ok(Incoming { bytes, fds, lost });

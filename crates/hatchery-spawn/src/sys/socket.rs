@@ -1,8 +1,11 @@
-//! Watching one side of a socket. See epoll_ctl(2).
+//! Watching one side of a socket, and what was sent over it. See epoll_ctl(2), unix(7).
 
 use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
+use nix::errno::Errno;
+use nix::libc;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -15,4 +18,16 @@ pub fn watch(stream: UnixStream, interest: Interest) -> io::Result<AsyncFd<UnixS
     // the registration does after taking it out of the epoll.
     let watched = unsafe { AsyncFd::register_with_interest(stream, interest) };
     watched.map_err(io::Error::from)
+}
+
+/// How much of what was sent the other side has not read; 0 if that is nothing.
+///
+/// # Errors
+/// What ioctl(2) says.
+pub fn unread(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: this request writes one int, and that is what it is given.
+    let asked = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    Errno::result(asked)?;
+    Ok(usize::try_from(bytes).unwrap_or(0))
 }

@@ -27,43 +27,36 @@ impl Framed {
     pub(crate) fn total(&self) -> usize {
         self.pieces.iter().map(Bytes::len).sum()
     }
+}
 
-    /// Whether there are bytes that are to go as a file, and are in none.
-    pub(crate) fn wants_files(&self) -> bool {
-        self.beside.iter().any(|part| matches!(part, Part::Bytes(_)))
+/// Puts bytes of `from` and more into a file that can be passed on. This copies them; where there is
+/// no file to be had, they go through the socket.
+pub(crate) fn filed(part: Part, from: usize) -> Part {
+    let Part::Bytes(bytes) = part else { return part };
+    if bytes.len() < from {
+        return Part::Bytes(bytes);
     }
-
-    /// The same with those in files. This copies them.
-    pub(crate) fn with_files(mut self) -> io::Result<Self> {
-        for part in &mut self.beside {
-            if let Part::Bytes(bytes) = part {
-                let file = sealed_copy(bytes)?;
-                *part = Part::File(Sealed { bytes: bytes.clone(), file: Arc::new(file) });
-            }
+    match sealed_copy(&bytes) {
+        Ok(file) => Part::File(Sealed { bytes, file: Arc::new(file) }),
+        Err(error) => {
+            tracing::debug!(%error, "a blob goes through its socket, for it can't be a file");
+            Part::Bytes(bytes)
         }
-        Ok(self)
     }
 }
 
 /// The file of a part that is in one.
-pub(crate) fn file(part: Part) -> Option<Arc<OwnedFd>> {
-    match part {
-        Part::File(sealed) => sealed.file.downcast().ok(),
-        Part::Bytes(_) | Part::Value(_) | Part::Lost(_) => None,
-    }
+pub(crate) fn passable(sealed: &Sealed) -> Option<Arc<OwnedFd>> {
+    sealed.file.clone().downcast().ok()
 }
 
 /// What came as a file. A large one keeps that, so that it can be passed on; of the others there may
 /// be more than a process can have open.
 ///
 /// # Errors
-/// The file is none that may come: not sealed, or over `limit` bytes.
+/// The file is none that may come: not sealed, over `limit` bytes, or less than is worth a file.
 pub(crate) fn arrived(file: OwnedFd, limit: usize) -> io::Result<Part> {
-    match map_sealed(&file) {
-        Ok(bytes) if bytes.len() > limit => {
-            let what = format!("a file of {} bytes, over the limit of {limit}", bytes.len());
-            Err(io::Error::new(io::ErrorKind::InvalidData, what))
-        }
+    match map_sealed(&file, WORTH_A_FILE..=limit) {
         Ok(bytes) if bytes.len() >= PASSED_ON => {
             Ok(Part::File(Sealed { bytes, file: Arc::new(file) }))
         }
@@ -79,8 +72,11 @@ pub(crate) fn no_fd() -> Part {
 }
 
 fn lost(why: &str) -> Part {
-    Part::Lost(why.into())
+    // Its message says how long it is.
+    Part::Lost { why: why.into(), length: 0 }
 }
 
+/// Less is copied with its message.
+const WORTH_A_FILE: usize = 16 * 1024;
 /// At 1,024 fds that is 16 GiB: who has that much has a higher limit.
 const PASSED_ON: usize = 16 << 20;

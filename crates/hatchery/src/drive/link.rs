@@ -80,6 +80,7 @@ impl Link {
     ) -> Answer {
         let _open = self.owner.enter(Kind::Call, 0, self.path.as_str(), function);
         self.outbox.room().await;
+        let args = self.outbox.settled(args).map_err(|error| self.refused(function, &error))?;
         let (answer, answered) = oneshot::channel();
         let (call, pushed) = {
             let mut calls = lock(&self.calls);
@@ -128,6 +129,7 @@ impl Link {
     ) -> Result<Held, Box<Fault>> {
         let line = self.owner.enter(Kind::Context, 0, self.path.as_str(), function);
         self.outbox.room().await;
+        let args = self.outbox.settled(args).map_err(|error| self.refused(function, &error))?;
         let (mut pipe, path) = (None, self.path.clone());
         let (call, pushed) = {
             let mut calls = lock(&self.calls);
@@ -307,17 +309,19 @@ impl Link {
         self.close_now(&end);
     }
 
+    /// The arguments can't be sent.
     #[allow(clippy::wildcard_enum_match_arm, reason = "the enum may grow")]
+    fn refused(&self, function: &str, cause: &FrameError) -> Box<Fault> {
+        let kind = match cause {
+            FrameError::TooLarge { .. } => FaultKind::TooLarge,
+            _ => FaultKind::BadArgument,
+        };
+        self.fault(kind, format!("sending the arguments of `{function}`: {cause}"))
+    }
+
     async fn not_sent(&self, function: &str, error: PushError) -> Box<Fault> {
         match error {
-            PushError::Frame(cause) => {
-                let kind = match cause {
-                    FrameError::TooLarge { .. } => FaultKind::TooLarge,
-                    _ => FaultKind::BadArgument,
-                };
-                let message = format!("sending the arguments of `{function}`: {cause}");
-                self.fault(kind, message)
-            }
+            PushError::Frame(cause) => self.refused(function, &cause),
             PushError::Closed => {
                 // The reader sees the same break and learns the cause; it ends this wait.
                 self.end_within(STATUS_WAIT).await.unwrap_or_else(|| self.lost())

@@ -11,9 +11,11 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context as Task, Poll, Waker};
 
 use hatchery_proto::board;
-use hatchery_proto::context::{Context, NotStarted, Phase, Word};
+use hatchery_proto::context::{Context, Phase, Word};
 use hatchery_proto::stream::{Denied, Policy, Terms, Violation};
-use hatchery_proto::{ActorPath, CallId, Encoded, Fault, FaultKind, Reason, ToChild, ToParent};
+use hatchery_proto::{
+    ActorPath, CallId, Encoded, Fault, FaultKind, FrameError, Reason, ToChild, ToParent,
+};
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -107,6 +109,15 @@ impl fmt::Debug for Pipe {
     }
 }
 
+/// Why `started` was not said.
+#[derive(Debug)]
+pub(crate) enum Unstarted {
+    /// The context is not where it could be.
+    Context,
+    /// The value can't be sent.
+    Value(FrameError),
+}
+
 impl Pipe {
     pub(crate) fn new(
         side: Side,
@@ -149,6 +160,8 @@ impl Pipe {
 
     /// A message has come.
     pub(crate) fn arrived(&self, value: Encoded) -> Result<(), Violation> {
+        // What is dropped may be a value of the user's, so it is when the lock is open again.
+        let mut dropped = Vec::new();
         let mut state = lock(&self.state);
         if !state.context.arrived(value.len())? {
             return Ok(());
@@ -164,10 +177,13 @@ impl Pipe {
             {
                 state.context.incoming.taken(oldest.len());
                 state.stats.dropped += 1;
+                dropped.push(oldest);
             }
         }
         self.grant(&mut state);
         wake(state.reader.take());
+        drop(state);
+        drop(dropped);
         Ok(())
     }
 
@@ -221,14 +237,19 @@ impl Pipe {
 
     // The callee.
 
-    /// Says `started`.
-    pub(crate) fn start(&self, value: Encoded) -> Result<(), NotStarted> {
+    /// Says `started`; a value that can't be said leaves everything as it was.
+    pub(crate) fn start(&self, value: Encoded) -> Result<(), Unstarted> {
+        let value = self.outbox.settled(value).map_err(Unstarted::Value)?;
         let mut state = lock(&self.state);
-        state.context.start()?;
-        state.show(board::State::Open);
+        let mut started = state.context.clone();
+        started.start().map_err(|_| Unstarted::Context)?;
         // In order with the messages that follow; a closed channel is told by its reader.
-        let _closed =
-            self.outbox.push(Priority::Data, &ToParent::Started { call: self.call, value });
+        let message = ToParent::Started { call: self.call, value };
+        if let Err(PushError::Frame(error)) = self.outbox.push(Priority::Data, &message) {
+            return Err(Unstarted::Value(error));
+        }
+        state.context = started;
+        state.show(board::State::Open);
         drop(state);
         self.change();
         Ok(())
@@ -349,12 +370,18 @@ impl Pipe {
 
     /// Sends a message if there is room for it.
     pub(crate) fn try_send(&self, value: &impl Serialize) -> Sent {
+        // Before any lock: this runs the code of whoever sends.
+        let item = self.outbox.item(self.call, value);
         let mut state = lock(&self.state);
         if let Some(closed) = state.closed_for_sending() {
             return closed;
         }
         let outgoing = &mut state.context.outgoing;
-        match self.outbox.push_item(self.call, value, |length| outgoing.send(length)) {
+        let pushed = match item {
+            Ok(item) => self.outbox.push_item(item, |length| outgoing.send(length)),
+            Err(error) => Err(ItemError::Push(PushError::Frame(error))),
+        };
+        match pushed {
             Ok(()) => {
                 state.stats.sent += 1;
                 Sent::Yes
@@ -459,10 +486,11 @@ impl Pipe {
     pub(crate) fn deafen(&self) {
         let mut state = lock(&self.state);
         state.deaf = true;
-        while let Some(value) = state.unread.pop_front() {
-            state.context.incoming.taken(value.len());
-        }
+        let unread = std::mem::take(&mut state.unread);
+        unread.iter().for_each(|value| state.context.incoming.taken(value.len()));
         self.grant(&mut state);
+        drop(state);
+        drop(unread);
     }
 
     fn grant(&self, state: &mut State) {

@@ -3,16 +3,33 @@
 use std::sync::MutexGuard;
 
 use hatchery_proto::stream::Denied;
-use hatchery_proto::{CallId, FrameError, Way, frame};
+use hatchery_proto::{CallId, Encoded, FrameError, Part, Way};
 use serde::Serialize;
 
-use super::framed::Framed;
-use super::queue::{Added, Parcel, Queue};
+use super::framed::{self, Framed};
+use super::item::Item;
+use super::queue::{Added, Queue};
 use super::writer::{ItemError, Outbox, Priority, PushError};
 use crate::lock::lock;
 
 impl Outbox {
-    /// Takes one frame, whole or not at all. Never waits; any thread.
+    /// Has all that belongs to a value, and not to us, run before any lock is taken: the encoding of
+    /// shared values, and the making of files. A panic of theirs is the caller's.
+    pub(crate) fn settled(&self, value: Encoded) -> Result<Encoded, FrameError> {
+        if value.has_parts() { value.settled(|part| self.settle(part)) } else { Ok(value) }
+    }
+
+    fn settle(&self, part: Part) -> Result<Part, String> {
+        let part = part.settled(self.way)?;
+        Ok(if self.way == Way::Inside { part } else { framed::filed(part, self.files_from) })
+    }
+
+    /// Encodes a message of a stream. Runs the code of whoever sends it.
+    pub(crate) fn item(&self, call: CallId, value: &impl Serialize) -> Result<Item, FrameError> {
+        Item::new(call, value, self.way, |part| self.settle(part), self.max_frame)
+    }
+
+    /// Takes one frame, whole or not at all. Never waits; any thread. Its values are settled.
     pub(crate) fn push(
         &self,
         priority: Priority,
@@ -22,16 +39,13 @@ impl Outbox {
         let idle = queue.queued == 0;
         let added = match priority {
             Priority::Control => queue.add_control(message, self.max_frame).map(Added::Inline),
-            Priority::Data => {
-                let way = self.way(&queue);
-                queue.add_data(message, way, self.max_frame)
-            }
+            Priority::Data => queue.add_data(message, self.way, self.max_frame),
         };
         match added.map_err(PushError::Frame)? {
             Added::Inline(length) => queue.queued += length,
-            Added::Large(framed) => return self.append_message(queue, framed, message),
+            Added::Large(framed) => return self.append(queue, framed),
         }
-        let written = if idle { queue.write_once() } else { Ok(()) };
+        let written = if idle { queue.write_once() } else { Ok(0) };
         self.after(queue, written)
     }
 
@@ -40,10 +54,9 @@ impl Outbox {
     pub(crate) fn gather(&self, message: &impl Serialize) -> Result<(), PushError> {
         let mut queue = self.open()?;
         let (idle, start) = (queue.queued == 0, queue.tail.len());
-        let way = self.way(&queue);
-        let added = queue.add_data(message, way, self.max_frame).map_err(PushError::Frame)?;
-        if let Added::Large(framed) = added {
-            return self.append_message(queue, framed, message);
+        match queue.add_data(message, self.way, self.max_frame).map_err(PushError::Frame)? {
+            Added::Large(framed) => return self.append(queue, framed),
+            Added::Inline(_) => {}
         }
         if idle && !queue.is_busy() {
             queue.queued += queue.tail.len() - start;
@@ -58,42 +71,28 @@ impl Outbox {
     /// [`Outbox::flush_soon`], or until there is enough to be worth a system call.
     pub(crate) fn push_item(
         &self,
-        call: CallId,
-        value: &impl Serialize,
+        mut item: Item,
         admit: impl FnOnce(usize) -> Result<(), Denied>,
     ) -> Result<(), ItemError> {
         let mut queue = self.open().map_err(ItemError::Push)?;
-        let failed = |error| ItemError::Push(PushError::Frame(error));
-        let (start, way) = (queue.tail.len(), self.way(&queue));
-        let item = frame::encode_item(call, value, way, self.max_frame, &mut queue.tail);
-        let frame::Item { length, parts } = item.map_err(failed)?;
-        let parts = queue.copy_small(parts);
-        if parts.follow.is_empty() && (parts.beside.is_empty() || way == Way::Inside) {
-            return match admit(length) {
-                Ok(()) => {
-                    queue.hand_over(parts.beside);
-                    self.taken(queue, start).map_err(ItemError::Push)
-                }
-                Err(denied) => {
-                    Err(ItemError::Denied(denied, queue.take_back(start, length, parts)))
-                }
-            };
+        if let Err(denied) = admit(item.length) {
+            drop(queue);
+            return Err(ItemError::Denied(denied, item.framed()));
         }
-        let framed = queue.take_back(start, length, parts);
-        let again = |queue: &mut Queue| {
-            let start = queue.tail.len();
-            let item =
-                frame::encode_item(call, value, Way::ACROSS, self.max_frame, &mut queue.tail)?;
-            Ok(queue.take_back(start, item.length, item.parts))
-        };
-        let (queue, framed) = self.filed(queue, framed, again).map_err(ItemError::Push)?;
-        match admit(length) {
-            Ok(()) => self.append(queue, framed).map_err(ItemError::Push),
-            Err(denied) => Err(ItemError::Denied(denied, framed)),
+        item.copy_small();
+        let goes_alone = !item.parts.follow.is_empty()
+            || (!item.parts.beside.is_empty() && self.way == Way::Across)
+            || item.frame.len() >= BATCH;
+        if goes_alone {
+            return self.append(queue, item.framed()).map_err(ItemError::Push);
         }
+        let start = queue.tail.len();
+        queue.tail.extend_from_slice(&item.frame);
+        queue.hand_over(std::mem::take(&mut item.parts.beside));
+        self.taken(queue, start).map_err(ItemError::Push)
     }
 
-    /// The same for a message that is encoded already.
+    /// The same for one that had to wait.
     pub(crate) fn push_framed(&self, framed: &Framed) -> Result<(), PushError> {
         let mut queue = self.open()?;
         if framed.total() >= BATCH || !framed.beside.is_empty() {
@@ -109,54 +108,11 @@ impl Outbox {
         if queue.closed { Err(PushError::Closed) } else { Ok(queue) }
     }
 
-    /// Queues a large frame, encoding it once more if its parts can't be put into files.
-    fn append_message(
-        &self,
-        queue: MutexGuard<'_, Queue>,
-        framed: Framed,
-        message: &impl Serialize,
-    ) -> Result<(), PushError> {
-        let again = |queue: &mut Queue| {
-            let start = queue.tail.len();
-            let parts = frame::encode_apart(message, Way::ACROSS, self.max_frame, &mut queue.tail)?;
-            Ok(queue.take_back(start, 0, parts))
-        };
-        let (queue, framed) = self.filed(queue, framed, again)?;
-        self.append(queue, framed)
-    }
-
-    /// Puts what is to go as a file into one. That takes time, so nobody is kept waiting for the
-    /// queue meanwhile. Where there is no file to be had, the frame is made `again` without.
-    fn filed<'a>(
-        &'a self,
-        queue: MutexGuard<'a, Queue>,
-        framed: Framed,
-        again: impl FnOnce(&mut Queue) -> Result<Framed, FrameError>,
-    ) -> Result<(MutexGuard<'a, Queue>, Framed), PushError> {
-        if queue.lane.is_some() || !framed.wants_files() {
-            return Ok((queue, framed));
-        }
-        drop(queue);
-        let filed = framed.with_files();
-        let mut queue = self.open()?;
-        let framed = match filed {
-            Ok(framed) => framed,
-            Err(error) => {
-                tracing::debug!(%error, "a blob goes through its socket, for it can't be a file");
-                again(&mut queue).map_err(PushError::Frame)?
-            }
-        };
-        Ok((queue, framed))
-    }
-
     /// Queues a large frame as it is, after those before it.
     fn append(&self, mut queue: MutexGuard<'_, Queue>, framed: Framed) -> Result<(), PushError> {
         let idle = queue.queued == 0;
-        queue.queued += framed.total();
-        queue.seal_tail();
-        let files = queue.hand_over(framed.beside);
-        queue.data.push_back(Parcel { pieces: framed.pieces, files });
-        let written = if idle { queue.write_once() } else { Ok(()) };
+        queue.append(framed);
+        let written = if idle { queue.write_once() } else { Ok(0) };
         self.after(queue, written)
     }
 
@@ -169,7 +125,7 @@ impl Outbox {
             queue.write_once()
         } else {
             queue.seal_tail();
-            Ok(())
+            Ok(0)
         };
         self.after(queue, written)
     }

@@ -2,17 +2,17 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
-use hatchery_proto::{FrameError, Lane, Part, Parts, Way, frame};
+use hatchery_proto::{FrameError, Lane, Part, Sealed, Way, frame};
 use nix::errno::Errno;
 use serde::Serialize;
 
 use super::framed::{self, Framed};
+use super::item::copy_small;
 use super::socket::Socket;
 
 /// What became of a frame.
@@ -28,14 +28,16 @@ pub(super) struct Queue {
     /// Let go of when the other side has settled, whoever still holds a portal to it (C10).
     pub(super) socket: Option<Arc<Socket>>,
     /// Whole frames, the first of which may be out in part, in pieces.
-    pub(super) current: VecDeque<Bytes>,
-    /// Files that go with the next bytes, one a byte.
-    pub(super) files: VecDeque<Arc<OwnedFd>>,
-    /// More files are on their way to somebody than the kernel wants.
-    pub(super) crowded: bool,
+    current: VecDeque<Bytes>,
+    /// What goes with the first byte of those, which is not out yet.
+    file: Option<Sealed>,
+    /// How many bytes files have that are queued.
+    held: usize,
+    /// How many files went since the other side had read everything.
+    under_way: usize,
     pub(super) control: BytesMut,
     /// Whole frames each, in pieces.
-    pub(super) data: VecDeque<Parcel>,
+    data: VecDeque<Parcel>,
     /// The end of `data`, still growing.
     pub(super) tail: BytesMut,
     pub(super) queued: usize,
@@ -52,12 +54,16 @@ pub(super) struct Queue {
 /// What stays together in the queue.
 #[derive(Debug, Default)]
 pub(super) struct Parcel {
-    pub(super) pieces: Vec<Bytes>,
-    /// What goes with its first bytes.
-    pub(super) files: Vec<Arc<OwnedFd>>,
+    pieces: Vec<Bytes>,
+    /// What goes with its first byte.
+    file: Option<Sealed>,
 }
 
 impl Queue {
+    pub(super) fn new(socket: Arc<Socket>) -> Self {
+        Self { socket: Some(socket), ..Self::default() }
+    }
+
     /// Appends a frame that may overtake; says how long it is.
     pub(super) fn add_control(
         &mut self,
@@ -78,46 +84,50 @@ impl Queue {
         limit: usize,
     ) -> Result<Added, FrameError> {
         let before = self.tail.len();
-        let parts = frame::encode_apart(message, way, limit, &mut self.tail)?;
-        let parts = self.copy_small(parts);
-        if !parts.follow.is_empty() || (way != Way::Inside && !parts.beside.is_empty()) {
-            return Ok(Added::Large(self.take_back(before, 0, parts)));
+        let mut parts = frame::encode_apart(message, way, limit, &mut self.tail)?;
+        copy_small(&mut parts, &mut self.tail);
+        if !parts.follow.is_empty() || (way == Way::Across && !parts.beside.is_empty()) {
+            let mut pieces = vec![self.tail.split_off(before).freeze()];
+            pieces.extend(parts.follow);
+            return Ok(Added::Large(Framed { length: 0, pieces, beside: parts.beside }));
         }
         self.hand_over(parts.beside);
         Ok(Added::Inline(self.tail.len() - before))
     }
 
-    /// Appends what follows the last frame if copying it costs less than a piece of its own.
-    pub(super) fn copy_small(&mut self, mut parts: Parts) -> Parts {
-        let total: usize = parts.follow.iter().map(Bytes::len).sum();
-        if total < SMALL {
-            parts.follow.drain(..).for_each(|part| self.tail.extend_from_slice(&part));
+    /// Appends a large frame, after the files that belong to it.
+    pub(super) fn append(&mut self, framed: Framed) {
+        self.seal_tail();
+        let total = framed.total();
+        self.hand_over(framed.beside);
+        self.queued += total;
+        self.data.push_back(Parcel { pieces: framed.pieces, file: None });
+    }
+
+    /// Hands over what lies beside the next frame: as it is to a thread, else each file with a frame
+    /// of its own.
+    pub(super) fn hand_over(&mut self, beside: Vec<Part>) {
+        if let Some(lane) = &self.lane {
+            return lane.push(beside);
         }
-        parts
-    }
-
-    /// The last frame, which begins at `before`, with its parts.
-    pub(super) fn take_back(&mut self, before: usize, length: usize, parts: Parts) -> Framed {
-        let mut pieces = vec![self.tail.split_off(before).freeze()];
-        pieces.extend(parts.follow);
-        Framed { length, pieces, beside: parts.beside }
-    }
-
-    /// Hands over what lies beside a frame, before that can be out; gives back what is to go with
-    /// its first bytes.
-    pub(super) fn hand_over(&self, beside: Vec<Part>) -> Vec<Arc<OwnedFd>> {
-        match &self.lane {
-            Some(lane) => {
-                lane.push(beside);
-                Vec::new()
+        for part in beside {
+            if let Part::File(sealed) = part {
+                let pieces = vec![frame::file_frame()];
+                self.queued += pieces[0].len();
+                self.held += sealed.bytes.len();
+                self.data.push_back(Parcel { pieces, file: Some(sealed) });
             }
-            None => beside.into_iter().filter_map(framed::file).collect(),
         }
+    }
+
+    /// Whether there is as much as `limit`, files included.
+    pub(super) fn is_full(&self, limit: usize) -> bool {
+        self.queued + self.held >= limit
     }
 
     /// Those who need wait no longer for the queue to be below `limit`.
     pub(super) fn released(&mut self, limit: usize) -> Vec<Waker> {
-        if self.closed || self.queued < limit {
+        if self.closed || !self.is_full(limit) {
             std::mem::take(&mut self.waiting)
         } else {
             Vec::new()
@@ -130,12 +140,12 @@ impl Queue {
     }
 
     /// Puts the next whole frames into `current`.
-    pub(super) fn advance(&mut self) {
+    fn advance(&mut self) {
         if !self.control.is_empty() {
             self.current.push_back(self.control.split().freeze());
         } else if let Some(sealed) = self.data.pop_front() {
             self.current.extend(sealed.pieces);
-            self.files.extend(sealed.files);
+            self.file = sealed.file;
         } else {
             self.current.push_back(self.tail.split().freeze());
         }
@@ -145,15 +155,22 @@ impl Queue {
     pub(super) fn seal_tail(&mut self) {
         if !self.tail.is_empty() {
             let sealed = self.tail.split().freeze();
-            self.data.push_back(Parcel { pieces: vec![sealed], files: Vec::new() });
+            self.data.push_back(Parcel { pieces: vec![sealed], file: None });
         }
     }
 
     /// Sends some of what is current.
-    pub(super) fn send(&mut self) -> Result<usize, Errno> {
+    fn send(&mut self) -> Result<usize, Errno> {
         let Some(socket) = self.socket.clone() else { return Err(Errno::EPIPE) };
-        if !self.files.is_empty() {
-            return self.send_file(&socket);
+        if let Some(sealed) = self.file.take() {
+            match self.send_file(&socket, &sealed) {
+                Err(Errno::ETOOMANYREFS) => self.send_as_bytes(sealed),
+                Err(Errno::EAGAIN) => {
+                    self.file = Some(sealed);
+                    return Err(Errno::EAGAIN);
+                }
+                sent => return sent,
+            }
         }
         if let (Some(only), 1) = (self.current.front(), self.current.len()) {
             return socket.send(only);
@@ -163,22 +180,37 @@ impl Queue {
         socket.send_pieces(&pieces)
     }
 
-    /// Sends the next file, with one byte if more files follow.
-    pub(super) fn send_file(&mut self, socket: &Socket) -> Result<usize, Errno> {
-        let Some(file) = self.files.front() else { return Ok(0) };
-        let pieces = self.current.iter().take(MAX_PIECES);
-        let mut pieces: Vec<&[u8]> = pieces.map(|piece| &piece[..]).collect();
-        if self.files.len() > 1 {
-            pieces = pieces.first().map(|first| &first[..1]).into_iter().collect();
+    /// Sends a file. How many can be on their way is limited for a user, not for a process: so that
+    /// who doesn't read uses up little of that, there are few for each connection.
+    fn send_file(&mut self, socket: &Socket, sealed: &Sealed) -> Result<usize, Errno> {
+        if self.under_way >= MAX_UNDER_WAY && socket.is_read_out() {
+            self.under_way = 0;
         }
-        let pieces: Vec<_> = pieces.into_iter().map(IoSlice::new).collect();
-        let sent = socket.send_with(&pieces, file)?;
-        self.files.pop_front();
+        let (Some(frame), Some(file)) = (self.current.front(), framed::passable(sealed)) else {
+            return Err(Errno::ETOOMANYREFS);
+        };
+        if self.under_way >= MAX_UNDER_WAY {
+            return Err(Errno::ETOOMANYREFS);
+        }
+        let sent = socket.send_with(&[IoSlice::new(frame)], &file)?;
+        self.under_way += 1;
+        self.held -= sealed.bytes.len();
         Ok(sent)
     }
 
+    /// What can't go as a file is written in its place.
+    fn send_as_bytes(&mut self, sealed: Sealed) {
+        let length = sealed.bytes.len();
+        let head = frame::part_head(length);
+        self.held -= length;
+        self.queued -= self.current.iter().map(Bytes::len).sum::<usize>();
+        self.queued += head.len() + length;
+        self.current.clear();
+        self.current.extend([head, sealed.bytes]);
+    }
+
     /// Forgets what is out, so that the buffers behind it may be used again.
-    pub(super) fn drop_written(&mut self, mut sent: usize) {
+    fn drop_written(&mut self, mut sent: usize) {
         while let Some(first) = self.current.front_mut() {
             if first.len() > sent {
                 return first.advance(sent);
@@ -194,19 +226,15 @@ impl Queue {
         *self = Self { closed: true, waiting, socket, lane, ..Self::default() };
     }
 
-    /// One system call's worth: what has begun, else control, else data. A full socket is no
-    /// error; a broken one closes the self.
-    pub(super) fn write_once(&mut self) -> Result<(), Errno> {
+    /// One system call's worth: what has begun, else control, else data; says how much. A full socket
+    /// is no error; a broken one closes the queue.
+    pub(super) fn write_once(&mut self) -> Result<usize, Errno> {
         if self.current.is_empty() {
             self.advance();
         }
         let sent = match self.send() {
             Ok(sent) => sent,
-            Err(Errno::EAGAIN) => return Ok(()),
-            Err(Errno::ETOOMANYREFS) => {
-                self.crowded = true;
-                return Ok(());
-            }
+            Err(Errno::EAGAIN) => return Ok(0),
             Err(errno) => {
                 self.close();
                 return Err(errno);
@@ -215,12 +243,12 @@ impl Queue {
         self.queued -= sent;
         self.drop_written(sent);
         self.written = Some(Instant::now());
-        Ok(())
+        Ok(sent)
     }
 }
 
-/// Pieces that follow a frame and are less than this together are copied.
-const SMALL: usize = 16 * 1024;
+/// How many files may wait for one reader.
+const MAX_UNDER_WAY: usize = 32;
 /// What one system call takes.
 const MAX_PIECES: usize = 64;
 /// Who sends again within this time is in a burst: gathering costs it nothing.

@@ -1,12 +1,13 @@
 //! The one way into a connection: bytes come in, whole messages go to one handler.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hatchery_proto::frame::{self, Frame};
-use hatchery_proto::{CallId, Config, Decoder, Encoded, FrameError, Lane, MAX_FILES};
+use hatchery_proto::{CallId, Config, Decoder, Encoded, FrameError, Lane, Part};
 use hatchery_spawn::Incoming;
 use serde::de::DeserializeOwned;
 
@@ -26,6 +27,8 @@ pub(crate) struct Inbox {
     lane: Option<Arc<Lane>>,
     /// The other end is in this process, and puts them there.
     inside: bool,
+    /// A file whose frame is not whole yet; there may have been no fd for it.
+    file: Option<Option<OwnedFd>>,
 }
 
 /// What has come.
@@ -56,7 +59,7 @@ impl Ended {
 impl Inbox {
     pub(crate) fn new(socket: Arc<Socket>, max_frame: usize) -> Self {
         let (decoder, spin) = (Decoder::new(max_frame), Duration::ZERO);
-        Self { socket, decoder, spin, lent: 0, lane: None, inside: false }
+        Self { socket, decoder, spin, lent: 0, lane: None, inside: false, file: None }
     }
 
     /// The same with another limit for the frames to come.
@@ -89,7 +92,11 @@ impl Inbox {
     pub(crate) async fn next<M: DeserializeOwned>(&mut self) -> Result<Received<M>, Ended> {
         loop {
             if let Some(frame) = self.decoder.next_frame().map_err(Ended::Malformed)? {
-                return self.whole(frame).map_err(Ended::Malformed);
+                match self.whole(frame).map_err(Ended::Malformed)? {
+                    Some(received) => return Ok(received),
+                    // Of the next one.
+                    None => continue,
+                }
             }
             if std::mem::take(&mut self.lent) >= LENT {
                 // Who got them may be done with them after its turn; then the same memory is used
@@ -108,31 +115,60 @@ impl Inbox {
         }
     }
 
-    /// What came as a file waits for its message. One comes at a time, and all of a message with its
-    /// first bytes: so none can pile up (C15).
+    /// A file has come; the frame that it goes with comes with it. One at a time, so none can pile
+    /// up (C15).
     fn file(&mut self, fds: Vec<OwnedFd>, lost: bool) -> Result<(), Ended> {
-        if self.inside || fds.len() + usize::from(lost) > 1 {
-            return Err(Ended::violation("an fd that nobody asked for"));
-        }
-        let part = match fds.into_iter().next() {
-            Some(fd) => framed::arrived(fd, self.decoder.limit()).map_err(Ended::violation)?,
-            None => framed::no_fd(),
+        let file = match (fds.len(), lost) {
+            (1, false) => fds.into_iter().next(),
+            (0, true) => None,
+            (_, _) => return Err(Ended::violation("more than one fd at once")),
         };
-        let lane = self.lane.get_or_insert_default();
-        lane.push([part]);
-        if lane.waiting_parts() > 2 * MAX_FILES {
-            return Err(Ended::violation("more files than a message can have"));
+        if self.inside || self.file.replace(file).is_some() {
+            return Err(Ended::violation("an fd that nobody asked for"));
         }
         Ok(())
     }
 
+    /// Puts a part where its message looks for it.
+    fn beside(&mut self, part: Part) -> Result<(), FrameError> {
+        let lane = self.lane.get_or_insert_default();
+        lane.push([part]);
+        // One message's at the most, and those of another that it waits for.
+        let limit = 2 * self.decoder.limit();
+        match lane.waiting_bytes() {
+            length if length > limit || self.inside => Err(FrameError::TooLarge { length, limit }),
+            _ => Ok(()),
+        }
+    }
+
     /// A frame, and what was handed over beside it: in order, so also if nobody wants it.
-    fn whole<M: DeserializeOwned>(&mut self, frame: Bytes) -> Result<Received<M>, FrameError> {
+    fn whole<M: DeserializeOwned>(
+        &mut self,
+        frame: Bytes,
+    ) -> Result<Option<Received<M>>, FrameError> {
         self.lent += frame.len();
         let lane = self.lane.as_ref();
         match Frame::new(frame, lane)? {
-            Frame::Item { call, value } => Ok(Received::Item(call, value)),
-            Frame::Message(message) => frame::decode_message(&message, lane).map(Received::Message),
+            Frame::Item { call, value } => {
+                let (length, limit) = (value.len(), self.decoder.limit());
+                if length > limit {
+                    return Err(FrameError::TooLarge { length, limit });
+                }
+                Ok(Some(Received::Item(call, value)))
+            }
+            Frame::Message(message) => {
+                frame::decode_message(&message, lane).map(Received::Message).map(Some)
+            }
+            Frame::Part(bytes) => self.beside(Part::Bytes(bytes)).map(|()| None),
+            Frame::File => {
+                let part = match self.file.take() {
+                    Some(Some(file)) => framed::arrived(file, self.decoder.limit()),
+                    Some(None) => Ok(framed::no_fd()),
+                    None => Err(io::Error::other("the frame of a file without it")),
+                };
+                let part = part.map_err(|error| FrameError::Decode(error.to_string()))?;
+                self.beside(part).map(|()| None)
+            }
         }
     }
 

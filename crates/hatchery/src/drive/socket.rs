@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use hatchery_spawn::{Incoming, receive_into, send_with, watch};
+use hatchery_spawn::{Incoming, receive_into, send_with, unread, watch};
 use nix::errno::Errno;
 use nix::sys::socket::{
     MsgFlags, Shutdown, getsockopt, send, sendmsg, setsockopt, shutdown, sockopt,
@@ -139,6 +139,11 @@ impl Socket {
         Ok(())
     }
 
+    /// Whether the other side has read everything that was sent.
+    pub(crate) fn is_read_out(&self) -> bool {
+        unread(self.watched.get_ref().as_fd()).is_ok_and(|bytes| bytes == 0)
+    }
+
     /// Doubles its buffer: it tells of room when three quarters are empty, and of the usual 208 KiB
     /// what is left is read before the writer has woken up.
     fn enlarge(&self) {
@@ -154,6 +159,5 @@ impl Socket {
     }
 }
 
-/// How long a full socket is left alone when no fd is free to watch it, and one that takes no files
-/// for too many are on their way.
-pub(crate) const FULL_TABLE_PAUSE: Duration = Duration::from_millis(1);
+/// How long a full socket is left alone when no fd is free to watch it.
+const FULL_TABLE_PAUSE: Duration = Duration::from_millis(1);

@@ -6,8 +6,8 @@
 //! overtake queued data at the next frame border (H22). Messages of streams are gathered and
 //! written together.
 //!
-//! Lock order: `state` is the innermost lock of this crate; nothing is called while it is held but
-//! the `Serialize` of what is sent.
+//! Lock order: `state` is the innermost lock of this crate; nothing is called while it is held, least
+//! of all code of whoever sends.
 //!
 //! Who pushes, and how a message comes into the queue: `push.rs`; what the queue holds, in which
 //! order, and how it goes out: `queue.rs`.
@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 
 use super::framed::Framed;
 use super::queue::Queue;
-use super::socket::{FULL_TABLE_PAUSE, Second, Socket};
+use super::socket::{Second, Socket};
 use crate::lock::lock;
 
 /// Which queue a frame joins when it can't be written at once.
@@ -64,26 +64,24 @@ pub(crate) struct Outbox {
     left: Notify,
     pub(super) max_frame: usize,
     limit: usize,
-    /// Where the other end is, if it is not in this process.
-    pub(super) across: Way,
+    /// Where the other end is.
+    pub(super) way: Way,
+    /// From which length on bytes for another process are put into a file.
+    pub(super) files_from: usize,
 }
 
 impl Outbox {
     pub(crate) fn new(socket: Arc<Socket>, config: &Config) -> Self {
-        let state = Mutex::new(Queue { socket: Some(socket), ..Queue::default() });
+        let state = Mutex::new(Queue::new(socket));
         let (work, left) = (Notify::new(), Notify::new());
-        let across = Way::Across { files_from: config.memfd_from_bytes.unwrap_or(usize::MAX) };
         let (max_frame, limit) = (config.max_frame_bytes, config.outbox_bytes);
-        Self { state, work, left, max_frame, limit, across }
-    }
-
-    /// Where the other end is.
-    pub(super) fn way(&self, queue: &Queue) -> Way {
-        if queue.lane.is_some() { Way::Inside } else { self.across }
+        let files_from = config.memfd_from_bytes.unwrap_or(usize::MAX);
+        Self { state, work, left, max_frame, limit, way: Way::Across, files_from }
     }
 
     /// The same for a connection inside this process, which has a lane beside its socket.
-    pub(crate) fn with_lane(self, lane: Option<Arc<Lane>>) -> Self {
+    pub(crate) fn with_lane(mut self, lane: Option<Arc<Lane>>) -> Self {
+        self.way = if lane.is_some() { Way::Inside } else { Way::Across };
         lock(&self.state).lane = lane;
         self
     }
@@ -95,7 +93,7 @@ impl Outbox {
         if queue.queued == 0 {
             return;
         }
-        let written = if queue.is_busy() { Ok(()) } else { queue.write_once() };
+        let written = if queue.is_busy() { Ok(0) } else { queue.write_once() };
         // A closed connection is told to everybody by its reader.
         let _closed = self.after(queue, written);
     }
@@ -104,7 +102,7 @@ impl Outbox {
     pub(super) fn after(
         &self,
         mut queue: MutexGuard<'_, Queue>,
-        written: Result<(), Errno>,
+        written: Result<usize, Errno>,
     ) -> Result<(), PushError> {
         let left = queue.queued > 0;
         let waiting = queue.released(self.limit);
@@ -113,14 +111,14 @@ impl Outbox {
         if left {
             self.work.notify_one();
         }
-        written.map_err(|_| PushError::Closed)
+        written.map(drop).map_err(|_| PushError::Closed)
     }
 
     /// Ready when data may be pushed without growing the queue over its limit, or the connection
     /// is closed. Ended by the writer task, or by the closing of the connection.
     pub(crate) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
         let mut queue = lock(&self.state);
-        if queue.closed || queue.queued < self.limit {
+        if queue.closed || !queue.is_full(self.limit) {
             return Poll::Ready(());
         }
         if !queue.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
@@ -168,7 +166,7 @@ impl Outbox {
         if let Some(socket) = &queue.socket {
             socket.shut();
         }
-        let _told = self.after(queue, Ok(()));
+        let _told = self.after(queue, Ok(0));
         self.work.notify_one();
     }
 
@@ -188,10 +186,6 @@ impl Outbox {
             match self.write_some() {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
-                // Whoever reads, here or elsewhere, makes room for more files.
-                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-                    tokio::time::sleep(FULL_TABLE_PAUSE).await;
-                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let socket = lock(&self.state).socket.clone();
                     socket.ok_or(io::ErrorKind::BrokenPipe)?.room(&mut second).await?;
@@ -210,18 +204,14 @@ impl Outbox {
         if queue.queued == 0 {
             return Ok(true);
         }
-        let before = queue.queued;
         let written = queue.write_once();
-        let (stuck, done) = (queue.queued == before, queue.queued == 0);
-        let crowded = std::mem::take(&mut queue.crowded);
+        let done = queue.queued == 0;
         let waiting = queue.released(self.limit);
         drop(queue);
         waiting.into_iter().for_each(Waker::wake);
-        written.map_err(io::Error::from)?;
-        match (stuck, crowded) {
-            (false, _) => Ok(done),
-            (true, false) => Err(io::ErrorKind::WouldBlock.into()),
-            (true, true) => Err(io::ErrorKind::ResourceBusy.into()),
+        match written? {
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            _ => Ok(done),
         }
     }
 }

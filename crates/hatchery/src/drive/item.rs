@@ -1,0 +1,78 @@
+//! A stream's message on its way into the queue: encoded where no lock is held, for that runs the
+//! `Serialize` of whoever sends it.
+
+use std::cell::Cell;
+
+use bytes::{Bytes, BytesMut};
+use hatchery_proto::{CallId, FrameError, Part, Parts, Way, frame};
+use serde::Serialize;
+
+use super::framed::Framed;
+
+thread_local! {
+    /// What the last message was encoded in.
+    static SCRATCH: Cell<Option<BytesMut>> = const { Cell::new(None) };
+}
+
+/// One message's frame, and its large parts.
+#[derive(Debug)]
+pub(crate) struct Item {
+    pub(super) frame: BytesMut,
+    pub(super) parts: Parts,
+    /// How many bytes its value has.
+    pub(super) length: usize,
+}
+
+impl Item {
+    /// Encodes a message; `settle` is applied to each of its large parts.
+    pub(super) fn new(
+        call: CallId,
+        value: &impl Serialize,
+        way: Way,
+        settle: impl FnMut(Part) -> Result<Part, String>,
+        limit: usize,
+    ) -> Result<Self, FrameError> {
+        let mut frame = SCRATCH.take().unwrap_or_default();
+        let encoded = frame::encode_item(call, value, way, settle, limit, &mut frame);
+        let mut item = Self { frame, parts: Parts::default(), length: 0 };
+        let frame::Item { length, parts } = encoded?;
+        (item.parts, item.length) = (parts, length);
+        Ok(item)
+    }
+
+    /// The bytes that follow, if they are few, become a part of the frame.
+    pub(super) fn copy_small(&mut self) {
+        copy_small(&mut self.parts, &mut self.frame);
+    }
+
+    /// The same as pieces of their own.
+    pub(super) fn framed(mut self) -> Framed {
+        let mut pieces = vec![self.frame.split().freeze()];
+        let Parts { beside, follow } = std::mem::take(&mut self.parts);
+        pieces.extend(follow);
+        Framed { length: self.length, pieces, beside }
+    }
+}
+
+impl Drop for Item {
+    fn drop(&mut self) {
+        let mut frame = std::mem::take(&mut self.frame);
+        if frame.capacity() <= KEPT {
+            frame.clear();
+            SCRATCH.set(Some(frame));
+        }
+    }
+}
+
+/// Appends what follows a frame if copying it costs less than a piece of its own.
+pub(super) fn copy_small(parts: &mut Parts, frame: &mut BytesMut) {
+    let total: usize = parts.follow.iter().map(Bytes::len).sum();
+    if total < SMALL {
+        parts.follow.drain(..).for_each(|part| frame.extend_from_slice(&part));
+    }
+}
+
+/// Pieces that follow a frame and are less than this together are copied.
+const SMALL: usize = 16 * 1024;
+/// No thread holds on to a larger buffer than this.
+const KEPT: usize = 64 * 1024;
