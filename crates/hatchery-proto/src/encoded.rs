@@ -54,7 +54,8 @@ impl Encoded {
     /// How long it is, all its parts included.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.bytes.len() + self.beside().iter().map(Part::length).sum::<usize>()
+        // What is lost is as long as somebody says.
+        self.beside().iter().map(Part::length).fold(self.bytes.len(), usize::saturating_add)
     }
 
     /// Whether there is nothing.

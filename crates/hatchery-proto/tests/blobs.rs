@@ -487,3 +487,19 @@ fn parts_cost_what_they_take() {
     assert!(hostile(&value, &vec![1; 100], &part[..100]).is_ok());
     assert!(matches!(hostile(&value, &vec![1; 101], &part), Err(FrameError::Decode(_))));
 }
+
+/// C15: what is lost is as long as somebody says, and that is no reason to panic.
+#[test]
+fn lost_parts_of_any_length_are_counted() {
+    let lost = || Part::Lost { why: "no fd".into(), length: 0 };
+    let lane = Arc::new(Lane::default());
+    lane.push([lost(), lost()]);
+    let mut frame = BytesMut::new();
+    frame.put_u32(9 + 4 + 16 + 12);
+    frame.put_u8(0xC1);
+    frame.put_u64(7 | 1 << 63);
+    frame.put_u32(2);
+    (0..2).for_each(|_| frame.put_u64(u64::MAX));
+    frame.put_bytes(0xC0, 12);
+    assert_eq!(received(&frame, Some(&lane)).unwrap().len(), usize::MAX);
+}
