@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use hatchery::{Backend, Config, FaultKind, Runtime, ScopeError};
 use hatchery_testkit::isolate;
-use hatchery_tests::{BUDGET, PROCESSES, SLACK, each, here};
+use hatchery_tests::{BUDGET, PROCESSES, SLACK, came_down, each, here};
 
 /// Those that can't be brought to an end but by force.
 const STUCK: [&str; 4] = ["flock", "read", "sleep", "spin"];
@@ -70,7 +70,7 @@ async fn stuck_and_cancelled(runtime: &Runtime) -> (ScopeError, Duration) {
     for file in all.into_iter().chain(["lock"]) {
         std::fs::remove_file(dir.join(file)).unwrap();
     }
-    (down.unwrap_err(), took)
+    (came_down(down), took)
 }
 
 fn names<'a>(paths: impl Iterator<Item = &'a hatchery::ActorPath>) -> BTreeSet<&'a str> {

@@ -13,7 +13,9 @@ use hatchery::{
     shield,
 };
 use hatchery_testkit::isolate::private_dir;
-use hatchery_tests::{BACKENDS, BUDGET, PROCESSES, ROOMY, SLACK, each, for_each_with, hasty, here};
+use hatchery_tests::{
+    BACKENDS, BUDGET, PROCESSES, ROOMY, SLACK, came_down, each, for_each_with, hasty, here,
+};
 
 #[derive(Debug, PartialEq, thiserror::Error, serde::Serialize, serde::Deserialize)]
 #[error("a task beside is broken")]
@@ -195,7 +197,7 @@ fn a_sleeper_two_nurseries_down_costs_one_budget() {
                 .await;
             let took = at.elapsed();
             assert!(took < budget + SLACK, "{took:?}");
-            let error = down.unwrap_err();
+            let error = came_down(down);
             assert!(error.is_cancelled(), "{}", error.render());
             let forced = error.report().forced();
             let forced: Vec<_> = forced.iter().map(|one| one.path.to_string()).collect();
@@ -224,7 +226,7 @@ fn a_clean_up_inside_its_time_is_let_finish_and_a_longer_one_is_not() {
                     std::future::pending().await
                 })
                 .await;
-            let error = down.unwrap_err();
+            let error = came_down(down);
             let forced = error.report().forced();
             assert_eq!(forced.is_empty(), in_time, "{span:?} {}", error.report());
             if let [child] = forced[..] {
@@ -284,7 +286,7 @@ fn a_destructor_that_starts_an_actor_is_refused() {
                 std::future::pending().await
             })
             .await;
-        let error = down.unwrap_err();
+        let error = came_down(down);
         assert!(error.is_cancelled(), "{}", error.render());
         assert!(error.report().forced().is_empty(), "{}", error.report());
         assert_eq!(error.report().actors.len(), 1, "{}", error.report());

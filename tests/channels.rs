@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use hatchery::{Callee, ContextError, Error, FaultKind, Nothing, Portal, Runtime, StreamError};
-use hatchery_tests::{BACKENDS, BUDGET, PROCESSES, for_each, here};
+use hatchery_tests::{BACKENDS, BUDGET, PROCESSES, came_down, for_each, here};
 use nix::sys::socket::{Shutdown, shutdown};
 
 /// The stream sockets of this process: its channels, and nothing else that these tests have.
@@ -148,7 +148,7 @@ async fn break_it(runtime: &Runtime, how: Break) {
         *watching.lock().unwrap() = Some(task);
         std::future::pending::<hatchery::Result<()>>().await
     });
-    let error = nursery.await.unwrap_err();
+    let error = came_down(nursery.await);
     let died = &error.faults()[0];
     assert!(matches!(died.kind, FaultKind::Died(_)), "{how:?}: {}", error.render());
     let task = watching.lock().unwrap().take().unwrap();
@@ -207,7 +207,7 @@ fn an_actor_that_streams_into_nothing_is_ended_from_outside() {
             });
             Ok(streaming.await?)
         });
-        let error = nursery.await.unwrap_err();
+        let error = came_down(nursery.await);
         assert!(began.elapsed() < BUDGET + SLACK, "{:?}", began.elapsed());
         let report = error.report();
         assert_eq!(report.forced().len(), 1, "{report}");

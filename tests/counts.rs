@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use hatchery::{Backend, CallError, Config, FaultKind, Runtime, Stdio};
 use hatchery_testkit::counts::{self, Counts};
 use hatchery_testkit::isolate::{self, End, Isolated};
-use hatchery_tests::{BACKENDS, BUDGET, HANG, for_each, here};
+use hatchery_tests::{BACKENDS, BUDGET, HANG, came_down, for_each, here};
 
 #[hatchery::function]
 async fn square(x: u64) -> u64 {
@@ -149,7 +149,7 @@ async fn abandon(runtime: &Runtime, count: usize) -> hatchery::ScopeError {
             Ok(())
         })
         .await;
-    down.unwrap_err()
+    came_down(down)
 }
 
 /// Scenario 76, C5: the ledger forgets a thread that ends after all, and the count is exact again.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::future::pending;
 
 use hatchery::{Backend, Config, Error, FaultKind, Nursery, Step, abandoned, nursery};
-use hatchery_tests::{PROCESSES, for_each_with, here};
+use hatchery_tests::{PROCESSES, came_down, for_each_with, here};
 use tokio::sync::Semaphore;
 
 /// One for each thread of this process that is stuck.
@@ -66,7 +66,7 @@ fn threads_abandoned_in_processes_below_are_all_named_in_the_result() {
                 pending().await
             })
             .await;
-        let error = down.unwrap_err();
+        let error = came_down(down);
         let paths = ["a", "b", "c"].map(|name| format!("root/{name}/leaf"));
         let paths = BTreeSet::from(paths);
         let leaves = error.faults().iter().flat_map(|fault| fault.leaves());

@@ -7,7 +7,7 @@ pub mod grown;
 use std::future::Future;
 use std::time::Duration;
 
-use hatchery::{Backend, Config, Portal, Runtime, Stdio};
+use hatchery::{Backend, Config, FaultKind, Portal, Runtime, ScopeError, Stdio};
 use hatchery_testkit::counts::Counts;
 use hatchery_testkit::isolate;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -128,6 +128,22 @@ pub async fn with_worker(runtime: Runtime, body: impl AsyncFnOnce(Portal) -> hat
     let ended = runtime.nursery(async |n| body(n.start("worker").await?).await).await;
     ended.unwrap_or_else(|error| panic!("{}", error.render()));
     runtime.close().await;
+}
+
+/// The error of a nursery of the root that was to come down with one, but not with that of its body's
+/// own panic: what a body asserts fails as an error of its nursery, and who only looks for an error
+/// would take it for the one it wanted.
+///
+/// # Panics
+/// If it came down well, or its body has panicked.
+#[track_caller]
+pub fn came_down<T>(ended: Result<T, ScopeError>) -> ScopeError {
+    let Err(error) = ended else { panic!("it came down without an error") };
+    let mut leaves = error.faults().iter().flat_map(|fault| fault.leaves());
+    let is_own =
+        leaves.any(|leaf| leaf.kind == FaultKind::Panicked && leaf.path.as_str() == "root");
+    assert!(!is_own, "{}", error.render());
+    error
 }
 
 /// The same on one backend with other bounds, in this very process.

@@ -17,7 +17,7 @@ use hatchery_spawn::Pidfd;
 use hatchery_testkit::isolate;
 use hatchery_tests::events::Events;
 use hatchery_tests::{
-    BACKENDS, HANG, PROCESSES, ROOMY, SLACK, each, hasty, here, many_fds, within,
+    BACKENDS, HANG, PROCESSES, ROOMY, SLACK, came_down, each, hasty, here, many_fds, within,
 };
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -135,7 +135,7 @@ async fn cancelled(runtime: &Runtime, stuck: bool) -> (Duration, Report) {
             std::future::pending().await
         })
         .await;
-    let error = down.unwrap_err();
+    let error = came_down(down);
     assert!(error.is_cancelled(), "{}", error.render());
     (at.elapsed(), error.report().clone())
 }
@@ -181,7 +181,7 @@ fn a_tree_without_pidfds_is_killed() {
             })
             .await;
         let lost = FaultKind::Died(ExitStatus::Unknown);
-        assert_eq!(down.unwrap_err().fault().kind, lost);
+        assert_eq!(came_down(down).fault().kind, lost);
         cancelled(&runtime, false).await;
         runtime.close().await;
     });
@@ -224,7 +224,7 @@ fn an_actor_whose_pidfd_found_no_room_is_called_and_killed() {
                 std::future::pending().await
             })
             .await;
-        let error = down.unwrap_err();
+        let error = came_down(down);
         drop(fill);
         setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
         assert!(error.is_cancelled(), "{}", error.render());

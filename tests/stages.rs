@@ -11,7 +11,7 @@ use hatchery::{
 };
 use hatchery_spawn::{Backend as _, Bounds, Forkserver, SpawnError, Spawning, Spec};
 use hatchery_testkit::fault;
-use hatchery_tests::{BUDGET, for_each_with, here};
+use hatchery_tests::{BUDGET, came_down, for_each_with, here};
 
 /// What the wait under test may take.
 const SHORT: Duration = Duration::from_millis(300);
@@ -174,7 +174,7 @@ fn a_teardown_without_an_answer_names_every_rung() {
                 std::future::pending().await
             })
             .await;
-        let error = down.unwrap_err();
+        let error = came_down(down);
         fault::sigcont(runtime.forkserver_pid().unwrap()).unwrap();
         let steps: Vec<_> = error.report().actors[0].steps.iter().map(|taken| taken.step).collect();
         let rungs =
@@ -207,7 +207,7 @@ fn a_child_that_is_born_after_its_budget_is_killed_at_once() {
                 std::future::pending().await
             })
             .await;
-        let error = down.unwrap_err();
+        let error = came_down(down);
         fault::sigcont(server.pid()).unwrap();
         let steps: Vec<_> = error.report().actors[0].steps.iter().map(|taken| taken.step).collect();
         assert_eq!(steps.last(), Some(&Step::Unreapable), "{}", error.report());

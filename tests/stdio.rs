@@ -11,7 +11,7 @@ use hatchery::{Backend, CallError, Error, FaultKind, Runtime, StartCause, StartE
 use hatchery_spawn::{Pidfd, SpawnError};
 use hatchery_testkit::counts::Counts;
 use hatchery_testkit::isolate;
-use hatchery_tests::{BUDGET, HANG, PROCESSES, SLACK, for_each, here};
+use hatchery_tests::{BUDGET, HANG, PROCESSES, SLACK, came_down, for_each, here};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe::Receiver;
 use tokio::task::JoinHandle;
@@ -414,7 +414,7 @@ fn a_death_quotes_the_last_lines() {
                         Err(error.into())
                     })
                     .await;
-                let text = down.unwrap_err().render();
+                let text = came_down(down).render();
                 assert!(text.contains("word 29"), "{text}");
                 runtime.close().await;
             });

@@ -14,7 +14,8 @@ use hatchery::{
 use hatchery_testkit::fault::{Fault, Moment, Tree};
 use hatchery_tests::events::Events;
 use hatchery_tests::{
-    BACKENDS, BUDGET, HANG, PROCESSES, ROOMY, SLACK, each, for_each, for_each_with, hasty, here,
+    BACKENDS, BUDGET, HANG, PROCESSES, ROOMY, SLACK, came_down, each, for_each, for_each_with,
+    hasty, here,
 };
 use tokio::sync::Barrier;
 
@@ -95,7 +96,7 @@ async fn cancel_all(runtime: &Runtime, count: usize, block: Option<bool>) -> (Du
             std::future::pending().await
         })
         .await;
-    let error = down.unwrap_err();
+    let error = came_down(down);
     assert!(error.is_cancelled(), "{}", error.render());
     (at.elapsed(), error.report().clone())
 }
@@ -258,7 +259,7 @@ fn a_stuck_leaf_four_levels_down_costs_one_budget() {
                 Err(Error::msg("all are up"))
             })
             .await;
-        let error = down.unwrap_err();
+        let error = came_down(down);
         let took = at.elapsed();
         assert!(took < budget + SLACK, "{took:?}");
         let report = error.report();
@@ -307,7 +308,7 @@ fn a_stuck_thread_is_abandoned_and_named() {
                 })
                 .await;
             assert!(began.elapsed() < BUDGET + SLACK);
-            let error = down.unwrap_err();
+            let error = came_down(down);
             assert_eq!(error.faults().len(), 25, "{}", error.render());
             assert!(error.faults().iter().all(|fault| fault.kind == FaultKind::Abandoned));
             let paths: BTreeSet<String> = (0..25).map(|i| format!("root/a{i}")).collect();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hatchery::{CallError, Config, Error, ExitStatus, FaultKind, Runtime, StartCause, nursery};
 use hatchery_spawn::Pidfd;
-use hatchery_tests::{BACKENDS, PROCESSES, ROOMY, for_each, for_each_with, here};
+use hatchery_tests::{BACKENDS, PROCESSES, ROOMY, came_down, for_each, for_each_with, here};
 
 #[derive(Debug, PartialEq, thiserror::Error, serde::Serialize, serde::Deserialize)]
 #[error("{0} is broken")]
@@ -123,7 +123,7 @@ fn the_death_of_the_forkserver_takes_the_tree_down_and_the_next_one_works() {
                 std::future::pending().await
             })
             .await;
-        let error = down.unwrap_err();
+        let error = came_down(down);
         assert!(error.render().contains("forkserver is gone"), "{}", error.render());
         runtime.close().await;
         let next = Runtime::builder().signals(false).open().unwrap();
@@ -147,7 +147,7 @@ fn the_death_of_the_forkserver_right_after_a_start_is_told() {
                     std::future::pending().await
                 })
                 .await;
-            let error = down.unwrap_err();
+            let error = came_down(down);
             let died = FaultKind::Died(ExitStatus::Unknown);
             assert_eq!(error.fault().kind, died, "{}", error.render());
             assert!(error.render().contains("forkserver is gone"), "{}", error.render());
@@ -209,7 +209,7 @@ fn many_err_while_more_are_starting() {
                 Ok(())
             })
             .await;
-        let error = down.unwrap_err();
+        let error = came_down(down);
         let failed = |fault: &hatchery::Fault| fault.kind == FaultKind::Failed;
         assert!(error.faults().iter().all(failed), "{}", error.render());
         runtime.close().await;
@@ -245,7 +245,7 @@ fn a_child_that_cancels_its_parent_is_named() {
                 Ok(())
             })
             .await;
-        let error = down.unwrap_err();
+        let error = came_down(down);
         let FaultKind::Cancelled(reason) = &error.fault().kind else {
             panic!("{}", error.render());
         };
@@ -303,7 +303,7 @@ fn a_thousand_cancels_are_one_teardown() {
                 std::future::pending().await
             })
             .await;
-        let error = down.unwrap_err();
+        let error = came_down(down);
         assert!(error.is_cancelled(), "{}", error.render());
         assert!(error.report().forced().is_empty(), "{}", error.report());
         runtime.close().await;
@@ -326,7 +326,7 @@ fn a_nasty_destructor_does_not_hold_up_a_teardown() {
                     std::future::pending().await
                 })
                 .await;
-            let error = down.unwrap_err();
+            let error = came_down(down);
             assert!(error.is_cancelled(), "{}", error.render());
             assert_eq!(error.report().forced().len(), usize::from(blocks), "{}", error.report());
         }
@@ -347,7 +347,7 @@ fn a_nursery_that_goes_down_takes_nobody() {
                 std::future::pending().await
             })
             .await;
-        assert!(down.unwrap_err().is_cancelled());
+        assert!(came_down(down).is_cancelled());
         let late = told.await.unwrap().start("late").await.unwrap_err();
         assert!(matches!(late.cause, StartCause::Closing(_)), "{late}");
         runtime.close().await;
