@@ -2,15 +2,24 @@
 //! can't be had comes back to the spawner by name.
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
-use hatchery::{Access, Backend, Confinement, StartCause, SyscallFilter, nursery};
-use hatchery_spawn::{SpawnError, Step};
-use hatchery_tests::{BACKENDS, PROCESSES, for_each, here};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use hatchery::{
+    Access, Backend, Cgroup, Config, Confinement, Error, ExitStatus, FaultKind, StartCause,
+    SyscallFilter, nursery,
+};
+use hatchery_spawn::{Pidfd, SpawnError, Step};
+use hatchery_testkit::isolate;
+use hatchery_tests::{BACKENDS, HANG, PROCESSES, ROOMY, for_each, here, within};
 use nix::unistd::{Uid, getuid};
 
 /// Who this actor is, what it may read, and whether it may change its directory.
 #[hatchery::function]
 async fn bounds() -> (u32, bool, bool) {
-    let reads = std::fs::read_to_string("/etc/hostname").is_ok();
+    let reads = fs::read_to_string("/etc/hostname").is_ok();
     (getuid().as_raw(), reads, nix::unistd::chdir("/").is_ok())
 }
 
@@ -24,7 +33,7 @@ async fn bounds_below() -> (u32, bool, bool) {
 fn all() -> Confinement {
     let code = ["/usr", "/lib", "/lib64"]
         .into_iter()
-        .filter(|path| std::fs::exists(path).is_ok_and(|is_there| is_there));
+        .filter(|path| fs::exists(path).is_ok_and(|is_there| is_there));
     let own = std::env::current_exe().unwrap();
     let files = code.map(|path| (path.into(), Access::Execute)).chain([
         (own, Access::Execute),
@@ -83,4 +92,88 @@ fn is_landlock(cause: &SpawnError) -> bool {
     let gone = Some(nix::libc::ENOENT);
     matches!(cause, SpawnError::Step { step: Step::Landlock, cause, .. }
         if cause.raw_os_error() == gone)
+}
+
+#[hatchery::function]
+async fn idle() -> u64 {
+    std::future::pending().await
+}
+
+/// Waits for an actor in a cgroup of its own.
+#[hatchery::function]
+async fn waits_for_one_in(place: PathBuf) -> Result<u64, Error> {
+    let done = nursery(async |n| {
+        let cgroup = Confinement::new().cgroup(Cgroup::under(&place));
+        Ok(n.actor("hog").confine(cgroup).start().await?.call(idle()).await?)
+    });
+    Ok(done.await?)
+}
+
+/// Fault 17, C4: an actor that was killed as its cgroup was out of memory is told as such, also two
+/// levels up. The cgroup's count is one that is written here.
+#[test]
+fn an_actor_out_of_memory_is_told_two_levels_up() {
+    isolate::run_test(here!(), HANG * 2, || {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let mount = mounts.lines().find(|line| line.contains(" cgroup2 "));
+        let Some(mount) = mount.and_then(|line| line.split(' ').nth(1)) else {
+            return eprintln!("not tested: no cgroup v2 is mounted");
+        };
+        let place = Path::new(mount).join(format!("test-tree-oom-{}", std::process::id()));
+        // Mounts that nobody else sees.
+        let own = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS);
+        if let Err(error) = own.map_err(Into::into).and_then(|()| fs::create_dir(&place)) {
+            return eprintln!("not tested: {error}");
+        }
+        runs("mount", &["--make-rprivate", "/"]);
+        for backend in PROCESSES {
+            within(HANG, backend, Config::with_budget(ROOMY), async |runtime| {
+                let inside = tokio::spawn(kill_with_a_count(place.clone()));
+                let place = place.clone();
+                let down = runtime
+                    .nursery(async |n| {
+                        Ok(n.start("middle").await?.call(waits_for_one_in(place)).await?)
+                    })
+                    .await;
+                let error = down.unwrap_err();
+                let text = error.render();
+                assert!(text.contains("killed by SIGKILL, out of memory in its cgroup"), "{text}");
+                assert!(text.contains("root/middle/hog"), "{text}");
+                let died = FaultKind::Died(ExitStatus::OutOfMemory);
+                assert_eq!(error.fault().kind, died);
+                runs("umount", &[inside.await.unwrap().to_str().unwrap()]);
+                runtime.close().await;
+            });
+        }
+        let until = std::time::Instant::now() + HANG;
+        while fs::remove_dir(&place).is_err() {
+            assert!(std::time::Instant::now() < until, "{}", place.display());
+            std::thread::yield_now();
+        }
+    });
+}
+
+fn runs(program: &str, words: &[&str]) {
+    assert!(Command::new(program).args(words).status().unwrap().success(), "{program} {words:?}");
+}
+
+/// Kills whoever comes into a cgroup below `place`, which counts that as for want of memory; gives
+/// back what is to be unmounted then.
+async fn kill_with_a_count(place: PathBuf) -> PathBuf {
+    loop {
+        let inside = fs::read_dir(&place).unwrap().flatten().map(|entry| entry.path());
+        let member = inside.filter(|path| path.is_dir()).find_map(|path| {
+            let pid = fs::read_to_string(path.join("cgroup.procs")).ok()?.trim().parse().ok()?;
+            Some((path, pid))
+        });
+        let Some((path, pid)) = member else {
+            // Nobody tells when one is made.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            continue;
+        };
+        runs("mount", &["-t", "tmpfs", "none", path.to_str().unwrap()]);
+        fs::write(path.join("memory.events"), "oom_kill 1\n").unwrap();
+        Pidfd::open(pid).unwrap().send_signal(nix::libc::SIGKILL).unwrap();
+        return path;
+    }
 }

@@ -159,7 +159,8 @@ fn a_tree_without_pidfds_is_up_called_and_cancelled() {
 /// that is killed is told as such, and so is a forkserver.
 #[test]
 fn a_tree_without_pidfds_is_killed() {
-    let config = hasty(Duration::from_millis(600));
+    // The budget that users have: of less, the leaves' share is too little on a busy machine.
+    let config = Config::default();
     without_pidfds(here!(), &config, &PROCESSES, 2, async |runtime| {
         let (took, report) = cancelled(&runtime, true).await;
         assert!(took < config.budget + SLACK, "{took:?}");

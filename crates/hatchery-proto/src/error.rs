@@ -105,6 +105,20 @@ pub enum ExitStatus {
     Signal(i32),
     /// Its status is lost, for its forkserver died first.
     Unknown,
+    /// SIGKILL by the kernel, as the memory of its cgroup was used up.
+    OutOfMemory,
+}
+
+impl ExitStatus {
+    /// The signal that ended it, if it was one.
+    #[must_use]
+    pub fn signal(self) -> Option<i32> {
+        match self {
+            Self::Signal(signal) => Some(signal),
+            Self::OutOfMemory => Some(SIGKILL),
+            Self::Code(_) | Self::Unknown => None,
+        }
+    }
 }
 
 impl fmt::Display for ExitStatus {
@@ -113,6 +127,9 @@ impl fmt::Display for ExitStatus {
             Self::Code(code) => write!(f, "exit status {code}"),
             Self::Signal(signal) => write!(f, "killed by {}", signal_name(*signal)),
             Self::Unknown => f.write_str("status unknown, its forkserver is gone"),
+            Self::OutOfMemory => {
+                write!(f, "killed by {}, out of memory in its cgroup", signal_name(SIGKILL))
+            }
         }
     }
 }
@@ -245,6 +262,9 @@ impl fmt::Display for Fault {
 }
 
 impl std::error::Error for Fault {}
+
+/// On every Linux.
+const SIGKILL: i32 = 9;
 
 /// A thousand lines say no more to a reader than fifty.
 const MAX_SHOWN: usize = 50;

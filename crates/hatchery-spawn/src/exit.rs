@@ -13,6 +13,9 @@ pub enum Exit {
         signal: i32,
         /// Whether the kernel wrote a core file.
         core_dumped: bool,
+        /// Whether it was SIGKILL because the memory of its [`Cgroup`](crate::Cgroup) was used up:
+        /// the kernel's count of such kills there has grown while the child lived.
+        out_of_memory: bool,
     },
     /// A thread's main panicked, with this message.
     Panicked(String),
@@ -48,12 +51,18 @@ impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Code(code) => write!(f, "exit status {code}"),
-            Self::Signal { signal, core_dumped } => {
+            Self::Signal { signal, core_dumped, out_of_memory } => {
                 match nix::sys::signal::Signal::try_from(*signal) {
                     Ok(name) => write!(f, "killed by {name}")?,
                     Err(_) => write!(f, "killed by signal {signal}")?,
                 }
-                if *core_dumped { f.write_str(", core dumped") } else { Ok(()) }
+                if *core_dumped {
+                    f.write_str(", core dumped")?;
+                }
+                if *out_of_memory {
+                    f.write_str(", out of memory in its cgroup")?;
+                }
+                Ok(())
             }
             Self::Panicked(message) => write!(f, "panicked: {message}"),
         }

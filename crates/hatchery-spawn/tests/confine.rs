@@ -27,6 +27,7 @@ use seccompiler::{
 inventory::submit! { Main { name: "quit", run: |_| 3 } }
 inventory::submit! { Main { name: "hang", run: hang } }
 inventory::submit! { Main { name: "look", run: look } }
+inventory::submit! { Main { name: "hog", run: hog } }
 inventory::submit! { Main { name: "try", run: tries } }
 inventory::submit! { Main { name: "calls", run: calls } }
 inventory::submit! { Main { name: "spawns", run: spawns } }
@@ -34,6 +35,17 @@ inventory::submit! { Main { name: "stray", run: stray } }
 
 fn hang(birth: Birth) -> i32 {
     tell(&mut birth.channel.unwrap(), "up");
+    park()
+}
+
+/// Takes 64 MiB when it is told to.
+fn hog(birth: Birth) -> i32 {
+    let mut channel = birth.channel.unwrap();
+    tell(&mut channel, "up");
+    if line(&mut channel) == "take" {
+        let taken: Vec<Vec<u8>> = (0..64).map(|_| vec![1; 1 << 20]).collect();
+        tell(&mut channel, format!("has {}", std::hint::black_box(taken).len()));
+    }
     park()
 }
 
@@ -581,4 +593,139 @@ fn a_cgroup_that_can_not_be_had_is_a_typed_error() {
         assert_eq!(found, format!("spawning `actor`: a cgroup in a cgroup: {}", libc::EPERM));
         place.is_empty_soon();
     });
+}
+
+fn mount(words: &[&str]) {
+    let done = std::process::Command::new("mount").args(words).status();
+    assert!(done.unwrap().success(), "mount {words:?}");
+}
+
+fn unmount(path: &Path) {
+    assert!(std::process::Command::new("umount").arg(path).status().unwrap().success());
+}
+
+/// Mounts that nobody else sees, nor has to take down.
+fn own_mounts() -> bool {
+    let own = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS);
+    if let Err(errno) = own {
+        eprintln!("not tested: unshare(CLONE_NEWNS): {errno}");
+        return false;
+    }
+    mount(&["--make-rprivate", "/"]);
+    true
+}
+
+fn killed(out_of_memory: bool) -> Exit {
+    Exit::Signal { signal: libc::SIGKILL, core_dumped: false, out_of_memory }
+}
+
+/// Fault 17: a SIGKILL for which the cgroup of its victim counts one more is told as such, and no
+/// other. The cgroup's count is one that is written here.
+#[test]
+fn a_kill_that_its_cgroup_counts_is_told_as_one() {
+    isolated("a_kill_that_its_cgroup_counts_is_told_as_one", || {
+        let Some(place) = Delegated::new("oom").filter(|_| own_mounts()) else { return };
+        let server = start();
+        let confined = || Confinement::new().cgroup(Cgroup::under(&place.0));
+        for backend in both(&server) {
+            for kills in [0, 1, 7] {
+                let spec = Spec::main("hog").confine(confined());
+                let (child, mut channel) = spawn(&*backend, spec).unwrap();
+                assert_eq!(line(&mut channel), "up");
+                let inside = place.inside().remove(0);
+                mount(&["-t", "tmpfs", "none", inside.to_str().unwrap()]);
+                let events = format!("oom 1\noom_kill {kills}\noom_group_kill 1\n");
+                fs::write(inside.join("memory.events"), events).unwrap();
+                child.kill().unwrap();
+                let exit = block_on(child.wait()).unwrap();
+                assert_eq!(exit, killed(kills > 0));
+                let text = exit.to_string();
+                assert_eq!(text.contains("out of memory in its cgroup"), kills > 0, "{text}");
+                unmount(&inside);
+                place.is_empty_soon();
+            }
+        }
+    });
+}
+
+/// A cgroup of version 1 with a limit of 16 MiB, removed at the end. `None` says why not.
+struct Limited(PathBuf);
+
+impl Limited {
+    fn new() -> Option<Self> {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let is_memory = |line: &&str| line.contains(" cgroup ") && line.contains(",memory");
+        let Some(mount) = mounts.lines().find(is_memory).and_then(|line| line.split(' ').nth(1))
+        else {
+            eprintln!("not tested: no memory controller, of version 1 or 2");
+            return None;
+        };
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let own = own.lines().find_map(|line| line.split_once(":memory:/")).map_or("", |it| it.1);
+        let path = Path::new(mount).join(own).join(format!("test-oom-{}", std::process::id()));
+        let made = fs::create_dir(&path)
+            .and_then(|()| fs::write(path.join("memory.limit_in_bytes"), "16M"));
+        match made {
+            Ok(()) => Some(Self(path)),
+            Err(error) => {
+                eprintln!("not tested: {}: {error}", path.display());
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Limited {
+    fn drop(&mut self) {
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(2);
+        while fs::remove_dir(&self.0).is_err() && std::time::Instant::now() < until {
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// Fault 17, with the kernel's own hand: an actor that uses up the memory of its cgroup is killed, and
+/// that is told. Where only version 1 has a memory controller, its count stands in for the other's.
+#[test]
+fn an_actor_that_uses_up_its_memory_says_so() {
+    isolated("an_actor_that_uses_up_its_memory_says_so", || {
+        let Some(place) = Delegated::new("memory") else { return };
+        let server = start();
+        let cgroup = Cgroup::under(&place.0);
+        let limited = Confinement::new().cgroup(cgroup.clone().memory(16 << 20));
+        match spawn(&server.fork(), Spec::main("hog").confine(limited)) {
+            Ok((child, channel)) => takes_too_much(&child, channel),
+            Err(_no_controller) => {
+                drop(server);
+                let Some(memory) = Limited::new().filter(|_| own_mounts()) else { return };
+                let server = start();
+                for backend in both(&server) {
+                    let spec = Spec::main("hog").confine(Confinement::new().cgroup(cgroup.clone()));
+                    let (child, channel) = spawn(&*backend, spec).unwrap();
+                    let inside = place.inside().remove(0);
+                    mount(&["-t", "tmpfs", "none", inside.to_str().unwrap()]);
+                    // With what this machine has counted so far: nothing, in a cgroup of its own.
+                    let (events, counted) =
+                        (inside.join("memory.events"), memory.0.join("memory.oom_control"));
+                    fs::write(&events, "").unwrap();
+                    mount(&["--bind", counted.to_str().unwrap(), events.to_str().unwrap()]);
+                    let hatchery_spawn::ChildId::Process(pid) = child.id() else {
+                        panic!("a thread")
+                    };
+                    fs::write(memory.0.join("cgroup.procs"), pid.to_string()).unwrap();
+                    takes_too_much(&child, channel);
+                    unmount(&events);
+                    unmount(&inside);
+                    place.is_empty_soon();
+                }
+            }
+        }
+    });
+}
+
+fn takes_too_much(child: &hatchery_spawn::Child, mut channel: std::os::unix::net::UnixStream) {
+    assert_eq!(line(&mut channel), "up");
+    tell(&mut channel, "take");
+    assert_eq!(line(&mut channel), "", "it was killed");
+    assert_eq!(block_on(child.wait()).unwrap(), killed(true));
 }

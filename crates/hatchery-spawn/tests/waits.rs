@@ -60,7 +60,10 @@ fn known(number: u32) -> (Spec, Exit) {
     if number.is_multiple_of(5) {
         let signal = signals[number as usize % 3];
         let payload = vec![1, u8::try_from(signal).unwrap()];
-        (quiet("end").payload(payload), Exit::Signal { signal, core_dumped: false })
+        (
+            quiet("end").payload(payload),
+            Exit::Signal { signal, core_dumped: false, out_of_memory: false },
+        )
     } else {
         (quiet("end").payload(vec![0, code]), Exit::Code(i32::from(code)))
     }

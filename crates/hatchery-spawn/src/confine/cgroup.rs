@@ -37,7 +37,8 @@ impl Cgroup {
         Self { parent: parent.as_ref().to_owned(), memory: None, pids: None }
     }
 
-    /// At most so many bytes of memory, without swap. Over it, the kernel ends the whole cgroup.
+    /// At most so many bytes of memory, without swap. Over it, the kernel ends the whole cgroup, and
+    /// each that it ends there says so ([`Exit::Signal`](crate::Exit::Signal)).
     #[must_use]
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory = Some(bytes);
@@ -126,6 +127,18 @@ pub(crate) fn remove(path: &Path) -> bool {
     }
 }
 
+/// How many processes of it the kernel has killed for want of memory. 0 without a memory controller:
+/// nobody counts there.
+pub(crate) fn oom_kills(path: &Path) -> u64 {
+    fs::read_to_string(path.join("memory.events")).map_or(0, |events| parse_oom_kills(&events))
+}
+
+/// The same, from the text of `memory.events`.
+fn parse_oom_kills(events: &str) -> u64 {
+    let count = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
+    count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+}
+
 /// Whether a path is a directory of cgroup v2.
 pub(crate) fn is_cgroup(path: &Path) -> bool {
     let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
@@ -181,3 +194,21 @@ pub(crate) fn tree_of(name: &str) -> Option<&str> {
 }
 
 const PREFIX: &str = "hatchery-";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fault 17: the one line that counts, in files of all kernels.
+    #[test]
+    fn only_kills_are_counted() {
+        let events = "low 0\nhigh 4\nmax 812\noom 3\noom_kill 2\noom_group_kill 1\n";
+        assert_eq!(parse_oom_kills(events), 2);
+        // Version 1 has another file for it, with a line alike.
+        assert_eq!(parse_oom_kills("oom_kill_disable 1\nunder_oom 1\noom_kill 12\n"), 12);
+        for none in ["", "oom 3\n", "oom_kill\n", "oom_kill many\n", "oom_group_kill 1\n"] {
+            assert_eq!(parse_oom_kills(none), 0, "{none:?}");
+        }
+        assert_eq!(oom_kills(Path::new("/no/where")), 0);
+    }
+}

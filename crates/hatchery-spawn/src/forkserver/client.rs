@@ -270,7 +270,7 @@ impl Client {
                 }
             }
             Answer::Spawned { number, pid } => self.spawned(number, pid, received),
-            Answer::Exited { number, code, signal, core_dumped } => {
+            Answer::Exited { number, code, signal, core_dumped, out_of_memory } => {
                 let core = {
                     let mut state = self.state();
                     state.signals.retain(|(to, _)| *to != number);
@@ -279,7 +279,7 @@ impl Client {
                 if let Some(core) = core {
                     core.exited(match signal {
                         0 => Exit::Code(code),
-                        signal => Exit::Signal { signal, core_dumped },
+                        signal => Exit::Signal { signal, core_dumped, out_of_memory },
                     });
                 }
             }
@@ -572,7 +572,8 @@ mod tests {
         client.request(waiting, Vec::new(), |_| vec![0; 16]);
         let number = 0;
         let pidfd = Pidfd::open(std::process::id()).unwrap();
-        let exited = Answer::Exited { number, code: 3, signal: 0, core_dumped: false };
+        let (core_dumped, out_of_memory) = (false, false);
+        let exited = Answer::Exited { number, code: 3, signal: 0, core_dumped, out_of_memory };
         let spawned = Answer::Spawned { number, pid: 7 }.encode();
         scm_rights::send(theirs.as_fd(), &spawned, &[pidfd.as_fd()]).unwrap();
         scm_rights::send(theirs.as_fd(), &exited.encode(), &[]).unwrap();

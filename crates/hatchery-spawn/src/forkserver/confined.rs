@@ -20,6 +20,8 @@ pub(crate) struct Bound {
     pub(crate) cgroup: Option<PathBuf>,
     /// Made for it.
     own_cgroup: bool,
+    /// How many of its cgroup had been killed for want of memory before it was there, or alone.
+    oom_kills: u64,
 }
 
 /// The bounds of all living children that have any.
@@ -51,6 +53,7 @@ impl Confined {
             limits: request.limits.clone(),
             cgroup: above.and_then(|above| above.cgroup.clone()),
             own_cgroup: false,
+            oom_kills: 0,
         };
         if let Some(wanted) = &request.confine.cgroup {
             bound.cgroup = Some(wanted.make(name)?);
@@ -59,6 +62,7 @@ impl Confined {
             // So that it isn't asked for again further down.
             bound.confine.cgroup.clone_from(&above.confine.cgroup);
         }
+        bound.oom_kills = bound.cgroup.as_deref().map_or(0, cgroup::oom_kills);
         Ok(bound)
     }
 
@@ -76,6 +80,22 @@ impl Confined {
             self.dying.push(path);
             self.clear();
         }
+    }
+
+    /// Whether the kernel has killed it for the memory of its cgroup. Asked once, after its SIGKILL
+    /// and before [`Self::died`].
+    pub(crate) fn ran_out_of_memory(&mut self, pid: i32) -> bool {
+        let Some(bound) = self.living.get(&pid) else { return false };
+        let Some(path) = bound.cgroup.clone() else { return false };
+        let is_limited = bound.confine.cgroup.as_ref().is_some_and(|it| it.memory.is_some());
+        let was_killed = cgroup::oom_kills(&path) > bound.oom_kills;
+        if was_killed && !is_limited {
+            // It was killed alone, by a limit further up: that says nothing about the others. With a
+            // limit of their own all of them are killed at once.
+            let others = self.living.values_mut().filter(|it| it.cgroup.as_ref() == Some(&path));
+            others.for_each(|other| other.oom_kills += 1);
+        }
+        was_killed
     }
 
     /// A child is dead. If it was the last of its cgroup, all that is left in there goes too.
@@ -104,5 +124,81 @@ impl Confined {
         self.dying.sort();
         self.dying.dedup();
         self.clear()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::confine::Cgroup;
+
+    /// A directory that stands for a cgroup with that many kills.
+    struct Stand(PathBuf);
+
+    impl Stand {
+        fn new(name: &str) -> Self {
+            let name = format!("hatchery-{name}-{}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        fn kills(&self, count: u64) {
+            let events = format!("low 0\nmax 7\noom 1\noom_kill {count}\noom_group_kill 9\n");
+            fs::write(self.0.join("memory.events"), events).unwrap();
+        }
+
+        fn bound(&self, memory: Option<u64>) -> Bound {
+            let cgroup = Cgroup { memory, ..Cgroup::under("/") };
+            let oom_kills = cgroup::oom_kills(&self.0);
+            let confine = Confinement::new().cgroup(cgroup);
+            Bound { confine, cgroup: Some(self.0.clone()), oom_kills, ..Bound::default() }
+        }
+    }
+
+    /// A child of `above`, which asks for nothing and is put where that one is.
+    fn born_below(confined: &mut Confined, above: i32, pid: i32) {
+        let bound = confined.bind(Some(above), &mut Request::default(), "").unwrap();
+        confined.born(pid, bound);
+    }
+
+    impl Drop for Stand {
+        fn drop(&mut self) {
+            let _left = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// Fault 17: all of a cgroup that has used up its memory are told so, and nobody who was born
+    /// after that.
+    #[test]
+    fn all_of_a_cgroup_without_memory_are_told_so() {
+        let stand = Stand::new("limited");
+        let mut confined = Confined::default();
+        confined.born(1, stand.bound(Some(1)));
+        assert!(!confined.ran_out_of_memory(1), "a cgroup without that file has had no kills");
+        stand.kills(0);
+        born_below(&mut confined, 1, 2);
+        assert!(!confined.ran_out_of_memory(1), "somebody else's SIGKILL");
+        stand.kills(3);
+        assert!(confined.ran_out_of_memory(1) && confined.ran_out_of_memory(2));
+        born_below(&mut confined, 2, 3);
+        assert!(!confined.ran_out_of_memory(3));
+        assert!(!confined.ran_out_of_memory(77), "who is not confined");
+    }
+
+    /// Fault 17: a limit further up kills one alone; the next one's SIGKILL is somebody else's.
+    #[test]
+    fn who_is_killed_alone_for_want_of_memory_is_told_alone() {
+        let stand = Stand::new("unlimited");
+        stand.kills(5);
+        let mut confined = Confined::default();
+        confined.born(1, stand.bound(None));
+        born_below(&mut confined, 1, 2);
+        stand.kills(6);
+        assert!(confined.ran_out_of_memory(1) && !confined.ran_out_of_memory(2));
+        stand.kills(7);
+        assert!(confined.ran_out_of_memory(2));
     }
 }

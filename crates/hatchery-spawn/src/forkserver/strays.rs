@@ -23,9 +23,7 @@ pub(crate) fn trees_of(pid: u32) -> Vec<Identity> {
     let path = format!("/proc/{pid}/environ");
     let mut environment = fs::read(&path).unwrap_or_default();
     let mut tries = 0;
-    // Amid an exec it has none for a moment; nor have the kernel's own, which have no image either.
-    while environment.is_empty() && tries < 10 && fs::read_link(format!("/proc/{pid}/exe")).is_ok()
-    {
+    while environment.is_empty() && tries < 10 && is_amid_exec(pid) {
         std::thread::yield_now();
         environment = fs::read(&path).unwrap_or_default();
         tries += 1;
@@ -59,9 +57,9 @@ pub(crate) fn sweep(tree: &str, bound: Duration) {
     let until = Instant::now() + bound;
     // Whoever was found may have started another one meanwhile.
     while Instant::now() < until {
-        let left = all_of(tree);
-        if left.is_empty() {
-            return cgroup::sweep(tree, until);
+        let (left, all_seen) = all_of(tree);
+        if left.is_empty() && all_seen {
+            break;
         }
         for process in &left {
             let _gone = process.send_signal(libc::SIGKILL);
@@ -70,19 +68,47 @@ pub(crate) fn sweep(tree: &str, bound: Duration) {
             let _bounded = process.wait_dead(until.saturating_duration_since(Instant::now()));
         }
     }
+    cgroup::sweep(tree, until);
 }
 
-fn all_of(tree: &str) -> Vec<Held> {
-    let Ok(all) = fs::read_dir("/proc") else { return Vec::new() };
+/// All of a tree that live, and whether everybody could be looked at.
+fn all_of(tree: &str) -> (Vec<Held>, bool) {
+    let (mut found, mut all_seen) = (Vec::new(), true);
+    let Ok(all) = fs::read_dir("/proc") else { return (found, all_seen) };
     let pids = all.flatten().filter_map(|file| file.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter_map(|pid| {
+    for pid in pids {
+        let look = || {
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            if environment.is_empty() && is_amid_exec(pid) {
+                return None;
+            }
+            Some(is_of(&environment, tree))
+        };
         // Held first, looked at second: should the number change hands, the signal goes nowhere.
-        let environment = format!("/proc/{pid}/environ");
-        let process = is_of(&fs::read(&environment).ok()?, tree).then(|| Held::open(pid))?.ok()?;
-        is_of(&fs::read(&environment).ok()?, tree).then_some(process)
-    })
-    .filter(|process| !process.is_dead())
-    .collect()
+        let held = match look() {
+            Some(false) => continue,
+            Some(true) => Held::open(pid),
+            None => {
+                all_seen = false;
+                continue;
+            }
+        };
+        match (held, look()) {
+            (Ok(process), Some(true)) if !process.is_dead() => found.push(process),
+            (Ok(process), None) if !process.is_dead() => all_seen = false,
+            (_, _) => {}
+        }
+    }
+    (found, all_seen)
+}
+
+/// Whether a process is amid an exec, when it has no environment for a moment. What was started with
+/// an empty one has a place for it, and the kernel's own have no image.
+pub(crate) fn is_amid_exec(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Field 51: where its environment ends. The name, which may hold anything, is the second.
+    let end = stat.rsplit_once(')').and_then(|(_, after)| after.split_whitespace().nth(48));
+    end == Some("0") && fs::read_link(format!("/proc/{pid}/exe")).is_ok()
 }
 
 /// Whether an environment is one of that tree: of something that an actor has started, or of the

@@ -130,7 +130,7 @@ pub(crate) enum Answer {
     /// The child lives; its pidfd comes beside this, if there is one.
     Spawned { number: u64, pid: i32 },
     /// The child is reaped. Always after its `Spawned`.
-    Exited { number: u64, code: i32, signal: i32, core_dumped: bool },
+    Exited { number: u64, code: i32, signal: i32, core_dumped: bool, out_of_memory: bool },
 }
 
 /// Bytes that are no message.
@@ -245,12 +245,13 @@ impl Answer {
                 out.u64(*number);
                 out.i32(*pid);
             }
-            Self::Exited { number, code, signal, core_dumped } => {
+            Self::Exited { number, code, signal, core_dumped, out_of_memory } => {
                 out.u8(4);
                 out.u64(*number);
                 out.i32(*code);
                 out.i32(*signal);
                 out.u8(u8::from(*core_dumped));
+                out.u8(u8::from(*out_of_memory));
             }
         }
         out.0
@@ -268,6 +269,7 @@ impl Answer {
                 code: input.i32()?,
                 signal: input.i32()?,
                 core_dumped: input.u8()? != 0,
+                out_of_memory: input.u8()? != 0,
             },
             _ => return Err(Malformed),
         };
@@ -473,7 +475,13 @@ mod tests {
             Answer::Unfit { call: "prctl".into(), errno: 1 },
             Answer::Failed { number: 3, call: "fork".into(), errno: 11 },
             Answer::Spawned { number: 3, pid: 99 },
-            Answer::Exited { number: 99, code: 0, signal: 9, core_dumped: true },
+            Answer::Exited {
+                number: 99,
+                code: 0,
+                signal: 9,
+                core_dumped: true,
+                out_of_memory: true,
+            },
         ] {
             assert_eq!(Answer::decode(&answer.encode()), Ok(answer));
         }

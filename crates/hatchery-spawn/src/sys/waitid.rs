@@ -49,7 +49,10 @@ fn wait(kind: libc::idtype_t, id: u32, flags: i32) -> Result<Option<(i32, Exit)>
     let status = unsafe { info.si_status() };
     let exit = match info.si_code {
         libc::CLD_EXITED => Exit::Code(status),
-        code => Exit::Signal { signal: status, core_dumped: code == libc::CLD_DUMPED },
+        code => {
+            let core_dumped = code == libc::CLD_DUMPED;
+            Exit::Signal { signal: status, core_dumped, out_of_memory: false }
+        }
     };
     Ok(Some((pid, exit)))
 }

@@ -133,6 +133,8 @@ impl Server {
     fn died(&mut self, pid: i32, status: &Exit) {
         // Also after a stray's death: what it had started is our child now.
         self.sweep_at.get_or_insert(now() + SWEEP_DELAY);
+        let out_of_memory =
+            status.signal() == Some(libc::SIGKILL) && self.confined.ran_out_of_memory(pid);
         self.confined.died(pid);
         let Some((owner, number)) = self.book.died(pid, now(), self.grace) else { return };
         let own: Vec<RawFd> = self.sockets_of(Owner::Actor(pid));
@@ -141,11 +143,12 @@ impl Server {
         }
         let (code, signal, core_dumped) = match status {
             Exit::Code(code) => (*code, 0, false),
-            Exit::Signal { signal, core_dumped } => (0, *signal, *core_dumped),
+            Exit::Signal { signal, core_dumped, .. } => (0, *signal, *core_dumped),
             Exit::Panicked(_) => (0, 0, false),
         };
+        let exited = Answer::Exited { number, code, signal, core_dumped, out_of_memory };
         for fd in self.sockets_of(owner) {
-            self.answer(fd, &Answer::Exited { number, code, signal, core_dumped }, None);
+            self.answer(fd, &exited, None);
         }
     }
 
@@ -153,6 +156,10 @@ impl Server {
     pub(super) fn sweep_strays(&mut self) {
         for pid in children() {
             if self.book.knows(pid) {
+                continue;
+            }
+            if strays::is_amid_exec(pid.cast_unsigned()) {
+                self.sweep_at = Some(now() + SWEEP_DELAY);
                 continue;
             }
             let mark = strays::mark_of(pid, &self.tree);

@@ -30,6 +30,7 @@ impl Core {
         let exit = child.wait().await;
         let status = match &exit {
             Ok(Exit::Code(code)) => ExitStatus::Code(*code),
+            Ok(Exit::Signal { out_of_memory: true, .. }) => ExitStatus::OutOfMemory,
             Ok(Exit::Signal { signal, .. }) => ExitStatus::Signal(*signal),
             Ok(Exit::Panicked(_)) => ExitStatus::Code(101),
             Err(_) => ExitStatus::Unknown,
