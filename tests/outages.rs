@@ -263,16 +263,16 @@ fn a_stopped_actor_costs_one_budget_and_is_named() {
     isolate::run_test(here!(), HANG * 4, || {
         for victim in ["root/a2", "root/a2/a2", "root/a2/a2/a2"] {
             with(PROCESSES[0].clone(), Config::default(), async |runtime| {
-                let mut began = Instant::now();
+                let (mut began, mut stopped) = (Instant::now(), None);
                 let (down, report) = nursery_with_report(async |n| {
                     let hit = async {
                         drop(all_up().await);
-                        Tree::mine().hit(victim, Fault::Stop).unwrap();
+                        Tree::mine().hit(victim, Fault::Stop).unwrap()
                     };
                     tokio::select! {
                         ended = tend(&n, 3, false) => ended,
-                        () = hit => {
-                            began = Instant::now();
+                        hit = hit => {
+                            (began, stopped) = (Instant::now(), Some(hit));
                             Ok(())
                         }
                     }
@@ -284,6 +284,8 @@ fn a_stopped_actor_costs_one_budget_and_is_named() {
                 let named = forced.iter().find(|one| one.path.as_str() == victim);
                 let named = named.unwrap_or_else(|| panic!("{victim}: {down:?}\n{report}"));
                 assert!(named.steps.iter().any(|taken| taken.step == Step::Killed), "{report}");
+                // By that, and not by the close.
+                assert!(stopped.unwrap().wait_dead(HANG / 2), "{victim} is still there");
                 runtime.close().await;
             });
         }
