@@ -11,6 +11,7 @@ pub(crate) mod confined;
 pub(crate) mod fork;
 pub(crate) mod memory;
 pub(crate) mod pidfds;
+mod process;
 pub(crate) mod server;
 pub(crate) mod strays;
 pub(crate) mod wire;
@@ -37,8 +38,9 @@ use crate::relay::{self, Target};
 use crate::spec::{Program, Spec};
 use crate::stdio::{Stdio, Tail};
 use crate::sys::pidfd::Pidfd;
-use crate::sys::{fds, process, scm_rights, waitid};
+use crate::sys::{fds, scm_rights};
 use client::{Client, Waiting};
+use process::Process;
 use wire::{Request, Run};
 
 /// Whose child a process is, as the kernel says it.
@@ -91,14 +93,6 @@ struct Inner {
     /// The process itself, where this is its root.
     process: Option<Process>,
     closed: Once,
-}
-
-#[derive(Debug)]
-struct Process {
-    pid: u32,
-    held: Held,
-    /// What all of its tree carry in their environment.
-    tree: String,
 }
 
 impl Forkserver {
@@ -446,42 +440,6 @@ impl Drop for Inner {
     }
 }
 
-impl Process {
-    fn end(&self, bound: Duration) {
-        // A stopped one can't sweep; one that is dead needs nothing.
-        self.signal(libc::SIGTERM);
-        self.signal(libc::SIGCONT);
-        if !self.held.wait_dead(bound) {
-            self.signal(libc::SIGKILL);
-            let _ended = self.held.wait_dead(KILL_WAIT);
-            strays::sweep(&self.tree, strays::SWEEP_BOUND);
-        }
-    }
-
-    fn signal(&self, signal: i32) {
-        let sent = self.held.send_signal(signal);
-        if matches!(self.held, Held::Directory(_))
-            && sent.is_err_and(|error| is_forbidden(&error))
-            && self.held.is_there()
-            && waitid::peek_at(self.pid.cast_signed()).is_ok()
-        {
-            // Our own child, and not reaped a moment ago: only a host that reaps what is not its
-            // own could make somebody else of it meanwhile.
-            process::kill_own_child(self.pid.cast_signed(), false, signal);
-        }
-    }
-
-    /// Its status, if we are the first to ask: a host that waits for everybody may have been (C9).
-    fn reap(&self) -> Option<Exit> {
-        let reaped = match &self.held {
-            Held::Pidfd(pidfd) => waitid::reap_pidfd(pidfd.as_fd()),
-            Held::Directory(_) if self.held.is_there() => waitid::reap(self.pid.cast_signed()),
-            Held::Directory(_) => return None,
-        };
-        reaped.ok().flatten().map(|(_, exit)| exit)
-    }
-}
-
 /// Children of a [`Forkserver`] by fork alone.
 #[derive(Debug, Clone)]
 pub struct Fork {
@@ -568,5 +526,3 @@ fn open_null() -> io::Result<OwnedFd> {
 
 /// How long the relay's last words may take at a close.
 const RELAY_WAIT: Duration = Duration::from_millis(200);
-/// How long a kill of the forkserver may take: it does nothing but die.
-const KILL_WAIT: Duration = Duration::from_millis(500);
