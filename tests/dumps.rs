@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 use hatchery::dump::boards::{Board, Kind, State, What};
-use hatchery::dump::culprit::Health;
+use hatchery::dump::culprit::{Culprit, Health};
 use hatchery::dump::{Dump, Process};
 use hatchery::{Backend, Config, Error, Runtime, nursery};
 use hatchery_spawn::OwnThread;
@@ -100,14 +100,17 @@ fn a_stopped_actor_is_shown_and_blamed() {
                 fault::sigstop(one.pid().unwrap()).unwrap();
                 let (calls, idles) = (one.call(echo(1)), two.call(idle()));
                 let looks = aside(|| {
-                    dump_with(|dump| serves(dump, "idle") && blamed(dump) == "root/one")
+                    dump_with(|dump| {
+                        let is_stopped = |culprit: &Culprit| culprit.health == Health::Stopped;
+                        serves(dump, "idle")
+                            && blamed(dump) == "root/one"
+                            && dump.culprit.as_ref().is_some_and(is_stopped)
+                    })
                 });
                 tokio::select! {
                     _ = calls => panic!("a stopped actor answered"),
                     _ = idles => panic!("an idle call was answered"),
                     dump = looks => {
-                        let culprit = dump.culprit.as_ref().unwrap();
-                        assert_eq!(culprit.health, Health::Stopped, "{dump}");
                         assert!(dump.to_string().contains("serves `dumps::idle` to root"), "{dump}");
                         // Root, forkserver, two actors; all but the forkserver write things down.
                         assert_eq!((dump.process.count(), boards(&dump).len()), (4, 3), "{dump}");
@@ -122,6 +125,19 @@ fn a_stopped_actor_is_shown_and_blamed() {
     });
 }
 
+/// Whether the last one of the chain is blamed for what it does when it is stuck; before, it is
+/// blamed for its start.
+fn leads_to_the_stuck(dump: &Dump, spins: bool) -> bool {
+    dump.culprit.as_ref().is_some_and(|culprit| {
+        let is_stuck = if spins {
+            culprit.health == Health::Running
+        } else {
+            culprit.health.to_string().contains("read")
+        };
+        is_stuck && culprit.who == "root/first/next/next" && culprit.chain.len() == 3
+    })
+}
+
 /// A chain of calls leads to the actor whose one thread is stuck, at any depth; it says nothing
 /// itself any more and is shown all the same.
 #[test]
@@ -132,18 +148,10 @@ fn a_stuck_actor_at_the_end_of_a_chain_is_blamed() {
                 .nursery(async |n| {
                     let first = n.start("first").await?;
                     let calls = first.call(chain(2, spins));
-                    let looks = aside(|| dump_with(|dump| blamed(dump) == "root/first/next/next"));
+                    let looks = aside(move || dump_with(|dump| leads_to_the_stuck(dump, spins)));
                     tokio::select! {
                         _ = calls => panic!("a stuck actor answered"),
-                        dump = looks => {
-                            let culprit = dump.culprit.as_ref().unwrap();
-                            assert_eq!(culprit.chain.len(), 3, "{dump}");
-                            if spins {
-                                assert_eq!(culprit.health, Health::Running, "{dump}");
-                            } else {
-                                assert!(culprit.health.to_string().contains("read"), "{dump}");
-                            }
-                        }
+                        _ = looks => {}
                     }
                     n.cancel();
                     std::future::pending().await
