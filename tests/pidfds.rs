@@ -117,27 +117,25 @@ fn forbid(calls: &[libc::c_long], errno: i32) {
 }
 
 /// Starts a T(2,2), and cancels it when all of it is up and was called.
-async fn cancelled(runtime: &Runtime, stuck: bool) -> (Duration, Report) {
-    let mut at = Instant::now();
+async fn cancelled(runtime: &Runtime) -> Report {
     let down: Result<(), _> = runtime
         .nursery(async |n| {
             let middle = [n.start("a").await?, n.start("b").await?];
             for one in &middle {
                 assert_eq!(one.call(add(2, 3)).await?, 5);
                 let one = one.clone();
-                tokio::spawn(async move { one.call(keep_two(stuck)).await });
+                tokio::spawn(async move { one.call(keep_two(false)).await });
             }
             for one in &middle {
                 assert!(one.call(has_two()).await?);
             }
-            at = Instant::now();
             n.cancel();
             std::future::pending().await
         })
         .await;
     let error = came_down(down);
     assert!(error.is_cancelled(), "{}", error.render());
-    (at.elapsed(), error.report().clone())
+    error.report().clone()
 }
 
 /// Fault 34: without pidfds a T(2,2) comes up, is called and cancelled, on every backend; the
@@ -147,7 +145,7 @@ fn a_tree_without_pidfds_is_up_called_and_cancelled() {
     let config = Config::with_budget(ROOMY);
     without_pidfds(here!(), &config, &BACKENDS, 1, async |runtime| {
         assert_eq!(runtime.has_pidfds(), None, "no process was started yet");
-        let (_, report) = cancelled(&runtime, false).await;
+        let report = cancelled(&runtime).await;
         assert!(report.forced().is_empty(), "{report}");
         let expected = runtime.forkserver_pid().map(|_| false);
         assert_eq!(runtime.has_pidfds(), expected);
@@ -155,21 +153,55 @@ fn a_tree_without_pidfds_is_up_called_and_cancelled() {
     });
 }
 
-/// Fault 34, C2: without pidfds the stuck leaves of a T(2,2) are killed within one budget, an actor
-/// that is killed is told as such, and so is a forkserver.
+/// Fault 34, C2: without pidfds actors that are stuck are killed within the budget and reported.
+#[test]
+fn stuck_actors_without_pidfds_are_killed() {
+    let config = hasty(Duration::from_millis(600));
+    without_pidfds(here!(), &config, &PROCESSES, 1, async |runtime| {
+        let mut at = Instant::now();
+        let down: Result<(), _> = runtime
+            .nursery(async |n| {
+                for name in ["a", "b", "c", "d"] {
+                    stick(&n.start(name).await?).await;
+                }
+                at = Instant::now();
+                n.cancel();
+                std::future::pending().await
+            })
+            .await;
+        assert!(at.elapsed() < config.budget + SLACK, "{:?}", at.elapsed());
+        let error = down.unwrap_err();
+        assert!(error.is_cancelled(), "{}", error.render());
+        let forced = error.report().forced();
+        assert_eq!(forced.len(), 4, "{}", error.report());
+        for actor in forced {
+            let steps: Vec<_> = actor.steps.iter().map(|taken| taken.step).collect();
+            assert!(
+                steps.contains(&Step::Terminated) && steps.contains(&Step::Killed),
+                "{steps:?}"
+            );
+        }
+        runtime.close().await;
+    });
+}
+
+/// Fault 34, C3: without pidfds the SIGKILL of an actor takes the two below it, which are stuck, and
+/// is told; so is the forkserver's, and the next one works.
 #[test]
 fn a_tree_without_pidfds_is_killed() {
-    // The budget that users have: of less, the leaves' share is too little on a busy machine.
-    let config = Config::default();
+    let config = Config::with_budget(ROOMY);
     without_pidfds(here!(), &config, &PROCESSES, 2, async |runtime| {
-        let (took, report) = cancelled(&runtime, true).await;
-        assert!(took < config.budget + SLACK, "{took:?}");
-        let forced = report.forced();
-        let killed =
-            |steps: &[hatchery::StepTaken]| steps.iter().any(|taken| taken.step == Step::Killed);
-        assert_eq!(forced.iter().filter(|actor| killed(&actor.steps)).count(), 4, "{report}");
-        let told: Result<u64, _> =
-            runtime.nursery(async |n| Ok(n.start("victim").await?.call(be_killed()).await?)).await;
+        let told: Result<u64, _> = runtime
+            .nursery(async |n| {
+                let (victim, other) = (n.start("a").await?, n.start("b").await?);
+                for (one, stuck) in [(&victim, true), (&other, false)] {
+                    let busy = one.clone();
+                    tokio::spawn(async move { busy.call(keep_two(stuck)).await });
+                    assert!(one.call(has_two()).await?);
+                }
+                Ok(victim.call(be_killed()).await?)
+            })
+            .await;
         let died = FaultKind::Died(ExitStatus::Signal(libc::SIGKILL));
         let error = told.unwrap_err();
         assert_eq!(error.fault().kind, died, "{}", error.render());
@@ -182,8 +214,8 @@ fn a_tree_without_pidfds_is_killed() {
             })
             .await;
         let lost = FaultKind::Died(ExitStatus::Unknown);
-        assert_eq!(came_down(down).fault().kind, lost);
-        cancelled(&runtime, false).await;
+        assert_eq!(down.unwrap_err().fault().kind, lost);
+        cancelled(&runtime).await;
         runtime.close().await;
     });
 }
