@@ -15,6 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::mkdtemp;
 
 use super::{End, PRIVATE_DIR, ROLE, Verdict, WATCHER};
 use crate::counts;
@@ -54,9 +55,8 @@ struct Watcher {
 impl Watcher {
     fn start(bound: Duration) -> io::Result<Self> {
         nix::sys::prctl::set_child_subreaper(true)?;
-        let name = format!("hatchery-scenario.{}", std::process::id());
-        let dir = std::env::temp_dir().join(name);
-        fs::create_dir(&dir)?;
+        // A name that nobody has: a watcher that was killed has left its own, and numbers come around.
+        let dir = mkdtemp(&std::env::temp_dir().join("hatchery-scenario.XXXXXX"))?;
         let output = File::from(memfd_create(c"output", MFdFlags::MFD_CLOEXEC)?);
         let (said, theirs) = UnixStream::pair()?;
         let begun = Instant::now();
