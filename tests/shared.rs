@@ -281,8 +281,10 @@ async fn crowd(told: PathBuf) -> Result<usize, Error> {
                     sender.close().await.unwrap();
                     other.call(total(vec![blob.clone()])).await.unwrap();
                     assert_eq!(other.call(add(1, 2)).await.unwrap(), 3);
-                    assert_eq!(n.run("late", add(3, 4)).await.unwrap(), 7);
-                    told_to.write_all(b"!").unwrap();
+                    // A start has fds of its own to send; it waits until there is room.
+                    let late = async { n.run("late", add(3, 4)).await };
+                    let tell = async { told_to.write_all(b"!").unwrap() };
+                    assert_eq!(tokio::join!(late, tell).0.unwrap(), 7);
                 };
                 let receive = async {
                     let mut came = 0;
@@ -303,7 +305,7 @@ async fn crowd(told: PathBuf) -> Result<usize, Error> {
 }
 
 /// More files on their way than a user may have, to somebody who doesn't read: the rest of them goes
-/// through the socket, in order, and meanwhile others are called and started as ever.
+/// through the socket, in order, and meanwhile others are called as ever.
 #[test]
 fn files_that_are_too_many_on_their_way_go_through_the_socket() {
     let config = Config { outbox_bytes: 64 * MEBIBYTE, ..Config::with_budget(BUDGET) };
@@ -363,7 +365,7 @@ fn files_that_wait_count_for_the_queue() {
                 let (away, calls, files) = tokio::join!(away, calls, told);
                 away?;
                 assert!(calls.into_iter().all(|total| total.unwrap() == MEBIBYTE));
-                assert!((1..=32).contains(&files), "{files} files");
+                assert!(files <= 32, "{files} files");
                 Ok(())
             })
             .await;

@@ -72,8 +72,9 @@ struct State {
     outstanding: usize,
     /// When the forkserver last said something: a long queue is no silence.
     heard: Option<Instant>,
-    /// Too many fds are in flight: nothing more is asked before an answer says that some landed.
-    crowded: bool,
+    /// Too many fds are in flight: nothing more is asked before an answer says that some of ours
+    /// landed, or, for they may be others' of this user, until then.
+    crowded: Option<Instant>,
     children: BTreeMap<u64, Arc<Core>>,
     /// Forked, and on their way to another image.
     executing: Vec<(Waiting, Arc<Core>)>,
@@ -392,7 +393,7 @@ impl Client {
                 }
                 // Writable again, or ended: the thread will find out.
                 Err(Errno::EAGAIN | Errno::EINTR | Errno::EPIPE | Errno::ECONNRESET) => break,
-                Err(Errno::ETOOMANYREFS) if state.outstanding > 0 => state.crowded = true,
+                Err(Errno::ETOOMANYREFS) => state.crowded = Some(Instant::now() + CROWDED_PAUSE),
                 Err(errno) => {
                     if let Some(next) = state.queue.pop_front() {
                         let waiting = state.waiting.remove(&next.number);
@@ -442,11 +443,12 @@ impl Client {
 impl State {
     fn hear(&mut self) {
         self.heard = Some(Instant::now());
-        self.crowded = false;
+        self.crowded = None;
     }
 
     fn may_ask(&self) -> bool {
-        self.outstanding < MAX_OUTSTANDING && !self.crowded
+        let is_crowded = self.crowded.is_some_and(|until| Instant::now() < until);
+        self.outstanding < MAX_OUTSTANDING && !is_crowded
     }
 
     /// When the forkserver has been silent for too long. All bounds of a client are the same, so
@@ -454,7 +456,8 @@ impl State {
     fn next_deadline(&self) -> Option<Instant> {
         let waiting = self.waiting.first_key_value().map(|(_, waiting)| self.due(waiting));
         let executing = self.executing.first().map(|(waiting, _)| waiting.since + waiting.bound);
-        waiting.into_iter().chain(executing).min()
+        let again = self.crowded.filter(|_| !self.queue.is_empty());
+        waiting.into_iter().chain(executing).chain(again).min()
     }
 
     fn due(&self, waiting: &Waiting) -> Instant {
@@ -534,6 +537,8 @@ fn tell(answer: oneshot::Sender<Result<Child, SpawnError>>, result: Result<Child
     drop(answer.send(result));
 }
 
+/// How long a request waits for others' fds to land before it is tried again. Its own bound ends that.
+const CROWDED_PAUSE: Duration = Duration::from_millis(1);
 /// Fds in flight count against a limit of their own; these are at most a few hundred.
 const MAX_OUTSTANDING: usize = 64;
 
