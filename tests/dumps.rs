@@ -204,7 +204,8 @@ fn is_asked(dump: &Dump) -> bool {
 
 fn is_member_that_goes(record: &hatchery::dump::boards::Record) -> bool {
     let goes = [State::Asked, State::Acknowledged, State::Terminated, State::Killed];
-    record.kind == Kind::Member && goes.contains(&record.state)
+    // It may serve, and be told to go, before its forkserver has said which process it is.
+    record.kind == Kind::Member && goes.contains(&record.state) && record.count != 0
 }
 
 /// Who looks while thousands of calls come and go sees whole records only, and disturbs nobody.
