@@ -222,3 +222,38 @@ fn an_actor_that_streams_into_nothing_is_ended_from_outside() {
 
 /// What a loaded machine may add to a budget.
 const SLACK: Duration = Duration::from_secs(2);
+
+/// Forks itself; the copy says something harmless on the channel of both, and stays.
+#[hatchery::function]
+async fn speak_twice() {
+    let channel = *channels().first().unwrap();
+    #[allow(unsafe_code, reason = "the scenario is a raw fork")]
+    // SAFETY: the actor has one thread, and its copy does nothing but write and sleep.
+    if unsafe { nix::unistd::fork() }.unwrap().is_child() {
+        // A part of a next message that never comes: well-formed, and nobody would notice.
+        let frame = [&[0, 0, 0, 10, 0xC1, 0x40][..], &[0; 7], b"x"].concat();
+        nix::sys::socket::send(channel, &frame, nix::sys::socket::MsgFlags::empty()).unwrap();
+        loop {
+            nix::unistd::pause();
+        }
+    }
+    std::future::pending().await
+}
+
+/// Fault 16: an actor that has made a copy of itself, which speaks on its channel, is ended with it,
+/// and whoever waits is told why.
+#[test]
+fn a_copy_that_speaks_on_an_actors_channel_ends_with_it() {
+    for_each(here!(), &PROCESSES, async |runtime| {
+        let outcome = runtime
+            .nursery(async |n| {
+                let worker = n.start("worker").await?;
+                let told = worker.call(speak_twice()).await.unwrap_err();
+                assert_eq!(told.fault().kind, FaultKind::Protocol, "{told:?}");
+                Ok(())
+            })
+            .await;
+        assert!(came_down(outcome).to_string().contains("root/worker"));
+        runtime.close().await;
+    });
+}

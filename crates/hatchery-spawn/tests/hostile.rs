@@ -565,6 +565,42 @@ fn a_copy_of_an_actor_is_not_that_actor() {
     });
 }
 
+inventory::submit! { Main { name: "twins", run: twins } }
+
+/// Makes a copy of itself that asks by the socket of both, and tells what became of it: nobody does.
+fn twins(birth: Birth) -> i32 {
+    let raw = Raw::adopted();
+    // That it is adopted, so that who writes is known.
+    raw.send(&fuzz::good_request(1, "quit"), &nulls(4)).unwrap();
+    assert!(!raw.answer().is_empty());
+    #[allow(unsafe_code, reason = "the scenario is a raw fork")]
+    // SAFETY: this process has one thread.
+    match unsafe { nix::unistd::fork() }.unwrap() {
+        nix::unistd::ForkResult::Child => {
+            raw.send(&fuzz::good_request(2, "quit"), &nulls(4)).unwrap();
+            tell(&mut birth.channel.unwrap(), raw.ends());
+            park()
+        }
+        nix::unistd::ForkResult::Parent { .. } => park(),
+    }
+}
+
+/// Fault 16: two processes that speak in one name end together.
+#[test]
+fn a_copy_that_speaks_in_an_actors_name_ends_with_it() {
+    isolated("a_copy_that_speaks_in_an_actors_name_ends_with_it", || {
+        let mut tree = Tree::new(Bounds::default());
+        let before = tree.fds();
+        let (child, mut channel) = spawn(&tree.server.fork(), Spec::main("twins")).unwrap();
+        assert_eq!(block_on(child.wait()).unwrap().signal(), Some(9));
+        // Both held the channel. The copy may have heard that their socket was closed.
+        let mut rest = String::new();
+        std::io::Read::read_to_string(&mut channel, &mut rest).unwrap();
+        tree.undisturbed();
+        tree.settles_at(before);
+    });
+}
+
 #[test]
 fn the_slots_are_where_these_tests_look() {
     isolated("the_slots_are_where_these_tests_look", || {

@@ -68,6 +68,9 @@ pub struct Incoming {
     pub fds: Vec<OwnedFd>,
     /// An fd came that this process has no room for; it is gone.
     pub lost: bool,
+    /// The process that wrote them, where the socket asks for credentials and they were known: a
+    /// read never goes past another writer's.
+    pub sender: Option<i32>,
 }
 
 /// Appends to `buffer` what has come, at most as much as it has spare room for, and not past bytes
@@ -83,11 +86,11 @@ pub fn receive_into(socket: BorrowedFd<'_>, buffer: &mut BytesMut) -> Result<Inc
         let received =
             unsafe { receive_to::<FEW_WORDS>(socket, libc::iovec { iov_base, iov_len }) };
         match received {
-            Ok(Received { length: bytes, fds, truncated: lost, .. }) => {
+            Ok(Received { length: bytes, fds, truncated: lost, sender }) => {
                 never_linger(&fds);
                 // SAFETY: the kernel has initialised that many bytes of the spare room.
                 unsafe { buffer.advance_mut(bytes) };
-                return Ok(Incoming { bytes, fds, lost });
+                return Ok(Incoming { bytes, fds, lost, sender: sender.filter(|pid| *pid > 0) });
             }
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno),
@@ -175,5 +178,5 @@ impl Received {
 pub(crate) const MAX_FDS: usize = 64;
 /// Room for those and for credentials, with their heads: 272 + 32 bytes and some to spare.
 const CONTROL_WORDS: usize = 40 + MAX_FDS / 2;
-/// Room for one fd; so that there is room, for two.
-const FEW_WORDS: usize = 3;
+/// Room for credentials and one fd, with their heads.
+const FEW_WORDS: usize = 7;

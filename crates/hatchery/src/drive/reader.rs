@@ -29,6 +29,8 @@ pub(crate) struct Inbox {
     inside: bool,
     /// A file whose frame is not whole yet; there may have been no fd for it.
     file: Option<Option<OwnedFd>>,
+    /// Who wrote first, where the socket tells; nobody else may.
+    writer: Option<i32>,
 }
 
 /// What has come.
@@ -59,7 +61,7 @@ impl Ended {
 impl Inbox {
     pub(crate) fn new(socket: Arc<Socket>, max_frame: usize) -> Self {
         let (decoder, spin) = (Decoder::new(max_frame), Duration::ZERO);
-        Self { socket, decoder, spin, lent: 0, lane: None, inside: false, file: None }
+        Self { socket, decoder, spin, lent: 0, lane: None, inside: false, file: None, writer: None }
     }
 
     /// The same with another limit for the frames to come.
@@ -105,7 +107,12 @@ impl Inbox {
             }
             match self.socket.receive(self.decoder.buffer_mut(), self.spin).await {
                 Ok(Incoming { bytes: 0, .. }) | Err(_) => return Err(Ended::Closed),
-                Ok(Incoming { bytes, fds, lost }) => {
+                Ok(Incoming { bytes, fds, lost, sender }) => {
+                    if let Some(sender) = sender
+                        && *self.writer.get_or_insert(sender) != sender
+                    {
+                        return Err(Ended::violation("another process speaks in its actor's name"));
+                    }
                     self.decoder.read(bytes);
                     if lost || !fds.is_empty() {
                         self.file(fds, lost)?;

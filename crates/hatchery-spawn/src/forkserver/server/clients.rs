@@ -83,6 +83,10 @@ impl Server {
 
     pub(super) fn admit(&mut self, socket: OwnedFd, owner: Owner) {
         let fd = socket.as_raw_fd();
+        if owner != Owner::Root {
+            // Who writes there is told by the kernel from now on.
+            let _no_socket = setsockopt(&socket, sockopt::PassCred, &true);
+        }
         let watched = EpollFlags::EPOLLIN;
         let event = EpollEvent::new(watched, fd.cast_unsigned().into());
         if self.epoll.add(&socket, event).is_ok() {
@@ -105,8 +109,13 @@ impl Server {
                 Ok(_) | Err(_) => return self.leave(fd, Leaving::Closed),
             };
             let owner = client.owner;
-            if owner != Owner::Root {
+            if let Owner::Actor(actor) = owner {
                 scm_rights::never_linger(&received.fds);
+                // A copy of it that speaks in its name. What was under way before we asked for
+                // credentials has none.
+                if received.sender.is_some_and(|sender| sender > 0 && sender != actor) {
+                    return self.leave(fd, Leaving::Broken);
+                }
             }
             if received.length > MAX_BYTES {
                 return self.leave(fd, Leaving::Broken);

@@ -11,6 +11,7 @@ use hatchery_proto::handshake::Handshake;
 use hatchery_proto::teardown::Kind;
 use hatchery_proto::{ActorId, ActorPath, Hello, PROTOCOL_VERSION, Reason, ToChild, Why};
 use hatchery_spawn::{SpawnError, Spawning};
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::sync::oneshot;
 
 use super::Core;
@@ -39,7 +40,7 @@ impl Core {
         let supervisor =
             runtime.supervisor().map_err(system(&options.name, "pthread_create")).map_err(cause)?;
         let (stream, theirs) =
-            pair().map_err(system(&options.name, "socketpair")).map_err(cause)?;
+            pair(*kind).map_err(system(&options.name, "socketpair")).map_err(cause)?;
         let (spec, pipes) = options
             .spec(&self.actor, path, theirs)
             .map_err(system(&options.name, "pipe2"))
@@ -193,8 +194,12 @@ impl Drop for Starting {
     }
 }
 
-fn pair() -> std::io::Result<(Arc<Socket>, std::os::fd::OwnedFd)> {
+fn pair(kind: Kind) -> std::io::Result<(Arc<Socket>, std::os::fd::OwnedFd)> {
     let (ours, theirs) = UnixStream::pair()?;
+    if kind == Kind::Process {
+        // So that a copy of the actor can't speak in its name.
+        setsockopt(&ours, sockopt::PassCred, &true)?;
+    }
     Ok((Arc::new(Socket::new(ours)?), theirs.into()))
 }
 
