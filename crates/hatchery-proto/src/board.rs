@@ -89,17 +89,7 @@ pub struct NotABoard;
 /// How many words a board with room for so many records has.
 #[must_use]
 pub const fn words(records: usize) -> usize {
-    let more = records.saturating_sub(FIRST_SLOTS);
-    MORE_AT + more * SLOT_WORDS
-}
-
-/// Where a record is. The first few share the first page with what else is written at a birth.
-#[must_use]
-pub const fn slot_at(slot: usize) -> usize {
-    match slot.checked_sub(FIRST_SLOTS) {
-        None => SLOTS_AT + slot * SLOT_WORDS,
-        Some(more) => MORE_AT + more * SLOT_WORDS,
-    }
+    SLOTS_AT + records * SLOT_WORDS
 }
 
 /// How many words of a board are worth reading, from its first ones.
@@ -114,7 +104,7 @@ pub fn used(header: &[u64]) -> usize {
 /// # Errors
 /// [`NotABoard`] if it was not written by this version of the layout.
 pub fn read(first: &[u64], second: &[u64]) -> Result<Board, NotABoard> {
-    let known = |words: &[u64]| words.len() >= MORE_AT && words[MAGIC_AT] == MAGIC;
+    let known = |words: &[u64]| words.len() >= SLOTS_AT && words[MAGIC_AT] == MAGIC;
     if !known(first) || !known(second) {
         return Err(NotABoard);
     }
@@ -124,9 +114,8 @@ pub fn read(first: &[u64], second: &[u64]) -> Result<Board, NotABoard> {
         ..Board::default()
     };
     let slots = |words: &'_ [u64]| {
-        let (first, _rest) = words[SLOTS_AT..EVENTS_AT].as_chunks::<SLOT_WORDS>();
-        let (more, _rest) = words[MORE_AT..].as_chunks::<SLOT_WORDS>();
-        [first, more].concat()
+        let (slots, _rest) = words[SLOTS_AT..].as_chunks::<SLOT_WORDS>();
+        slots.to_vec()
     };
     for (one, two) in slots(first).iter().zip(&slots(second)) {
         if one != two || one[0] % 2 == 1 {
@@ -136,7 +125,7 @@ pub fn read(first: &[u64], second: &[u64]) -> Result<Board, NotABoard> {
         }
     }
     let events = |words: &'_ [u64]| {
-        let (events, _rest) = words[EVENTS_AT..MORE_AT].as_chunks::<EVENT_WORDS>();
+        let (events, _rest) = words[EVENTS_AT..SLOTS_AT].as_chunks::<EVENT_WORDS>();
         events.to_vec()
     };
     let mut seen: Vec<_> = events(first)
@@ -192,7 +181,7 @@ impl What {
 }
 
 /// What the first word of a board is; another one with another layout.
-pub const MAGIC: u64 = u64::from_le_bytes(*b"hatchb02");
+pub const MAGIC: u64 = u64::from_le_bytes(*b"hatchb01");
 /// Where the magic word stands.
 pub const MAGIC_AT: usize = 0;
 /// Where the process's number stands.
@@ -203,18 +192,14 @@ pub const COUNT_AT: usize = 2;
 pub const MISSED_AT: usize = 3;
 /// Where the number of slots that were ever used stands.
 pub const HIGH_AT: usize = 4;
-/// Where the first records begin.
-const SLOTS_AT: usize = 32;
-/// How many records are before the events.
-const FIRST_SLOTS: usize = 7;
 /// Where the events begin.
-pub const EVENTS_AT: usize = SLOTS_AT + FIRST_SLOTS * SLOT_WORDS;
+pub const EVENTS_AT: usize = 16;
 /// How many events are kept.
 pub const EVENTS: usize = 112;
 /// The words of an event.
 pub const EVENT_WORDS: usize = 16;
-/// Where the other records begin: what is before has always been written to.
-pub const MORE_AT: usize = 2048;
+/// Where the records begin: on a page of their own.
+pub const SLOTS_AT: usize = 2048;
 /// The words of a record.
 pub const SLOT_WORDS: usize = 32;
 /// What no board has more of.
@@ -222,4 +207,4 @@ const MAX_SLOTS: usize = 1 << 16;
 /// Under this name others find the fd: `/memfd:hatchery-board (deleted)`.
 pub const NAME: &std::ffi::CStr = c"hatchery-board";
 
-const _: () = assert!(EVENTS_AT + EVENTS * EVENT_WORDS <= MORE_AT, "events run into records");
+const _: () = assert!(EVENTS_AT + EVENTS * EVENT_WORDS <= SLOTS_AT, "events run into records");

@@ -3,7 +3,7 @@
 use hatchery_proto::board::{self, Board, Happened, Kind, NotABoard, Record, State, What};
 use proptest::prelude::*;
 
-const ROOM: usize = 12;
+const ROOM: usize = 4;
 
 fn empty() -> Vec<u64> {
     let mut words = vec![0; board::words(ROOM)];
@@ -14,7 +14,7 @@ fn empty() -> Vec<u64> {
 }
 
 fn put(words: &mut [u64], slot: usize, count: u64, record: &Record<&str>) {
-    let at = board::slot_at(slot);
+    let at = board::SLOTS_AT + slot * board::SLOT_WORDS;
     words[at..at + board::SLOT_WORDS].copy_from_slice(&record.encode());
     words[at] = count;
 }
@@ -37,7 +37,7 @@ fn what_is_written_is_read() {
     put(&mut words, 0, 2, &call("root/a"));
     let mut member = Record::new(Kind::Member, 2, "root/b", "forkserver");
     (member.state, member.until, member.count) = (State::Killed, Some(5), 4711);
-    put(&mut words, 9, 8, &member);
+    put(&mut words, 3, 8, &member);
     let at = board::EVENTS_AT;
     let event = Happened::encode(3, 2, What::Killed, "root/b");
     words[at..at + board::EVENT_WORDS].copy_from_slice(&event);

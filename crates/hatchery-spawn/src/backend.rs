@@ -51,10 +51,9 @@ impl Future for Spawning {
     type Output = Result<Child, SpawnError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { answer, name } = &mut *self;
-        let why = || "its client has closed".to_owned();
-        let gone = || SpawnError::ServerGone { name: name.clone(), why: why() };
-        match answer {
+        let name = self.name.clone();
+        let gone = || SpawnError::ServerGone { name, why: "its client has closed".to_owned() };
+        match &mut self.answer {
             Ok(answer) => {
                 Pin::new(answer).poll(cx).map(|answer| answer.unwrap_or_else(|_| Err(gone())))
             }

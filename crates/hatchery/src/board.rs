@@ -128,7 +128,7 @@ impl Memory {
 
     /// Where a slot begins.
     fn at(slot: usize) -> usize {
-        board::slot_at(slot)
+        board::SLOTS_AT + slot * board::SLOT_WORDS
     }
 
     /// The count that leads a record; only who has the slot changes it.

@@ -8,7 +8,6 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use hatchery_proto::{Encoded, Fault, FaultKind, FrameError, Payload};
@@ -173,35 +172,20 @@ inventory::collect!(Function);
 
 /// Finds a function by name and starts it on encoded arguments.
 pub(crate) fn dispatch(name: &str, args: &Encoded) -> Result<Served, Box<Fault>> {
-    match find(name) {
-        Some(function) => Ok((function.serve)(args)),
-        None => {
-            let count = inventory::iter::<Function>.into_iter().count();
-            let message = format!("no function `{name}` among the {count} of this image");
-            Err(Box::new(current::fault(FaultKind::UnknownFunction, message)))
-        }
-    }
-}
-
-fn find(name: &str) -> Option<&'static Function> {
     static TABLE: OnceLock<Vec<&'static Function>> = OnceLock::new();
-    static ASKED: AtomicU32 = AtomicU32::new(0);
-    // Most actors have few calls, and a table has to be made in each: it takes a look at every
-    // name, and a search only at those of the same length.
-    if TABLE.get().is_none() && ASKED.fetch_add(1, Ordering::Relaxed) < FEW {
-        return inventory::iter::<Function>.into_iter().find(|function| function.name == name);
-    }
     let table = TABLE.get_or_init(|| {
         let mut all: Vec<_> = inventory::iter::<Function>.into_iter().collect();
         all.sort_unstable_by_key(|function| function.name);
         all
     });
-    let at = table.binary_search_by_key(&name, |function| function.name).ok()?;
-    Some(table[at])
+    match table.binary_search_by_key(&name, |function| function.name) {
+        Ok(at) => Ok((table[at].serve)(args)),
+        Err(_) => {
+            let message = format!("no function `{name}` among the {} of this image", table.len());
+            Err(Box::new(current::fault(FaultKind::UnknownFunction, message)))
+        }
+    }
 }
-
-/// So many functions are searched for before a table is made of them.
-const FEW: u32 = 4;
 
 /// One function that converses. Made by `#[hatchery::context]`.
 pub struct ContextFunction {

@@ -75,11 +75,6 @@ struct State {
     /// Too many fds are in flight: nothing more is asked before an answer says that some of ours
     /// landed, or, for they may be others' of this user, until then.
     crowded: Option<Instant>,
-    /// Until when the thread looks by itself once more, so that requests until then need not wake
-    /// it for their deadline.
-    alert: Option<Instant>,
-    /// When it looks next, if nobody calls it; `None`: never.
-    looks: Option<Instant>,
     children: BTreeMap<u64, Arc<Core>>,
     /// Forked, and on their way to another image.
     executing: Vec<(Waiting, Arc<Core>)>,
@@ -143,18 +138,13 @@ impl Client {
             }
             bytes = wire::encode_elsewhere(number);
         }
-        let due = waiting.since + waiting.bound;
-        state.alert = state.alert.max(Some(due));
         state.waiting.insert(number, waiting);
         state.queue.push_back(Outgoing { number, bytes, fds });
         let refused = self.send_queued(&mut state);
-        // A deadline that the thread would sleep over, or something to send.
-        let is_called = state.looks.is_none_or(|at| at > due) || !state.queue.is_empty();
         drop(state);
         refuse(refused);
-        if is_called {
-            let _full = self.wake.write(1);
-        }
+        // The thread has a new deadline, and maybe something to send.
+        let _full = self.wake.write(1);
     }
 
     /// Whether children are reached by pidfds, as far as is known.
@@ -200,10 +190,8 @@ impl Client {
             if self.state().closing {
                 return self.gone("closed");
             }
-            let (readable, called) = self.wait();
-            if called {
-                let _none = self.wake.read();
-            }
+            let readable = self.wait();
+            let _none = self.wake.read();
             if readable && let Err(why) = self.read(&mut buffer) {
                 return self.gone(&why);
             }
@@ -223,16 +211,15 @@ impl Client {
         }
     }
 
-    /// Waits for the socket, for somebody's call, for a birth or a deadline. Tells of the first two.
-    fn wait(&self) -> (bool, bool) {
+    /// Waits for the socket, for somebody's call, for a birth or a deadline.
+    fn wait(&self) -> bool {
         let (births, may_send, until) = {
-            let mut state = self.state();
+            let state = self.state();
             let births: Vec<Arc<OwnedFd>> =
                 state.executing.iter().map(|(waiting, _)| waiting.birth.clone()).collect();
             let may_ask = !state.queue.is_empty() && state.may_ask();
             let may_send = may_ask || !state.signals.is_empty();
-            state.looks = state.next_look(Instant::now());
-            (births, may_send, state.looks)
+            (births, may_send, state.next_deadline())
         };
         let mut flags = PollFlags::POLLIN;
         flags.set(PollFlags::POLLOUT, may_send);
@@ -247,10 +234,8 @@ impl Client {
         });
         // EINTR: look at everything again.
         let _count = poll(&mut fds, timeout);
-        let got = |fd: &PollFd<'_>| fd.revents().unwrap_or(PollFlags::empty());
-        let ended = PollFlags::POLLHUP | PollFlags::POLLERR;
-        let readable = got(&fds[0]).intersects(PollFlags::POLLIN | ended);
-        (readable, got(&fds[1]).contains(PollFlags::POLLIN))
+        let got = fds[0].revents().unwrap_or(PollFlags::empty());
+        got.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR)
     }
 
     fn read(&self, buffer: &mut [u8]) -> Result<(), String> {
@@ -475,13 +460,6 @@ impl State {
         waiting.into_iter().chain(executing).chain(again).min()
     }
 
-    /// When to look if nothing happens: at a deadline, or once more when a bound has passed since
-    /// the last request. After that an idle tree wakes nobody (H15).
-    fn next_look(&self, now: Instant) -> Option<Instant> {
-        let alert = self.alert.filter(|at| *at > now);
-        self.next_deadline().into_iter().chain(alert).min()
-    }
-
     fn due(&self, waiting: &Waiting) -> Instant {
         self.heard.map_or(waiting.since, |heard| heard.max(waiting.since)) + waiting.bound
     }
@@ -570,21 +548,19 @@ mod tests {
 
     use super::*;
 
-    /// A client without a thread, and the other end of its socket.
-    fn client() -> (Client, OwnedFd) {
+    /// H28: statuses that the forkserver told before it died with a request of ours unread, which
+    /// the kernel reports first and as a reset, are not lost.
+    #[test]
+    fn what_it_said_before_its_death_is_heard() {
         let flags = SockFlag::SOCK_CLOEXEC;
-        let (socket, theirs) =
+        let (ours, theirs) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).unwrap();
         let (lost, _) = watch::channel(None);
         let (state, me) = (Mutex::default(), Weak::new());
         let pidfds = AtomicBool::new(true);
-        (Client { socket, wake, pidfds, state, lost, tree: None, me }, theirs)
-    }
-
-    /// A request that has five seconds from now on.
-    fn ask(client: &Client) -> oneshot::Receiver<Result<Child, SpawnError>> {
-        let (answer, answered) = oneshot::channel();
+        let client = Client { socket: ours, wake, pidfds, state, lost, tree: None, me };
+        let (answer, mut answered) = oneshot::channel();
         let birth: OwnedFd = io::pipe().unwrap().0.into();
         let waiting = Waiting {
             name: "early".to_owned(),
@@ -599,36 +575,6 @@ mod tests {
             tail: None,
         };
         client.request(waiting, Vec::new(), |_| vec![0; 16]);
-        answered
-    }
-
-    /// H26, H15: a request calls the thread if that would sleep over its deadline, and only then;
-    /// for a bound after the last request it wouldn't, and then not by itself any more.
-    #[test]
-    fn the_thread_is_called_for_a_deadline_that_it_would_sleep_over() {
-        let (client, _theirs) = client();
-        let mut all = Vec::new();
-        for (looks, is_called) in [(None, true), (Some(1), false), (Some(60), true)] {
-            let now = Instant::now();
-            client.state().looks = looks.map(|seconds| now + Duration::from_secs(seconds));
-            all.push(ask(&client));
-            assert_eq!(client.wake.read().is_ok(), is_called, "{looks:?}");
-        }
-        let mut state = client.state();
-        let now = Instant::now();
-        assert_eq!(state.next_look(now), state.next_deadline());
-        state.waiting.clear();
-        let last = state.next_look(now).unwrap();
-        assert!(last > now && last <= now + Duration::from_secs(5));
-        assert_eq!(state.next_look(last), None);
-    }
-
-    /// H28: statuses that the forkserver told before it died with a request of ours unread, which
-    /// the kernel reports first and as a reset, are not lost.
-    #[test]
-    fn what_it_said_before_its_death_is_heard() {
-        let (client, theirs) = client();
-        let mut answered = ask(&client);
         let number = 0;
         let pidfd = Pidfd::open(std::process::id()).unwrap();
         let (core_dumped, out_of_memory) = (false, false);

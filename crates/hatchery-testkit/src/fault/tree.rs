@@ -282,7 +282,7 @@ fn words(path: &std::path::Path) -> Option<Vec<u64>> {
         let (words, _rest) = bytes.as_chunks::<8>();
         Some(words.iter().map(|word| u64::from_le_bytes(*word)).collect::<Vec<u64>>())
     };
-    let mut all = read(board::MORE_AT)?;
+    let mut all = read(board::SLOTS_AT)?;
     let more = board::used(&all).saturating_sub(all.len());
     all.extend(read(more)?);
     Some(all)

@@ -1,16 +1,13 @@
 //! One actor's start: its channel, its greeting, the request to the backend, the wait for its answer.
 
-use std::future::Future as _;
 use std::os::unix::net::UnixStream;
-use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Wake, Waker};
 
 use hatchery_proto::handshake::Handshake;
 use hatchery_proto::teardown::Kind;
 use hatchery_proto::{ActorId, ActorPath, Hello, PROTOCOL_VERSION, Reason, ToChild, Why};
-use hatchery_spawn::{SpawnError, Spawning};
+use hatchery_spawn::SpawnError;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::sync::oneshot;
 
@@ -85,7 +82,7 @@ impl Core {
         let reading = Reading { core: self.clone(), id, link: link.clone(), is_process };
         tokio::spawn(reading.read(inbox));
         tokio::spawn(outbox.write_out());
-        Answer::await_on(&supervisor, self, id, spawning);
+        supervisor.spawn(self.clone().raise(id, spawning));
         if !self.ticking.swap(true, Ordering::SeqCst) {
             supervisor.spawn(self.clone().tick());
         }
@@ -115,44 +112,6 @@ impl Core {
             Backend::Thread => Arc::new(runtime.threads.clone()),
             Backend::Custom(backend) => backend.clone(),
         })
-    }
-}
-
-/// The answer to a request, until it is there: the supervisor need not run before.
-struct Answer {
-    supervisor: tokio::runtime::Handle,
-    core: Arc<Core>,
-    id: ActorId,
-    spawning: Mutex<Option<Spawning>>,
-}
-
-impl Answer {
-    /// Has `raise` run on the supervisor once the answer has come.
-    fn await_on(
-        supervisor: &tokio::runtime::Handle,
-        core: &Arc<Core>,
-        id: ActorId,
-        spawning: Spawning,
-    ) {
-        let (supervisor, core) = (supervisor.clone(), core.clone());
-        let answer = Arc::new(Self { supervisor, core, id, spawning: Mutex::new(None) });
-        let waker = Waker::from(answer.clone());
-        // Held until it is in its place: whoever wakes it in between waits for that.
-        let mut place = lock(&answer.spawning);
-        let spawning = place.insert(spawning);
-        if let Poll::Ready(child) = Pin::new(spawning).poll(&mut Context::from_waker(&waker)) {
-            *place = None;
-            answer.supervisor.spawn(answer.core.clone().raise(id, std::future::ready(child)));
-        }
-    }
-}
-
-impl Wake for Answer {
-    fn wake(self: Arc<Self>) {
-        let spawning = lock(&self.spawning).take();
-        if let Some(spawning) = spawning {
-            self.supervisor.spawn(self.core.clone().raise(self.id, spawning));
-        }
     }
 }
 

@@ -1,13 +1,12 @@
 //! One actor's life as its spawner sees it: born or not, lost, ended, forgotten. Runs on the
 //! supervisor, which no user code can block.
 
-use std::future::Future;
 use std::sync::Arc;
 
 use hatchery_proto::handshake;
 use hatchery_proto::scope::Event;
 use hatchery_proto::{ActorId, ExitStatus, Fault, FaultKind, Reason};
-use hatchery_spawn::{Child, Exit, SpawnError};
+use hatchery_spawn::{Child, Exit, SpawnError, Spawning};
 
 use super::Core;
 use crate::clock;
@@ -19,11 +18,7 @@ use crate::start::Pipes;
 
 impl Core {
     /// From the answer to the request to the end.
-    pub(super) async fn raise(
-        self: Arc<Self>,
-        id: ActorId,
-        spawning: impl Future<Output = Result<Child, SpawnError>>,
-    ) {
+    pub(super) async fn raise(self: Arc<Self>, id: ActorId, spawning: Spawning) {
         let child = match spawning.await {
             Ok(child) => Arc::new(child),
             Err(error) => {
