@@ -249,7 +249,9 @@ fn a_copy_that_speaks_on_an_actors_channel_ends_with_it() {
             .nursery(async |n| {
                 let worker = n.start("worker").await?;
                 let told = worker.call(speak_twice()).await.unwrap_err();
-                assert_eq!(told.fault().kind, FaultKind::Protocol, "{told:?}");
+                // The death that follows may be known first.
+                let kind = &told.fault().kind;
+                assert!(matches!(kind, FaultKind::Protocol | FaultKind::Died(_)), "{told:?}");
                 Ok(())
             })
             .await;
