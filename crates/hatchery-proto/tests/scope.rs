@@ -321,6 +321,20 @@ fn a_crash_during_a_graceful_teardown_is_told() {
     assert_eq!(outcome.faults[0].kind, FaultKind::Died(ExitStatus::Signal(11)));
 }
 
+/// C15: an actor that breaks the protocol goes as its channel breaks, and leaves in good order;
+/// what it did is told all the same.
+#[test]
+fn a_breach_of_the_protocol_is_told_though_its_actor_went_well() {
+    let mut run = Run::new();
+    let id = run.admit("a", Role::LongLived, Kind::Process).unwrap();
+    run.tell(Event::Ready(id));
+    run.body(Ok(()));
+    run.tell(Event::ChannelDead(id));
+    let fault = run.fault(run.ids[0].1.clone(), FaultKind::Protocol);
+    run.tell(Event::Settled { id, status: ExitStatus::Code(0), fault });
+    assert_eq!(run.outcome.unwrap().faults[0].kind, FaultKind::Protocol);
+}
+
 /// C4: a channel breaks, the body gives up on the call, and the status comes only after the force
 /// that met a dead one: the error names the death, once.
 #[test]

@@ -2,7 +2,7 @@
 
 use super::faults::is_consequence;
 use super::{Action, Phase, Scope};
-use crate::error::{ExitStatus, Fault};
+use crate::error::{ExitStatus, Fault, FaultKind};
 use crate::id::{ActorId, ActorName, ActorPath};
 use crate::message::{Ended, Reason, Why};
 use crate::teardown::{self, Teardown};
@@ -80,7 +80,10 @@ impl Scope {
         let left = status == ExitStatus::Code(0) && (member.asked || wanted);
         // A start that fails is told to its starter.
         let told = !member.ready;
-        let crashed = !(left || told || (member.asked && forced));
+        // Who speaks wrongly while it is being asked to go has still done so.
+        let breach = fault.kind == FaultKind::Protocol;
+        let excused = left || (member.asked && forced);
+        let crashed = !told && (breach || !excused);
         if told {
             self.free_name(id);
         }

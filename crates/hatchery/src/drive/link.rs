@@ -201,7 +201,8 @@ impl Link {
         Ok(())
     }
 
-    /// The child has ended so; calls that are cut off from now on are told this.
+    /// The child has ended so; calls that are cut off from now on are told this, unless they are told
+    /// something already.
     pub(crate) fn set_end(&self, fault: Box<Fault>) {
         self.end.send_if_modified(|end| {
             let first = !matches!(end, End::Told(_));
@@ -210,6 +211,22 @@ impl Link {
             }
             first
         });
+    }
+
+    /// The other side has broken the protocol, and the connection ends with that (C15): calls that
+    /// are cut off are told it, and not the death that follows.
+    pub(crate) fn broke_protocol(&self, error: &impl std::fmt::Display) {
+        tracing::error!(%error, path = %self.path, "malformed message");
+        self.outbox.break_channel();
+        self.set_end(self.fault(FaultKind::Protocol, error.to_string()));
+    }
+
+    /// What the other side broke the protocol by, if it did.
+    pub(crate) fn breach(&self) -> Option<Fault> {
+        match &*self.end.borrow() {
+            End::Told(fault) if fault.kind == FaultKind::Protocol => Some((**fault).clone()),
+            End::Told(_) | End::Open | End::Exited(_) => None,
+        }
     }
 
     /// The child has exited; what it said last is read for at most `words`, then its end is set.

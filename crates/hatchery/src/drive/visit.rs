@@ -129,9 +129,9 @@ impl Visit {
                 Ok(None) => {}
                 Ok(Some(ToParent::Ended(ended))) => return goodbye(&link, ended),
                 Ok(Some(_)) => {
-                    return broke_the_rules(&link, "only an actor's spawner is told that");
+                    return link.broke_protocol(&"only an actor's spawner is told that");
                 }
-                Err(Ended::Malformed(error)) => return broke_the_rules(&link, error),
+                Err(Ended::Malformed(error)) => return link.broke_protocol(&error),
                 Err(Ended::Closed) => return,
             }
             tokio::task::consume_budget().await;
@@ -156,10 +156,6 @@ fn goodbye(link: &Link, ended: EndedMessage) {
     let mut fault = current::fault(kind, "the peer goes down".to_owned());
     fault.path = link.path.clone();
     link.set_end(Box::new(fault));
-}
-
-fn broke_the_rules(link: &Link, error: impl std::fmt::Display) {
-    tracing::error!(%error, path = %link.path, "malformed message of a peer");
 }
 
 const KNOCK_PAUSE: Duration = Duration::from_millis(2);

@@ -125,6 +125,10 @@ impl Core {
         // Side by side: all of it has been written, and waits for readers of ours to have their turn.
         let quoted = async { if is_quoted { child.stderr_tail(bound).await } else { Vec::new() } };
         ((), fault.output) = tokio::join!(link.drained(bound), quoted);
+        // What came first is what it ended by.
+        if let Some(breach) = link.breach() {
+            fault = Fault { output: fault.output, ..breach };
+        }
         if let Some(failure) = child.handle().birth_failure() {
             let step = failure.step.name().to_owned();
             fault.kind = FaultKind::BirthFailed { step };

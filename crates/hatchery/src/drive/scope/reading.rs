@@ -96,9 +96,7 @@ impl Reading {
 
     fn end(&self, end: &Ended) {
         if let Ended::Malformed(error) = end {
-            // That connection ends, and nothing else (C15).
-            tracing::error!(%error, path = %self.link.path, "malformed message");
-            self.link.outbox.break_channel();
+            self.link.broke_protocol(error);
         }
         self.core.apply(Event::ChannelDead(self.id));
         self.link.set_drained();
