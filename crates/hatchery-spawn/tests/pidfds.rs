@@ -7,22 +7,24 @@ mod common;
 #[path = "../../../tests/events.rs"]
 #[allow(unreachable_pub, reason = "it is another crate's module too")]
 mod events;
+mod filters;
 
 use std::fs;
-use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use common::{BOUND, answer, block_on, isolated, line, park, rooted, say, spawn, tell};
 use events::Events;
+use filters::{filtered, forbid, supervise};
 use hatchery_spawn::{
     Backend, Birth, Bounds, Child, ChildId, Exit, Forkserver, Main, Pidfd, SpawnError, Spec, Stdio,
     inventory,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 inventory::submit! { Main { name: "hang", run: hang } }
 inventory::submit! { Main { name: "quit", run: |_| 3 } }
@@ -140,23 +142,6 @@ fn has_no_children(server: &Forkserver) {
     waits_for(|| children().is_empty(), || format!("still there: {:?}", children()));
 }
 
-/// A filter is for ever, but only for the thread that asks for it and what comes of it.
-fn filtered<T: Send>(scenario: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| scope.spawn(scenario).join()).unwrap()
-}
-
-fn program(calls: &[i64], action: SeccompAction) -> BpfProgram {
-    let rules = calls.iter().map(|call| (*call, vec![])).collect();
-    let arch = std::env::consts::ARCH.try_into().unwrap();
-    SeccompFilter::new(rules, SeccompAction::Allow, action, arch).unwrap().try_into().unwrap()
-}
-
-/// Forbids system calls to this thread and all that comes of it.
-fn forbid(calls: &[i64], errno: i32) {
-    let program = program(calls, SeccompAction::Errno(errno.cast_unsigned()));
-    seccompiler::apply_filter(&program).unwrap();
-}
-
 /// What a sandbox forbids that has not heard of pidfds.
 const ALL_OF_THEM: [i64; 2] = [libc::SYS_pidfd_open, libc::SYS_pidfd_send_signal];
 
@@ -225,63 +210,6 @@ fn a_full_table_of_the_root_takes_no_child_from_it() {
     });
 }
 
-/// Decides about a filtered call of the forkserver or of what comes of it: by whom, which call, its
-/// first argument. `None`: the kernel does as it was asked.
-type Judge = dyn Fn(u32, i64, u64) -> Option<i32> + Send + Sync;
-
-/// Leaves the decision about some calls of this thread and all that comes of it to `judge`, which
-/// sits on a thread of its own.
-fn supervise(calls: &[i64], judge: Arc<Judge>) {
-    // Sits there first: it starts nothing under the filter.
-    let (seat, taken) = std::sync::mpsc::channel();
-    std::thread::spawn(move || taken.recv().map(|listener| judges(&listener, &judge)));
-    let mut program = program(calls, SeccompAction::Trace(7));
-    let traced = u32::from(SeccompAction::Trace(7));
-    for line in program.iter_mut().filter(|line| line.k == traced) {
-        line.k = libc::SECCOMP_RET_USER_NOTIF;
-    }
-    let length = program.len().try_into().unwrap();
-    let filter = libc::sock_fprog { len: length, filter: program.as_mut_ptr().cast() };
-    nix::sys::prctl::set_no_new_privs().unwrap();
-    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
-    let (call, mode) = (libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER);
-    #[allow(unsafe_code, reason = "no crate has a safe form of it")]
-    // SAFETY: the program outlives the call, and is as long as it says.
-    let listener = unsafe { libc::syscall(call, mode, flags, &raw const filter) };
-    assert!(listener >= 0, "{}", std::io::Error::last_os_error());
-    #[allow(unsafe_code, reason = "as above")]
-    // SAFETY: the kernel has just made it for us.
-    let listener = unsafe { OwnedFd::from_raw_fd(listener.try_into().unwrap()) };
-    seat.send(listener).unwrap();
-}
-
-/// Judges until the end of the process.
-fn judges(listener: &OwnedFd, judge: &Arc<Judge>) -> ! {
-    loop {
-        #[allow(unsafe_code, reason = "as above")]
-        // SAFETY: numbers only; all-zero is what the kernel wants to find.
-        let mut asked: libc::seccomp_notif = unsafe { std::mem::zeroed() };
-        #[allow(unsafe_code, reason = "as above")]
-        // SAFETY: as above.
-        let mut said: libc::seccomp_notif_resp = unsafe { std::mem::zeroed() };
-        let fd = listener.as_raw_fd();
-        #[allow(unsafe_code, reason = "as above")]
-        // SAFETY: the struct is the one of this request, and ours.
-        if unsafe { libc::ioctl(fd, libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut asked) } < 0 {
-            // Who asked is gone.
-            continue;
-        }
-        said.id = asked.id;
-        match judge(asked.pid, asked.data.nr.into(), asked.data.args[0]) {
-            Some(errno) => said.error = -errno,
-            None => said.flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE.try_into().unwrap(),
-        }
-        #[allow(unsafe_code, reason = "as above")]
-        // SAFETY: as above.
-        let _gone = unsafe { libc::ioctl(fd, libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut said) };
-    }
-}
-
 /// Fault 33: the machine's table is full: refused by name before the fork, and all is well when
 /// there is room again. The one that has its place already is still born.
 #[test]
@@ -292,7 +220,7 @@ fn a_full_table_of_the_machine_is_refused_before_the_fork() {
             let own = std::process::id();
             let judge = {
                 let (full, forks) = (full.clone(), forks.clone());
-                move |by: u32, call: i64, whom: u64| {
+                move |by: u32, call: i64, [whom, ..]: [u64; 6]| {
                     if call != libc::SYS_pidfd_open {
                         forks.fetch_add(usize::from(by != own), SeqCst);
                         return None;
@@ -339,7 +267,7 @@ fn a_child_whose_place_is_taken_is_gone() {
             let own = std::process::id();
             let judge = {
                 let taken = taken.clone();
-                move |by: u32, _, whom: u64| {
+                move |by: u32, _, [whom, ..]: [u64; 6]| {
                     let a_child = by != own && u64::from(by) != whom;
                     (a_child && taken.load(SeqCst)).then_some(libc::ENFILE)
                 }
@@ -359,6 +287,63 @@ fn a_child_whose_place_is_taken_is_gone() {
                     assert_eq!(block_on(child.wait()).unwrap(), Exit::Code(3));
                 }
             }
+            has_no_children(&server);
+        });
+    });
+}
+
+/// Whether a message that process `by` is about to send has something beside its bytes.
+fn has_fds(by: u32, message: u64) -> bool {
+    let mut length = [0; 8];
+    let memory = fs::File::open(format!("/proc/{by}/mem")).unwrap();
+    memory.read_exact_at(&mut length, message + CONTROL_LENGTH).unwrap();
+    u64::from_ne_bytes(length) > 0
+}
+
+/// Where `msghdr` has it.
+const CONTROL_LENGTH: u64 = std::mem::offset_of!(libc::msghdr, msg_controllen) as u64;
+
+/// H15: this user has too many fds under way elsewhere, so the kernel passes none on. The forkserver
+/// tries again at its leisure, and if that takes long the child does without a pidfd: it and what is
+/// told behind it wait for nobody.
+#[test]
+fn fds_that_are_under_way_elsewhere_hold_nothing_up() {
+    isolated("fds_that_are_under_way_elsewhere_hold_nothing_up", || {
+        let events = Events::capture();
+        filtered(|| {
+            let (refusals, tries) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+            let forkserver = Arc::new(AtomicU32::new(0));
+            let judge = {
+                let (refusals, tries) = (refusals.clone(), tries.clone());
+                let forkserver = forkserver.clone();
+                move |by: u32, _, [_, message, ..]: [u64; 6]| {
+                    if by != forkserver.load(SeqCst) || !has_fds(by, message) {
+                        return None;
+                    }
+                    tries.fetch_add(1, SeqCst);
+                    let left = refusals.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1));
+                    left.is_ok().then_some(libc::ETOOMANYREFS)
+                }
+            };
+            supervise(&[libc::SYS_sendmsg], Arc::new(judge));
+            let server = start();
+            forkserver.store(server.pid(), SeqCst);
+            // For a moment.
+            refusals.store(5, SeqCst);
+            let (child, _channel) = spawn(&server.fork(), Spec::main("quit")).unwrap();
+            assert_eq!(block_on(child.wait()).unwrap(), Exit::Code(3));
+            assert!(events.with("no room for a pidfd").is_empty());
+            // For ever.
+            for backend in [&server.fork() as &dyn Backend, &server.exec()] {
+                refusals.store(usize::MAX, SeqCst);
+                tries.store(0, SeqCst);
+                assert_eq!(ends(backend), good_ends());
+                let tries = tries.load(SeqCst);
+                assert!(tries < 100 * good_ends().len(), "tried {tries} times: that is a loop");
+            }
+            assert_eq!(events.with("no room for a pidfd").len(), 2 * good_ends().len());
+            refusals.store(0, SeqCst);
+            assert!(server.has_pidfds());
             has_no_children(&server);
         });
     });

@@ -256,7 +256,7 @@ impl Client {
         }
     }
 
-    fn answered(&self, answer: Answer, received: Received) -> Result<(), String> {
+    fn answered(&self, answer: Answer, mut received: Received) -> Result<(), String> {
         match answer {
             Answer::Ready { pidfds: true } => {}
             Answer::Ready { pidfds: false } => self.without_pidfds(),
@@ -270,7 +270,10 @@ impl Client {
                     tell(waiting.answer, Err(SpawnError::Call { name, call, cause }));
                 }
             }
-            Answer::Spawned { number, pid } => self.spawned(number, pid, received),
+            Answer::Spawned { number, pid, withheld } => {
+                let withheld = withheld || received.truncated;
+                self.spawned(number, pid, received.fds.pop().map(Pidfd::received), withheld);
+            }
             Answer::Exited { number, code, signal, core_dumped, out_of_memory } => {
                 let core = {
                     let mut state = self.state();
@@ -288,9 +291,8 @@ impl Client {
         Ok(())
     }
 
-    fn spawned(&self, number: u64, pid: i32, received: Received) {
+    fn spawned(&self, number: u64, pid: i32, pidfd: Option<Pidfd>, withheld: bool) {
         let waiting = self.take_waiting(number);
-        let pidfd = received.fds.into_iter().next().map(Pidfd::received);
         let Some(mut waiting) = waiting else {
             // Withdrawn or expired: nobody wants it.
             if pidfd.is_none_or(|pidfd| pidfd.send_signal(libc::SIGKILL).is_err()) {
@@ -301,7 +303,7 @@ impl Client {
         let birth = (!waiting.execs).then(|| waiting.birth.clone());
         let name = std::mem::take(&mut waiting.name);
         match &pidfd {
-            None if received.truncated => {
+            None if withheld => {
                 tracing::warn!(name, pid, "no room for a pidfd: signals go by the forkserver");
             }
             None => self.without_pidfds(),
@@ -579,7 +581,7 @@ mod tests {
         let pidfd = Pidfd::open(std::process::id()).unwrap();
         let (core_dumped, out_of_memory) = (false, false);
         let exited = Answer::Exited { number, code: 3, signal: 0, core_dumped, out_of_memory };
-        let spawned = Answer::Spawned { number, pid: 7 }.encode();
+        let spawned = Answer::Spawned { number, pid: 7, withheld: false }.encode();
         scm_rights::send(theirs.as_fd(), &spawned, &[pidfd.as_fd()]).unwrap();
         scm_rights::send(theirs.as_fd(), &exited.encode(), &[]).unwrap();
         drop(theirs);

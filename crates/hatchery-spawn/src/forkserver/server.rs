@@ -78,6 +78,8 @@ struct Server {
     scan_at: Option<u64>,
     /// Not before this: a look at all children costs more the more there are.
     scan_not_before: u64,
+    /// When to try again what the kernel would not pass on.
+    crowded_at: Option<u64>,
     /// When to look for strays of actors that died.
     sweep_at: Option<u64>,
     buffer: Vec<u8>,
@@ -105,6 +107,10 @@ impl Server {
                 process::kill_own_child(pid, true, libc::SIGKILL);
                 process::kill_own_child(pid, false, libc::SIGKILL);
             }
+            if self.crowded_at.is_some_and(|at| at <= now) {
+                self.crowded_at = None;
+                self.flush_crowded();
+            }
             if self.sweep_at.is_some_and(|at| at <= now) {
                 self.sweep_at = None;
                 self.sweep_strays();
@@ -126,7 +132,7 @@ impl Server {
     }
 
     fn timeout(&self) -> EpollTimeout {
-        let next = [self.book.next_deadline(), self.sweep_at, self.scan_at];
+        let next = [self.book.next_deadline(), self.sweep_at, self.scan_at, self.crowded_at];
         let next = next.into_iter().flatten().min();
         let Some(next) = next else { return EpollTimeout::NONE };
         let millis = next.saturating_sub(now()).div_ceil(1_000_000);

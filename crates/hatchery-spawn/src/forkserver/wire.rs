@@ -128,7 +128,8 @@ pub(crate) enum Answer {
     /// No child came of this request.
     Failed { number: u64, call: String, errno: i32 },
     /// The child lives; its pidfd comes beside this, if there is one.
-    Spawned { number: u64, pid: i32 },
+    /// `withheld`: it has a pidfd, which there was no way to pass on.
+    Spawned { number: u64, pid: i32, withheld: bool },
     /// The child is reaped. Always after its `Spawned`.
     Exited { number: u64, code: i32, signal: i32, core_dumped: bool, out_of_memory: bool },
 }
@@ -240,10 +241,11 @@ impl Answer {
                 out.u64(*number);
                 out.i32(*errno);
             }
-            Self::Spawned { number, pid } => {
+            Self::Spawned { number, pid, withheld } => {
                 out.u8(3);
                 out.u64(*number);
                 out.i32(*pid);
+                out.u8(u8::from(*withheld));
             }
             Self::Exited { number, code, signal, core_dumped, out_of_memory } => {
                 out.u8(4);
@@ -263,7 +265,10 @@ impl Answer {
             0 => Self::Ready { pidfds: input.u8()? != 0 },
             1 => Self::Unfit { call: input.text()?, errno: input.i32()? },
             2 => Self::Failed { call: input.text()?, number: input.u64()?, errno: input.i32()? },
-            3 => Self::Spawned { number: input.u64()?, pid: input.i32()? },
+            3 => {
+                let (number, pid) = (input.u64()?, input.i32()?);
+                Self::Spawned { number, pid, withheld: input.u8()? != 0 }
+            }
             4 => Self::Exited {
                 number: input.u64()?,
                 code: input.i32()?,
@@ -474,7 +479,7 @@ mod tests {
             Answer::Ready { pidfds: false },
             Answer::Unfit { call: "prctl".into(), errno: 1 },
             Answer::Failed { number: 3, call: "fork".into(), errno: 11 },
-            Answer::Spawned { number: 3, pid: 99 },
+            Answer::Spawned { number: 3, pid: 99, withheld: true },
             Answer::Exited {
                 number: 99,
                 code: 0,

@@ -115,6 +115,7 @@ impl Server {
             ended: Vec::new(),
             scan_at: None,
             scan_not_before: 0,
+            crowded_at: None,
             sweep_at: None,
             buffer: vec![0; MAX_BYTES + 1],
         })

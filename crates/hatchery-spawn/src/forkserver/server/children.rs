@@ -30,13 +30,13 @@ impl Server {
             errno: errno as i32,
         };
         if request.deadline < now() {
-            return self.answer(fd, &failed(("deadline", Errno::ETIMEDOUT)), None);
+            return self.answer(fd, failed(("deadline", Errno::ETIMEDOUT)), None);
         }
         if self.book.count_children(owner) >= self.quota {
-            return self.answer(fd, &failed(("the quota of children", Errno::EAGAIN)), None);
+            return self.answer(fd, failed(("the quota of children", Errno::EAGAIN)), None);
         }
         if let Err(error) = self.pidfds.reserve() {
-            return self.answer(fd, &failed(error), None);
+            return self.answer(fd, failed(error), None);
         }
         let mark = self.next_mark;
         self.next_mark += 1;
@@ -48,7 +48,7 @@ impl Server {
         let cgroup = cgroup::name(&self.tree, mark);
         let bound = match self.confined.bind(above, &mut request, &cgroup) {
             Ok(bound) => bound,
-            Err(error) => return self.answer(fd, &failed(error), None),
+            Err(error) => return self.answer(fd, failed(error), None),
         };
         let nest = Nest {
             server: self.pid,
@@ -66,14 +66,14 @@ impl Server {
                 if self.held {
                     process::kill_own_child(pid, false, libc::SIGSTOP);
                 }
-                self.answer(fd, &Answer::Spawned { number, pid }, pidfd);
+                self.answer(fd, Answer::Spawned { number, pid, withheld: false }, pidfd);
                 if !self.clients.contains_key(&fd) {
                     process::kill_own_child(pid, false, libc::SIGKILL);
                 }
             }
             Err(error) => {
                 self.confined.unborn(bound);
-                self.answer(fd, &failed(error), None);
+                self.answer(fd, failed(error), None);
             }
         }
         // After the pidfd was sent and closed its place is free again; else the next one asks.
@@ -148,7 +148,7 @@ impl Server {
         };
         let exited = Answer::Exited { number, code, signal, core_dumped, out_of_memory };
         for fd in self.sockets_of(owner) {
-            self.answer(fd, &exited, None);
+            self.answer(fd, exited.clone(), None);
         }
     }
 

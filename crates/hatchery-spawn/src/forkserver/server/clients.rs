@@ -21,7 +21,10 @@ pub(super) struct Client {
     socket: OwnedFd,
     /// What its socket did not take. Bounded: who has [`MAX_BACKLOG`] of these is not read from
     /// until it reads, so that only the ends of its children are added.
-    backlog: VecDeque<(Vec<u8>, Option<Pidfd>)>,
+    backlog: VecDeque<(Answer, Option<Pidfd>)>,
+    /// The kernel passes no fds on now, for too many are under way; when to try again, and how often
+    /// it was tried.
+    crowded: Option<(u64, u32)>,
     /// What epoll tells about it.
     watched: EpollFlags,
     /// The number of its last request; the next one's is higher.
@@ -31,6 +34,35 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn is_clogged(&self) -> bool {
         self.backlog.len() >= MAX_BACKLOG
+    }
+
+    /// Sends what the socket takes.
+    fn send_backlog(&mut self) -> Result<(), Errno> {
+        if self.crowded.is_some_and(|(until, _)| now() < until) {
+            return Ok(());
+        }
+        while let Some((answer, pidfd)) = self.backlog.front_mut() {
+            let fds: Vec<_> = pidfd.iter().map(AsFd::as_fd).collect();
+            match scm_rights::send(self.socket.as_fd(), &answer.encode(), &fds) {
+                Ok(()) => {
+                    self.backlog.pop_front();
+                    self.crowded = None;
+                }
+                Err(Errno::EAGAIN | Errno::EINTR) => break,
+                Err(Errno::ETOOMANYREFS | Errno::ENOBUFS) => {
+                    let tries = self.crowded.map_or(1, |(_, tries)| tries + 1);
+                    self.crowded = Some((now() + CROWDED_PAUSE, tries));
+                    // The deaths behind it don't wait for ever: this child does without.
+                    if let (Answer::Spawned { withheld, .. }, CROWDED_TRIES..) = (answer, tries) {
+                        *withheld = true;
+                        *pidfd = None;
+                    }
+                    break;
+                }
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -91,7 +123,8 @@ impl Server {
         let event = EpollEvent::new(watched, fd.cast_unsigned().into());
         if self.epoll.add(&socket, event).is_ok() {
             let backlog = VecDeque::new();
-            self.clients.insert(fd, Client { owner, socket, backlog, watched, last: None });
+            self.clients
+                .insert(fd, Client { owner, socket, backlog, crowded: None, watched, last: None });
         }
     }
 
@@ -142,7 +175,7 @@ impl Server {
                 // Whole, but for the fds that found no room in our table.
                 let (number, call) = (request.number, "recvmsg(SCM_RIGHTS)".to_owned());
                 let failed = Answer::Failed { number, call, errno: Errno::EMFILE as i32 };
-                self.answer(fd, &failed, None);
+                self.answer(fd, failed, None);
                 continue;
             }
             if received.fds.len() < 4 + usize::from(request.has_channel) {
@@ -178,29 +211,20 @@ impl Server {
         }
     }
 
-    pub(super) fn answer(&mut self, fd: RawFd, answer: &Answer, pidfd: Option<Pidfd>) {
+    pub(super) fn answer(&mut self, fd: RawFd, answer: Answer, pidfd: Option<Pidfd>) {
         let Some(client) = self.clients.get_mut(&fd) else { return };
-        client.backlog.push_back((answer.encode(), pidfd));
+        client.backlog.push_back((answer, pidfd));
         self.flush(fd);
     }
 
     pub(super) fn flush(&mut self, fd: RawFd) {
         let Some(client) = self.clients.get_mut(&fd) else { return };
-        let mut gone = false;
-        while let Some((bytes, pidfd)) = client.backlog.front() {
-            let fds: Vec<_> = pidfd.iter().map(AsFd::as_fd).collect();
-            match scm_rights::send(client.socket.as_fd(), bytes, &fds) {
-                Ok(()) => drop(client.backlog.pop_front()),
-                Err(Errno::EAGAIN | Errno::EINTR | Errno::ETOOMANYREFS | Errno::ENOBUFS) => break,
-                Err(_) => {
-                    gone = true;
-                    break;
-                }
-            }
-        }
+        let gone = client.send_backlog().is_err();
+        let again = client.crowded.map(|(at, _)| at);
+        self.crowded_at = self.crowded_at.into_iter().chain(again).min();
         let mut flags = EpollFlags::empty();
         flags.set(EpollFlags::EPOLLIN, !client.is_clogged());
-        flags.set(EpollFlags::EPOLLOUT, !client.backlog.is_empty());
+        flags.set(EpollFlags::EPOLLOUT, !client.backlog.is_empty() && client.crowded.is_none());
         if flags != client.watched {
             client.watched = flags;
             let mut event = EpollEvent::new(flags, fd.cast_unsigned().into());
@@ -209,6 +233,13 @@ impl Server {
         if gone {
             self.leave(fd, Leaving::Closed);
         }
+    }
+
+    /// Tries again what the kernel did not pass on, though the sockets had room.
+    pub(super) fn flush_crowded(&mut self) {
+        let crowded = self.clients.iter().filter(|(_, client)| client.crowded.is_some());
+        let crowded: Vec<_> = crowded.map(|(fd, _)| *fd).collect();
+        crowded.into_iter().for_each(|fd| self.flush(fd));
     }
 
     pub(super) fn sockets_of(&self, owner: Owner) -> Vec<RawFd> {
@@ -253,5 +284,8 @@ fn is_at_end(socket: &OwnedFd) -> bool {
 
 /// How many messages of one client are served before the others have their turn.
 const TURN: usize = 8;
+/// How long an answer waits until fewer fds are under way, in nanoseconds, and how often.
+const CROWDED_PAUSE: u64 = 1_000_000;
+const CROWDED_TRIES: u32 = 50;
 /// How many answers may wait for a client that doesn't read.
 const MAX_BACKLOG: usize = 64;
