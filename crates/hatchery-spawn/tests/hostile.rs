@@ -82,7 +82,7 @@ impl Raw {
     fn spawned(&self) -> i32 {
         let said = self.answer();
         let pid = said.split("pid: ").nth(1).expect(&said);
-        pid.trim_end_matches([' ', '}']).parse().unwrap()
+        pid.split_once(',').unwrap().0.parse().unwrap()
     }
 
     /// Waits for the end of it.
