@@ -29,6 +29,8 @@ impl Events {
     /// Those that hold `text`.
     #[must_use]
     pub fn with(&self, text: &str) -> Vec<String> {
+        // Said by a thread that nobody waits for.
+        hatchery_spawn::notice::flush(std::time::Duration::from_secs(10));
         self.lock().iter().filter(|line| line.contains(text)).cloned().collect()
     }
 

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use crate::notice;
+
 /// A thread that did not end in time and is never waited for again.
 #[derive(Debug, Clone)]
 pub struct Abandoned {
@@ -51,9 +53,12 @@ impl Ledger {
     pub(crate) fn enter(&self, number: u64, who: Who<'_>, last_state: &str, task: Option<PathBuf>) {
         let (name, path) = (who.name.to_owned(), who.path.to_owned());
         let last_state = last_state.to_owned();
-        tracing::warn!(name, path, last_state, "thread abandoned");
         let shown = Abandoned { name, path, since: Instant::now(), last_state };
-        self.lock().push(Entry { number, shown, task });
+        self.lock().push(Entry { number, shown: shown.clone(), task });
+        notice::post(move || {
+            let Abandoned { name, path, last_state, .. } = shown;
+            tracing::warn!(name, path, last_state, "thread abandoned");
+        });
     }
 
     pub(crate) fn forget(&self, number: u64) {

@@ -32,6 +32,8 @@ mod identity;
 mod image;
 mod ledger;
 pub mod leftovers;
+#[doc(hidden)]
+pub mod notice;
 mod own_thread;
 mod prelude;
 mod relay;

@@ -93,6 +93,7 @@ async fn live(birth: Birth, channel: std::os::unix::net::UnixStream) -> i32 {
     reading.abort();
     writer.abort();
     if !is_thread {
+        hatchery_spawn::notice::flush(config.level_margin);
         current::leave_process(&actor);
     }
     0

@@ -376,6 +376,7 @@ impl Inner {
             let _stopped = supervisor.stop.send(());
             let _panicked = supervisor.thread.join();
         }
+        hatchery_spawn::notice::flush(self.config.peer_drain);
         self.board.close();
         lock(&RUNTIMES).remove(&self.token);
     }
@@ -440,7 +441,9 @@ fn close_blocking(root: &Arc<Actor>) {
 /// A wait that ran out is never silent (H25), also where nobody is left to be told by an error.
 fn still_open(root: &Actor, waited: Duration) {
     let open = root.open_scopes();
-    tracing::error!(stage = "the end of a runtime", ?waited, open, "nurseries are still open");
+    hatchery_spawn::notice::post(move || {
+        tracing::error!(stage = "the end of a runtime", ?waited, open, "nurseries are still open");
+    });
 }
 
 impl Actor {

@@ -1,15 +1,17 @@
 //! The thread that does nothing else: from a signal on the root to the end of the tree (C6).
 //!
-//! It depends on no tokio worker and takes no lock that user code can hold (H6). The first
-//! signal starts the graceful teardown; a second one, or the end of the budget, kills the tree
-//! and ends the process with 128 + signal. SIGQUIT ends nothing: it shows what the tree is doing. SIGTSTP stops the tree and
-//! then the root, and what continues the root continues the tree.
+//! It depends on no tokio worker and takes no lock that user code can hold (H6): it cancels by
+//! another thread. The first signal starts the graceful teardown; a second one, or the end of the
+//! budget, kills the tree and ends the process with 128 + signal. SIGQUIT ends nothing: it shows what
+//! the tree is doing. SIGTSTP stops the tree and then the root, and what continues the root continues
+//! the tree.
 //!
 //! The watchdog is for what comes after: a process whose tree is down, or that has begun to exit,
 //! and that stays because something waits for a thread of a user (H8).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -63,20 +65,59 @@ pub(crate) fn received() -> Option<i32> {
 fn watch(source: &SignalSource, root: &Arc<Actor>) {
     let Some(signal) = next(source, &root.runtime, None) else { return };
     RECEIVED.store(signal, Ordering::SeqCst);
-    root.mark.happened(What::Signal, &signal_name(signal));
-    let budget = root.runtime.config.budget;
-    let until = Instant::now() + budget;
-    if root.open_scopes() == 0 {
-        end_process(&root.runtime, signal);
-    }
-    root.cancel(Reason { by: root.path.clone(), why: Why::Signal(signal) }, budget);
+    let until = Instant::now() + root.runtime.config.budget;
+    let begun = Begun::new(signal, root);
     if next(source, &root.runtime, Some(until)).is_none() && source.is_stopped() {
+        begun.end(root.runtime.config.level_margin);
         // The runtime was closed: the tree is down, and the program ends by itself; or it doesn't.
         let Some(watchdog) = root.runtime.watchdog else { return };
         source.resume();
         let _second = next(source, &root.runtime, Some(until + watchdog));
     }
     end_process(&root.runtime, signal);
+}
+
+/// The beginning of the graceful teardown, on a thread of its own: it takes locks of the tree and
+/// wakes tasks, and a waker may be a user's.
+struct Begun {
+    thread: Option<JoinHandle<()>>,
+    /// Ends with it.
+    done: Receiver<()>,
+}
+
+impl Begun {
+    fn new(signal: i32, root: &Arc<Actor>) -> Self {
+        let (alive, done) = channel::<()>();
+        let on_thread = root.clone();
+        let on_it = move || {
+            let _alive = alive;
+            begin(signal, &on_thread);
+        };
+        let thread = std::thread::Builder::new().name("hatchery-cancel".to_owned()).spawn(on_it);
+        if thread.is_err() {
+            begin(signal, root);
+        }
+        Self { thread: thread.ok(), done }
+    }
+
+    /// Waits for its end, unless it hangs.
+    fn end(mut self, bound: Duration) {
+        if let Some(thread) = self.thread.take()
+            && self.done.recv_timeout(bound) == Err(RecvTimeoutError::Disconnected)
+        {
+            // It only sets and wakes; a panic in a waker has nothing to clean up.
+            let _panicked = thread.join();
+        }
+    }
+}
+
+fn begin(signal: i32, root: &Arc<Actor>) {
+    root.mark.happened(What::Signal, &signal_name(signal));
+    if root.open_scopes() == 0 {
+        end_process(&root.runtime, signal);
+    }
+    let reason = Reason { by: root.path.clone(), why: Why::Signal(signal) };
+    root.cancel(reason, root.runtime.config.budget);
 }
 
 /// The next signal that shall end the tree; `None` at `until`, or on a stop.

@@ -24,6 +24,7 @@ use super::wire::{self, Answer, MAX_BYTES, MAX_ELSEWHERE};
 use crate::child::{BirthFailure, Child, Core, read_birth};
 use crate::error::SpawnError;
 use crate::exit::Exit;
+use crate::notice;
 use crate::own_thread::OwnThread;
 use crate::stdio::Tail;
 use crate::sys::pidfd::Pidfd;
@@ -155,10 +156,12 @@ impl Client {
     /// There are none to be had; told once, at the root.
     pub(crate) fn without_pidfds(&self) {
         if self.pidfds.swap(false, Ordering::Relaxed) && self.tree.is_some() {
-            tracing::warn!(
-                "no pidfd_open here: signals to actors, and the forkserver's own watch, go without \
-                 pidfds"
-            );
+            notice::post(|| {
+                tracing::warn!(
+                    "no pidfd_open here: signals to actors, and the forkserver's own watch, go \
+                     without pidfds"
+                );
+            });
         }
     }
 
@@ -304,7 +307,10 @@ impl Client {
         let name = std::mem::take(&mut waiting.name);
         match &pidfd {
             None if withheld => {
-                tracing::warn!(name, pid, "no room for a pidfd: signals go by the forkserver");
+                let name = name.clone();
+                notice::post(move || {
+                    tracing::warn!(name, pid, "no room for a pidfd: signals go by the forkserver");
+                });
             }
             None => self.without_pidfds(),
             Some(_) => {}

@@ -4,6 +4,7 @@ use std::sync::{Arc, MutexGuard};
 
 use hatchery_proto::ActorId;
 use hatchery_proto::scope::{Action, Event, Outcome};
+use hatchery_spawn::notice;
 
 use super::Core;
 use super::slot::{Mind, Signal};
@@ -73,8 +74,10 @@ impl Core {
         if self.actor.parent.is_some() {
             return self.actor.leave_behind(outcome.faults.clone());
         }
-        for fault in &outcome.faults {
-            tracing::warn!(%fault, "a nursery that nobody waited for came down with an error");
+        for fault in outcome.faults.clone() {
+            notice::post(move || {
+                tracing::warn!(%fault, "a nursery that nobody waited for came down with an error");
+            });
         }
     }
 

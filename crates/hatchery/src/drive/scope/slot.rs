@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hatchery_proto::handshake::{self, Handshake};
 use hatchery_proto::scope::Scope;
 use hatchery_proto::{ActorId, Reason, Step, Time, ToChild, teardown};
-use hatchery_spawn::{Child, ChildId};
+use hatchery_spawn::{Child, ChildId, notice};
 use tokio::sync::oneshot;
 
 use crate::drive::lines::Lines;
@@ -130,7 +130,8 @@ impl Slot {
             Signal::Kill => child.kill(),
         };
         if let Err(error) = sent {
-            tracing::warn!(%error, path = %self.link.path, "signal not sent");
+            let path = self.link.path.clone();
+            notice::post(move || tracing::warn!(%error, %path, "signal not sent"));
         }
     }
 
@@ -140,7 +141,8 @@ impl Slot {
         if step == Step::Abandoned {
             child.abandon("did not end inside the teardown budget");
         } else {
-            tracing::error!(path = %self.link.path, "a process did not end on SIGKILL");
+            let path = self.link.path.clone();
+            notice::post(move || tracing::error!(%path, "a process did not end on SIGKILL"));
         }
     }
 }
