@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use nix::libc;
@@ -46,13 +46,13 @@ pub enum ChildId {
     Thread(String),
 }
 
-/// Why a child of our own image was not born.
+/// Why a child was not born.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BirthFailure {
     /// The step that failed.
     pub step: Step,
-    /// The system's error number.
-    pub errno: i32,
+    /// The system's error number; `None` if the child died there.
+    pub errno: Option<i32>,
 }
 
 #[derive(Debug)]
@@ -62,6 +62,8 @@ pub(crate) struct Core {
     status: watch::Sender<Option<Result<Exit, WaitError>>>,
     /// The reading end of the birth pipe, until somebody looked.
     birth: Mutex<Option<Arc<OwnedFd>>>,
+    /// The step of its birth in which it died.
+    died_in: OnceLock<Step>,
 }
 
 #[derive(Debug)]
@@ -92,7 +94,7 @@ impl Core {
         let (status, _) = watch::channel(None);
         let birth = Mutex::new(birth);
         let body = Body::Process { pid, number, grip: Grip::new(pid, pidfd), server };
-        Arc::new(Self { name, body, status, birth })
+        Arc::new(Self { name, body, status, birth, died_in: OnceLock::new() })
     }
 
     pub(crate) fn thread(
@@ -104,7 +106,14 @@ impl Core {
         thread: OwnThread,
     ) -> Arc<Self> {
         let body = Body::Thread { number, path, thread: Mutex::new(Some(thread)), ledger };
-        Arc::new(Self { name, body, status, birth: Mutex::default() })
+        let (birth, died_in) = (Mutex::default(), OnceLock::new());
+        Arc::new(Self { name, body, status, birth, died_in })
+    }
+
+    /// The forkserver knows in which step of its birth it has died. Before [`exited`](Self::exited).
+    pub(crate) fn died_in(&self, step: Option<Step>) {
+        // Told once.
+        let _first = step.map(|step| self.died_in.set(step));
     }
 
     /// The forkserver has reaped it.
@@ -339,10 +348,13 @@ impl ChildHandle {
         self.core.signal(signal)
     }
 
-    /// The step at which a child of our own image failed to be born, if it did and has ended.
-    /// Asked once; later calls give `None`.
+    /// The step at which a child failed to be born or died, if it did and has ended. A failure is
+    /// told once; later calls give `None`. A death in `exec` itself is told without its step.
     #[must_use]
     pub fn birth_failure(&self) -> Option<BirthFailure> {
+        if let Some(&step) = self.core.died_in.get() {
+            return Some(BirthFailure { step, errno: None });
+        }
         let pipe = self.core.birth.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         read_birth(&pipe).ok().flatten()
     }
@@ -357,7 +369,8 @@ impl ChildHandle {
 pub(crate) fn read_birth(pipe: &OwnedFd) -> io::Result<Option<BirthFailure>> {
     let mut record = [0; RECORD];
     let length = nix::unistd::read(pipe, &mut record)?;
-    Ok(parse_report(&record[..length]).map(|(step, errno)| BirthFailure { step, errno }))
+    Ok(parse_report(&record[..length])
+        .map(|(step, errno)| BirthFailure { step, errno: Some(errno) }))
 }
 
 /// How long a thread whose main has returned may take to go; microseconds but for destructors.

@@ -8,6 +8,7 @@
 pub(crate) mod book;
 pub(crate) mod client;
 pub(crate) mod confined;
+pub(crate) mod crib;
 pub(crate) mod fork;
 pub(crate) mod memory;
 pub(crate) mod pidfds;

@@ -102,7 +102,14 @@ pub fn good_answers() -> Vec<Vec<u8>> {
         Answer::Unfit { call: call(), errno: 1 },
         Answer::Failed { number: 3, call: call(), errno: 11 },
         Answer::Spawned { number: 3, pid: 99, withheld: false },
-        Answer::Exited { number: 99, code: 0, signal: 9, core_dumped: true, out_of_memory: true },
+        Answer::Exited {
+            number: 99,
+            code: 0,
+            signal: 9,
+            core_dumped: true,
+            out_of_memory: true,
+            step: None,
+        },
     ];
     all.iter().map(Answer::encode).collect()
 }

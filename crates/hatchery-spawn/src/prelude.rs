@@ -17,6 +17,7 @@ use nix::sys::stat::{Mode, SFlag, fstat};
 use nix::unistd::{Gid, Pid, Uid, getppid, setgroups, setpgid, setresgid, setresuid};
 
 use crate::confine::{Access, User, cgroup};
+use crate::forkserver::crib::Bed;
 use crate::forkserver::wire::{Request, Run};
 use crate::sys::{
     close_range, env, fds, landlock, overflow, priority, process, seccomp, sigaction, title,
@@ -138,6 +139,24 @@ pub(crate) struct Nest<'a> {
     pub(crate) mark: &'a str,
     /// The cgroup that it joins.
     pub(crate) cgroup: Option<&'a Path>,
+    /// Where it writes how far it has come.
+    pub(crate) bed: Bed<'a>,
+}
+
+impl Nest<'_> {
+    /// Takes a step. A failure says which one it was; for a death the bed does.
+    pub(crate) fn take<T>(
+        &self,
+        step: Step,
+        how: impl FnOnce() -> Result<T, Errno>,
+    ) -> Result<T, Failed> {
+        self.bed.enter(step);
+        how().map_err(|errno| {
+            // It ends by itself, and says so.
+            self.bed.leave();
+            (step, errno)
+        })
+    }
 }
 
 /// Where things are in a child that was born.
@@ -173,50 +192,49 @@ fn steps(
     nest: &Nest<'_>,
     birth: &mut RawFd,
 ) -> Result<Slots, Failed> {
-    let at = |step| move |errno| (step, errno);
-    die_with(nest.server).map_err(at(Step::ParentDeathSignal))?;
-    setpgid(Pid::from_raw(0), Pid::from_raw(0)).map_err(at(Step::ProcessGroup))?;
-    let slots = place_fds(request, received, nest, birth).map_err(at(Step::Fds))?;
+    nest.take(Step::ParentDeathSignal, || die_with(nest.server))?;
+    nest.take(Step::ProcessGroup, || setpgid(Pid::from_raw(0), Pid::from_raw(0)))?;
+    let slots = nest.take(Step::Fds, || place_fds(request, received, nest, birth))?;
     let first_free = slots.image.unwrap_or(slots.birth) + 1;
-    close_range::close_from(first_free.cast_unsigned()).map_err(at(Step::FdScrub))?;
-    signals(request).map_err(at(Step::Signals))?;
+    nest.take(Step::FdScrub, || close_range::close_from(first_free.cast_unsigned()))?;
+    nest.take(Step::Signals, || signals(request))?;
     if let Some(path) = nest.cgroup {
-        cgroup::join(path).map_err(at(Step::Cgroup))?;
+        nest.take(Step::Cgroup, || cgroup::join(path))?;
     }
-    limits(request, nest).map_err(at(Step::Limits))?;
+    nest.take(Step::Limits, || limits(request, nest))?;
     if let Some(nice) = request.confine.nice {
-        priority::set_nice(nice).map_err(at(Step::Nice))?;
+        nest.take(Step::Nice, || priority::set_nice(nice))?;
     }
     if let Some(cpus) = &request.confine.cpus {
-        run_on(cpus).map_err(at(Step::CpuAffinity))?;
+        nest.take(Step::CpuAffinity, || run_on(cpus))?;
     }
     for user in &request.confine.users {
-        become_user(user).map_err(at(Step::User))?;
+        nest.take(Step::User, || become_user(user))?;
         // The kernel forgets the signal with the old rights.
-        die_with(nest.server).map_err(at(Step::ParentDeathSignal))?;
+        nest.take(Step::ParentDeathSignal, || die_with(nest.server))?;
     }
     if let Some(path) = &request.current_dir {
-        nix::unistd::chdir(OsStr::from_bytes(path)).map_err(at(Step::WorkingDirectory))?;
+        nest.take(Step::WorkingDirectory, || nix::unistd::chdir(OsStr::from_bytes(path)))?;
     }
-    environment(request, nest).map_err(at(Step::Environment))?;
-    name(request).map_err(at(Step::ProcessName))?;
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
-        .map_err(at(Step::Signals))?;
+    nest.take(Step::Environment, || environment(request, nest))?;
+    nest.take(Step::ProcessName, || name(request))?;
+    nest.take(Step::Signals, || {
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+    })?;
     Ok(slots)
 }
 
 /// The last steps before main or exec: what it takes away may be what an earlier step needs.
-pub(crate) fn confine(request: &Request, slots: &Slots) -> Result<(), Failed> {
-    let at = |step| move |errno| (step, errno);
+pub(crate) fn confine(request: &Request, slots: &Slots, nest: &Nest<'_>) -> Result<(), Failed> {
     let confine = &request.confine;
     if confine.no_new_privs || !confine.files.is_empty() || !confine.filters.is_empty() {
-        nix::sys::prctl::set_no_new_privs().map_err(at(Step::NoNewPrivileges))?;
+        nest.take(Step::NoNewPrivileges, nix::sys::prctl::set_no_new_privs)?;
     }
     for layer in &confine.files {
-        restrict_files(layer, slots.image).map_err(at(Step::Landlock))?;
+        nest.take(Step::Landlock, || restrict_files(layer, slots.image))?;
     }
     for filter in &confine.filters {
-        seccomp::install(&filter.program).map_err(at(Step::Seccomp))?;
+        nest.take(Step::Seccomp, || seccomp::install(&filter.program))?;
     }
     Ok(())
 }
@@ -263,7 +281,8 @@ pub(crate) fn parse_report(record: &[u8]) -> Option<(Step, i32)> {
 }
 
 /// Says that all went well: closes the birth pipe.
-pub(crate) fn born(slots: &Slots) {
+pub(crate) fn born(slots: &Slots, nest: &Nest<'_>) {
+    nest.bed.leave();
     fds::close(slots.birth);
 }
 

@@ -272,7 +272,7 @@ fn a_step_that_fails_is_named() {
         let (child, _channel) = spawn(&fork, Spec::main("look").current_dir("/no/such")).unwrap();
         assert_eq!(common::block_on(child.wait()).unwrap().code(), Some(127));
         let failure = child.handle().birth_failure().unwrap();
-        assert_eq!((failure.step, failure.errno), (Step::WorkingDirectory, libc::ENOENT));
+        assert_eq!((failure.step, failure.errno), (Step::WorkingDirectory, Some(libc::ENOENT)));
         let (child, _channel) = spawn(&fork, Spec::main("no such main")).unwrap();
         common::block_on(child.wait()).unwrap();
         assert_eq!(child.handle().birth_failure().map(|failure| failure.step), Some(Step::Main));

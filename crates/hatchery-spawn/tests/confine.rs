@@ -119,7 +119,9 @@ fn spawns(birth: Birth) -> i32 {
             std::io::Read::read_to_string(&mut { ours }, &mut text).unwrap();
             // A plain fork's birth is told by the child.
             match (text.as_str(), child.handle().birth_failure()) {
-                ("", Some(failure)) => format!("{}: {}", failure.step.name(), failure.errno),
+                ("", Some(failure)) => {
+                    format!("{}: {}", failure.step.name(), failure.errno.unwrap())
+                }
                 _ => text,
             }
         }

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use common::{BOUND, block_on, isolated, line, park, process, rooted, say, spawn, tell};
 use hatchery_spawn::{
-    Backend, Birth, Bounds, Child, ChildId, Exit, Forkserver, Main, Pidfd, Resource, SpawnError,
-    Spec, Stdio, Step, inventory,
+    Access, Backend, Birth, Bounds, Child, ChildId, Confinement, Exit, Forkserver, Main, Pidfd,
+    Resource, SpawnError, Spec, Stdio, Step, SyscallFilter, inventory,
 };
 use nix::sys::resource::{Resource as Limit, getrlimit, setrlimit};
 use seccompiler::{
@@ -216,14 +216,31 @@ fn steps() -> Vec<(Step, i64, Vec<SeccompCondition>)> {
         (Step::Limits, libc::SYS_prlimit64, vec![is(1, core)]),
         (Step::WorkingDirectory, libc::SYS_chdir, vec![]),
         (Step::ProcessName, libc::SYS_prctl, vec![is(0, libc::PR_SET_NAME)]),
+        (Step::Nice, libc::SYS_setpriority, vec![]),
+        (Step::CpuAffinity, libc::SYS_sched_setaffinity, vec![]),
+        (Step::User, libc::SYS_setgroups, vec![]),
+        (Step::NoNewPrivileges, libc::SYS_prctl, vec![is(0, libc::PR_SET_NO_NEW_PRIVS)]),
+        (Step::Landlock, libc::SYS_landlock_create_ruleset, vec![]),
+        (Step::Seccomp, libc::SYS_seccomp, vec![]),
         (Step::Exec, libc::SYS_memfd_create, vec![]),
         (Step::Exec, libc::SYS_execveat, vec![]),
     ]
 }
 
-/// A child that takes every step.
-fn every_step() -> Spec {
-    Spec::main("quit").current_dir("/usr").limit(Resource::Core, 0, 0)
+/// A child that takes that step, and all that need no rights.
+fn with_step(step: Step) -> Spec {
+    let confinement = Confinement::new();
+    #[allow(clippy::wildcard_enum_match_arm, reason = "every child takes the others")]
+    let confinement = match step {
+        Step::Nice => confinement.nice(1),
+        Step::CpuAffinity => confinement.cpus([0]),
+        Step::User => confinement.user(65534, 65534),
+        Step::NoNewPrivileges => confinement.no_new_privs(),
+        Step::Landlock => confinement.files([("/", Access::Execute)]),
+        Step::Seccomp => confinement.syscalls(SyscallFilter::deny([libc::SYS_sync], 1)),
+        _ => confinement,
+    };
+    Spec::main("quit").current_dir("/usr").limit(Resource::Core, 0, 0).confine(confinement)
 }
 
 /// Fault 11: a step that fails is named, by whichever backend, and no fd stays.
@@ -235,28 +252,35 @@ fn each_step_of_a_birth_that_fails_is_named() {
             let server = filtered(number, rule, SeccompAction::Errno(errno.cast_unsigned()));
             let before = fds_when_up(&server);
             for _ in 0..5 {
-                let error = spawn(&server.exec(), every_step()).map(drop).unwrap_err();
+                let error = spawn(&server.exec(), with_step(expected)).map(drop).unwrap_err();
                 let SpawnError::Step { step, cause, .. } = error else { panic!("{error:?}") };
                 assert_eq!((step, cause.raw_os_error()), (expected, Some(errno)));
                 if expected == Step::Exec {
                     quits(&server.fork());
                     continue;
                 }
-                let (child, _channel) = spawn(&server.fork(), every_step()).unwrap();
-                assert_eq!(block_on(child.wait()).unwrap(), Exit::Code(127));
-                let failure = child.handle().birth_failure().unwrap();
-                assert_eq!((failure.step, failure.errno), (expected, errno));
+                // Who has something that may not be had is waited for until that is known.
+                let found = match spawn(&server.fork(), with_step(expected)) {
+                    Err(SpawnError::Step { step, cause, .. }) => (step, cause.raw_os_error()),
+                    Err(error) => panic!("{error:?}"),
+                    Ok((child, _channel)) => {
+                        assert_eq!(block_on(child.wait()).unwrap(), Exit::Code(127));
+                        let failure = child.handle().birth_failure().unwrap();
+                        (failure.step, failure.errno)
+                    }
+                };
+                assert_eq!(found, (expected, Some(errno)));
             }
             settles_at(&server, before);
         }
     });
 }
 
-/// Fault 11: a child that is killed in a step of its birth is known by its signal; no fd stays, and
-/// the next child is born.
+/// Fault 11: a child that is killed in a step of its birth is known by its signal and the step; no fd
+/// stays, and the next child is born. A death in the exec itself is known by its signal alone.
 #[test]
-fn a_death_in_each_step_of_a_birth_is_told_by_signal() {
-    isolated("a_death_in_each_step_of_a_birth_is_told_by_signal", || {
+fn a_death_in_each_step_of_a_birth_is_told_by_signal_and_step() {
+    isolated("a_death_in_each_step_of_a_birth_is_told_by_signal_and_step", || {
         // The forkserver itself takes a name like that of a child.
         let steps = steps().into_iter().filter(|(step, ..)| *step != Step::ProcessName);
         for (step, number, rule) in steps {
@@ -268,9 +292,12 @@ fn a_death_in_each_step_of_a_birth_is_told_by_signal() {
                     continue;
                 }
                 eprintln!("{step:?} by {}", backend.name());
-                let (child, mut channel) = spawn(backend, every_step()).unwrap();
+                let (child, mut channel) = spawn(backend, with_step(step)).unwrap();
                 let exit = block_on(child.wait()).unwrap();
                 assert_eq!(exit.signal(), Some(libc::SIGSYS), "{step:?}");
+                let failure = child.handle().birth_failure();
+                let died_in = (number != libc::SYS_execveat).then_some((step, None));
+                assert_eq!(failure.map(|failure| (failure.step, failure.errno)), died_in);
                 let mut said = Vec::new();
                 channel.read_to_end(&mut said).unwrap();
                 assert!(said.is_empty());
@@ -454,7 +481,7 @@ fn fds(server: &Forkserver) -> usize {
 
 /// Fds of a forkserver that has answered once. Some of these may be about to be closed.
 fn fds_when_up(server: &Forkserver) -> usize {
-    drop(spawn(&server.exec(), every_step()));
+    drop(spawn(&server.exec(), with_step(Step::Exec)));
     fds(server)
 }
 

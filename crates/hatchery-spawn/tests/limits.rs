@@ -132,7 +132,7 @@ fn a_full_table_of_the_forkserver_is_a_typed_error_and_leaks_nothing() {
                         let exit = block_on(child.wait()).unwrap();
                         if exit != Exit::Code(3) {
                             let failure = child.handle().birth_failure().expect("a reason");
-                            assert_eq!(failure.errno, libc::EMFILE);
+                            assert_eq!(failure.errno, Some(libc::EMFILE));
                         }
                     }
                     Err(error) => refused.push(call(error)),

@@ -84,6 +84,11 @@ impl Book {
         self.children.get(&(owner, number)).copied()
     }
 
+    /// The mark of a living child that somebody asked for.
+    pub(crate) fn mark_of(&self, pid: i32) -> Option<u64> {
+        self.living.get(&pid).map(|entry| entry.mark)
+    }
+
     /// Whether an actor with that mark lives.
     pub(crate) fn has_mark(&self, mark: u64) -> bool {
         self.living.values().any(|entry| entry.mark == mark)

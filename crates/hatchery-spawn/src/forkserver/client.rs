@@ -277,13 +277,14 @@ impl Client {
                 let withheld = withheld || received.truncated;
                 self.spawned(number, pid, received.fds.pop().map(Pidfd::received), withheld);
             }
-            Answer::Exited { number, code, signal, core_dumped, out_of_memory } => {
+            Answer::Exited { number, code, signal, core_dumped, out_of_memory, step } => {
                 let core = {
                     let mut state = self.state();
                     state.signals.retain(|(to, _)| *to != number);
                     state.children.remove(&number)
                 };
                 if let Some(core) = core {
+                    core.died_in(step);
                     core.exited(match signal {
                         0 => Exit::Code(code),
                         signal => Exit::Signal { signal, core_dumped, out_of_memory },
@@ -524,8 +525,9 @@ fn finish(waiting: Waiting, core: Arc<Core>) {
         let name = child.handle().name().to_owned();
         // In the two bad cases the child is killed by being dropped here.
         match read_birth(&birth) {
-            Ok(None) => {}
-            Ok(Some(BirthFailure { step, errno })) => {
+            // A death is told by its status.
+            Ok(None | Some(BirthFailure { errno: None, .. })) => {}
+            Ok(Some(BirthFailure { step, errno: Some(errno) })) => {
                 let cause = io::Error::from_raw_os_error(errno);
                 return tell(answer, Err(SpawnError::Step { name, step, cause }));
             }
@@ -586,7 +588,8 @@ mod tests {
         let number = 0;
         let pidfd = Pidfd::open(std::process::id()).unwrap();
         let (core_dumped, out_of_memory) = (false, false);
-        let exited = Answer::Exited { number, code: 3, signal: 0, core_dumped, out_of_memory };
+        let exited =
+            Answer::Exited { number, code: 3, signal: 0, core_dumped, out_of_memory, step: None };
         let spawned = Answer::Spawned { number, pid: 7, withheld: false }.encode();
         scm_rights::send(theirs.as_fd(), &spawned, &[pidfd.as_fd()]).unwrap();
         scm_rights::send(theirs.as_fd(), &exited.encode(), &[]).unwrap();

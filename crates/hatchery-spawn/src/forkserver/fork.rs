@@ -67,25 +67,25 @@ fn child(request: &Request, received: &[RawFd], nest: &Nest<'_>) -> ! {
         Ok(slots) => slots,
         Err((birth, failed)) => fail(birth, failed),
     };
+    let find = |main| nest.take(Step::Main, || image::find_main(main));
     let prepared = match &request.run {
-        Run::Main(main) => image::find_main(main)
-            .map_err(|errno| (Step::Main, errno))
-            .map(|run| forked(run, request, &slots)),
+        Run::Main(main) => find(main).map(|run| forked(run, request, &slots, nest)),
         // The same image: what is found here is found there.
-        Run::Image(main) => image::find_main(main)
-            .map_err(|errno| (Step::Main, errno))
-            .and_then(|_| image::describe(request, &slots).map_err(|errno| (Step::Exec, errno)))
+        Run::Image(main) => find(main)
+            .and_then(|_| nest.take(Step::Exec, || image::describe(request, &slots)))
             .map(|marker| env::set(image::BIRTH_MARKER.as_ref(), marker.as_ref())),
         Run::Program => Ok(()),
     };
-    if let Err(failed) = prepared.and_then(|()| prelude::confine(request, &slots)) {
+    if let Err(failed) = prepared.and_then(|()| prelude::confine(request, &slots, nest)) {
         fail(slots.birth(), failed);
     }
+    // What comes after it can't say that it was born.
+    nest.bed.leave();
     let failed = prelude::exec(request, &slots);
     fail(slots.birth(), failed)
 }
 
-fn forked(run: ActorMain, request: &Request, slots: &Slots) -> ! {
+fn forked(run: ActorMain, request: &Request, slots: &Slots, nest: &Nest<'_>) -> ! {
     let adopted = (slots.first..slots.first + slots.count).map(fds::adopt).collect();
     let channel = slots.channel.map(fds::adopt).transpose();
     let (channel, adopted) = match (channel, adopted) {
@@ -95,10 +95,10 @@ fn forked(run: ActorMain, request: &Request, slots: &Slots) -> ! {
     image::set_shared_socket(slots.shared.unwrap_or(-1));
     let (name, payload) = (request.name.clone(), request.payload.clone());
     let birth = Birth { name, payload, channel, fds: adopted, how: BirthKind::Forked };
-    if let Err(failed) = prelude::confine(request, slots) {
+    if let Err(failed) = prelude::confine(request, slots, nest) {
         fail(slots.birth(), failed);
     }
-    prelude::born(slots);
+    prelude::born(slots, nest);
     image::leave(image::run_main(run, birth))
 }
 

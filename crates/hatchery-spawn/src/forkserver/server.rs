@@ -20,6 +20,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::book::Book;
 use super::confined::Confined;
+use super::crib::Crib;
 use super::pidfds::Pidfds;
 use super::wire::Answer;
 use crate::sys::pidfd::Pidfd;
@@ -63,6 +64,7 @@ struct Server {
     shared_actors: OwnedFd,
     image: OwnedFd,
     pidfds: Pidfds,
+    crib: Crib,
     /// The root wants all of them stopped, who is still to be born too.
     held: bool,
     open_files: (u64, u64),

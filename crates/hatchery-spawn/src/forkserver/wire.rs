@@ -8,6 +8,7 @@ use std::fmt;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
 use crate::confine::{Access, Cgroup, Confinement, Instruction, SyscallFilter, User};
+use crate::prelude::Step;
 
 /// The longest message, in bytes: below what one datagram may hold by default.
 pub(crate) const MAX_BYTES: usize = 160 * 1024;
@@ -131,7 +132,15 @@ pub(crate) enum Answer {
     /// `withheld`: it has a pidfd, which there was no way to pass on.
     Spawned { number: u64, pid: i32, withheld: bool },
     /// The child is reaped. Always after its `Spawned`.
-    Exited { number: u64, code: i32, signal: i32, core_dumped: bool, out_of_memory: bool },
+    Exited {
+        number: u64,
+        code: i32,
+        signal: i32,
+        core_dumped: bool,
+        out_of_memory: bool,
+        /// That of its birth in which it died.
+        step: Option<Step>,
+    },
 }
 
 /// Bytes that are no message.
@@ -247,13 +256,14 @@ impl Answer {
                 out.i32(*pid);
                 out.u8(u8::from(*withheld));
             }
-            Self::Exited { number, code, signal, core_dumped, out_of_memory } => {
+            Self::Exited { number, code, signal, core_dumped, out_of_memory, step } => {
                 out.u8(4);
                 out.u64(*number);
                 out.i32(*code);
                 out.i32(*signal);
                 out.u8(u8::from(*core_dumped));
                 out.u8(u8::from(*out_of_memory));
+                out.u8(step.map_or(0, |step| step as u8));
             }
         }
         out.0
@@ -275,6 +285,7 @@ impl Answer {
                 signal: input.i32()?,
                 core_dumped: input.u8()? != 0,
                 out_of_memory: input.u8()? != 0,
+                step: Step::from_number(input.u8()?),
             },
             _ => return Err(Malformed),
         };
@@ -486,6 +497,7 @@ mod tests {
                 signal: 9,
                 core_dumped: true,
                 out_of_memory: true,
+                step: Some(Step::Fds),
             },
         ] {
             assert_eq!(Answer::decode(&answer.encode()), Ok(answer));

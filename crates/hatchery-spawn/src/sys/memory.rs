@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicU64;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use nix::sys::resource::{Resource, getrlimit};
 
 /// Words of shared memory, all zero at first. Pages that nobody has written to cost nothing.
@@ -51,6 +51,18 @@ impl SharedWords {
         fcntl(&fd, FcntlArg::F_ADD_SEALS(all))
             .or_else(|_| fcntl(&fd, FcntlArg::F_ADD_SEALS(size)))?;
         Ok((words, fd))
+    }
+
+    /// Makes `count` words that this process shares with those that it forks, and with nobody else.
+    ///
+    /// # Errors
+    /// What mmap says.
+    pub(crate) fn inherited(count: NonZeroUsize) -> io::Result<Self> {
+        let bytes = count.checked_mul(WORD).ok_or(nix::errno::Errno::EOVERFLOW)?;
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice; no memory of ours is hidden.
+        let first = unsafe { mmap_anonymous(None, bytes, protection, MapFlags::MAP_SHARED) }?;
+        Ok(Self { first: first.cast(), count: count.get() })
     }
 }
 

@@ -10,6 +10,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use super::super::crib::Crib;
 use super::clients::shared_pair;
 use super::{CallFailed, Server};
 use crate::forkserver::book::{Book, Owner};
@@ -105,6 +106,7 @@ impl Server {
             shared_actors,
             image,
             pidfds,
+            crib: Crib::new(),
             held: false,
             open_files,
             pid: nix::unistd::getpid().as_raw(),

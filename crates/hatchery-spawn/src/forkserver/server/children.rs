@@ -57,6 +57,7 @@ impl Server {
             open_files: self.open_files,
             mark: &text,
             cgroup: bound.cgroup.as_deref(),
+            bed: self.crib.bed(mark),
         };
         let born = fork::fork(&request, received, &nest, &mut self.pidfds);
         match born {
@@ -136,7 +137,9 @@ impl Server {
         let out_of_memory =
             status.signal() == Some(libc::SIGKILL) && self.confined.ran_out_of_memory(pid);
         self.confined.died(pid);
+        let mark = self.book.mark_of(pid);
         let Some((owner, number)) = self.book.died(pid, now(), self.grace) else { return };
+        let step = mark.and_then(|mark| self.crib.bed(mark).died_in());
         let own: Vec<RawFd> = self.sockets_of(Owner::Actor(pid));
         for fd in own {
             self.clients.remove(&fd);
@@ -146,7 +149,7 @@ impl Server {
             Exit::Signal { signal, core_dumped, .. } => (0, *signal, *core_dumped),
             Exit::Panicked(_) => (0, 0, false),
         };
-        let exited = Answer::Exited { number, code, signal, core_dumped, out_of_memory };
+        let exited = Answer::Exited { number, code, signal, core_dumped, out_of_memory, step };
         for fd in self.sockets_of(owner) {
             self.answer(fd, exited.clone(), None);
         }

@@ -132,7 +132,10 @@ impl Core {
         if let Some(failure) = child.handle().birth_failure() {
             let step = failure.step.name().to_owned();
             fault.kind = FaultKind::BirthFailed { step };
-            fault.message = std::io::Error::from_raw_os_error(failure.errno).to_string();
+            fault.message = match failure.errno {
+                Some(errno) => std::io::Error::from_raw_os_error(errno).to_string(),
+                None => format!("it died there: {status}"),
+            };
         }
         let outcome = {
             let mut mind = lock(&self.mind);
