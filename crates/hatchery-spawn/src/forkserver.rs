@@ -399,6 +399,7 @@ fn describe(spec: Spec, run: Run, bound: Duration) -> (Request, [Stdio; 3], Vec<
     let request = Request {
         number: 0,
         deadline: server::monotonic().saturating_add(bound),
+        patience: bound,
         run,
         name: spec.name,
         payload: spec.payload,

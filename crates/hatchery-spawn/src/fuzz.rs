@@ -21,10 +21,8 @@ pub fn request(bytes: &[u8]) -> String {
         assert_eq!(wire::encode_hold(stopped), bytes, "a hold has one form");
         return format!("hold {stopped}");
     }
-    if let Some((number, deadline)) = wire::decode_elsewhere(bytes) {
-        let mut again = wire::encode_elsewhere(number);
-        wire::set_deadline(&mut again, deadline);
-        assert_eq!(again, bytes, "what is elsewhere has one form");
+    if let Some((number, ..)) = wire::decode_elsewhere(bytes) {
+        assert_eq!(wire::encode_elsewhere(bytes), bytes, "what is elsewhere has one form");
         return format!("elsewhere {number}");
     }
     match Request::decode(bytes) {
@@ -57,6 +55,7 @@ pub fn good_request(number: u64, main: &str) -> Vec<u8> {
     let request = Request {
         number,
         deadline: monotonic().saturating_add(PATIENCE),
+        patience: PATIENCE,
         run: Run::Main(main.to_owned()),
         name: main.to_owned(),
         ..Request::default()
@@ -70,6 +69,7 @@ pub fn good_requests() -> Vec<Vec<u8>> {
     let program = Request {
         number: 7,
         deadline: 1 << 40,
+        patience: 1 << 30,
         run: Run::Program,
         name: "worker".to_owned(),
         payload: vec![1, 2, 3],
@@ -88,8 +88,9 @@ pub fn good_requests() -> Vec<Vec<u8>> {
             .cgroup(Cgroup::under("/sys/fs/cgroup").memory(1 << 20).pids(7)),
     };
     let image = Request { run: Run::Image("actor".to_owned()), ..program.clone() };
-    let (hold, elsewhere) = (wire::encode_hold(true).to_vec(), wire::encode_elsewhere(7));
     let requests = [program, image, Request::default()].map(|request| request.encode());
+    let (hold, elsewhere) =
+        (wire::encode_hold(true).to_vec(), wire::encode_elsewhere(&requests[0]));
     requests.into_iter().chain([kill(77), hold, elsewhere]).collect()
 }
 

@@ -18,7 +18,6 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::{oneshot, watch};
 
 use super::memory;
-use super::server::monotonic;
 use super::strays;
 use super::wire::{self, Answer, MAX_BYTES, MAX_ELSEWHERE};
 use crate::child::{BirthFailure, Child, Core, read_birth};
@@ -137,7 +136,7 @@ impl Client {
                     return tell(waiting.answer, Err(error));
                 }
             }
-            bytes = wire::encode_elsewhere(number);
+            bytes = wire::encode_elsewhere(&bytes);
         }
         state.waiting.insert(number, waiting);
         state.queue.push_back(Outgoing { number, bytes, fds });
@@ -380,20 +379,16 @@ impl Client {
         self.send_signals(state);
         let mut refused = Vec::new();
         while state.may_ask()
-            && let Some(next) = state.queue.front_mut()
+            && let Some(next) = state.queue.front()
         {
-            let Some(waiting) =
-                state.waiting.get(&next.number).filter(|waiting| !waiting.answer.is_closed())
-            else {
+            let waiting = state.waiting.get(&next.number);
+            if waiting.is_none_or(|waiting| waiting.answer.is_closed()) {
                 // Withdrawn before it was sent.
                 if let Some(next) = state.queue.pop_front() {
                     state.waiting.remove(&next.number);
                 }
                 continue;
-            };
-            // The time in our queue is not the forkserver's.
-            let bound = u64::try_from(waiting.bound.as_nanos()).unwrap_or(u64::MAX);
-            wire::set_deadline(&mut next.bytes, monotonic().saturating_add(bound));
+            }
             let fds: Vec<BorrowedFd<'_>> = next.fds.iter().map(AsFd::as_fd).collect();
             match scm_rights::send(self.socket.as_fd(), &next.bytes, &fds) {
                 Ok(()) => {

@@ -6,6 +6,7 @@
 mod boot;
 mod children;
 mod clients;
+mod heard;
 mod root;
 
 use std::collections::BTreeMap;

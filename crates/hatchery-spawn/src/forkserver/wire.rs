@@ -19,8 +19,11 @@ pub(crate) const MAX_BYTES: usize = 160 * 1024;
 pub(crate) struct Request {
     /// Chosen by the client; the answer carries it.
     pub(crate) number: u64,
-    /// CLOCK_MONOTONIC, in nanoseconds: nobody waits for the child after it.
+    /// CLOCK_MONOTONIC, in nanoseconds: nobody waits for the child after it, unless the forkserver
+    /// has said something meanwhile.
     pub(crate) deadline: u64,
+    /// How long its client waits for the next word of the forkserver, in nanoseconds.
+    pub(crate) patience: u64,
     pub(crate) run: Run,
     pub(crate) name: String,
     pub(crate) payload: Vec<u8>,
@@ -34,25 +37,22 @@ pub(crate) struct Request {
     pub(crate) confine: Confinement,
 }
 
-/// Stands for a request that is too long for a message: it is in memory, whose fd comes last.
-pub(crate) fn encode_elsewhere(number: u64) -> Vec<u8> {
-    let mut out = Writer(Vec::with_capacity(ELSEWHERE_BYTES));
-    out.u64(number);
-    out.u64(0);
-    out.u8(ELSEWHERE);
-    out.0
+/// Stands for an encoded request that is too long for a message: it is in memory, whose fd comes last.
+pub(crate) fn encode_elsewhere(request: &[u8]) -> Vec<u8> {
+    request.iter().copied().take(HEAD_BYTES).chain([ELSEWHERE]).collect()
 }
 
-/// Number and deadline of a request that is elsewhere; `None` for anything else. No request is that
-/// short.
-pub(crate) fn decode_elsewhere(bytes: &[u8]) -> Option<(u64, u64)> {
+/// Number, deadline and patience of a request that is elsewhere; `None` for anything else. No request
+/// is that short.
+pub(crate) fn decode_elsewhere(bytes: &[u8]) -> Option<(u64, u64, u64)> {
     let mut input = Reader(bytes);
-    let head = (input.u64().ok()?, input.u64().ok()?);
+    let head = (input.u64().ok()?, input.u64().ok()?, input.u64().ok()?);
     (input.u8() == Ok(ELSEWHERE) && input.0.is_empty()).then_some(head)
 }
 
 const ELSEWHERE: u8 = 0xfe;
-const ELSEWHERE_BYTES: usize = 17;
+/// Number, deadline and patience, with which every request begins.
+const HEAD_BYTES: usize = 24;
 
 /// The longest request that is elsewhere, in bytes: more than the kernel takes in an exec.
 pub(crate) const MAX_ELSEWHERE: usize = 8 * 1024 * 1024;
@@ -94,13 +94,6 @@ pub(crate) fn decode_hold(bytes: &[u8]) -> Option<bool> {
 }
 
 const HOLD: u8 = 0xfd;
-
-/// Changes the deadline of an encoded request.
-pub(crate) fn set_deadline(encoded: &mut [u8], deadline: u64) {
-    if let Some(place) = encoded.get_mut(8..16) {
-        place.copy_from_slice(&deadline.to_le_bytes());
-    }
-}
 
 /// What the child runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,6 +151,7 @@ impl Request {
         let mut out = Writer(Vec::with_capacity(256 + self.payload.len()));
         out.u64(self.number);
         out.u64(self.deadline);
+        out.u64(self.patience);
         match &self.run {
             Run::Main(main) => out.tagged(0, main),
             Run::Image(main) => out.tagged(1, main),
@@ -191,6 +185,7 @@ impl Request {
         let mut input = Reader(bytes);
         let number = input.u64()?;
         let deadline = input.u64()?;
+        let patience = input.u64()?;
         let run = match (input.u8()?, input.text()?) {
             (0, main) => Run::Main(main),
             (1, main) => Run::Image(main),
@@ -219,6 +214,7 @@ impl Request {
         Ok(Self {
             number,
             deadline,
+            patience,
             run,
             name,
             payload,
@@ -461,6 +457,7 @@ mod tests {
         Request {
             number: 7,
             deadline: 1 << 40,
+            patience: 1 << 30,
             run: Run::Program,
             name: "worker".into(),
             payload: vec![1, 2, 3],
@@ -483,9 +480,6 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         assert_eq!(Request::decode(&request().encode()), Ok(request()));
-        let mut later = request().encode();
-        set_deadline(&mut later, 99);
-        assert_eq!(Request::decode(&later), Ok(Request { deadline: 99, ..request() }));
         for answer in [
             Answer::Ready { pidfds: false },
             Answer::Unfit { call: "prctl".into(), errno: 1 },
@@ -506,9 +500,8 @@ mod tests {
 
     #[test]
     fn what_is_elsewhere_is_no_request_and_no_signal() {
-        let mut elsewhere = encode_elsewhere(9);
-        set_deadline(&mut elsewhere, 99);
-        assert_eq!(decode_elsewhere(&elsewhere), Some((9, 99)));
+        let elsewhere = encode_elsewhere(&request().encode());
+        assert_eq!(decode_elsewhere(&elsewhere), Some((7, 1 << 40, 1 << 30)));
         assert_eq!(decode_signal(&elsewhere), None);
         assert_eq!(Request::decode(&elsewhere), Err(Malformed));
         let shortest = Request::default().encode();

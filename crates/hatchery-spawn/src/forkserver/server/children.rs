@@ -29,7 +29,8 @@ impl Server {
             call: call.to_owned(),
             errno: errno as i32,
         };
-        if request.deadline < now() {
+        let Some(client) = self.clients.get_mut(&fd) else { return };
+        if client.heard.has_given_up(request.deadline, request.patience, now()) {
             return self.answer(fd, failed(("deadline", Errno::ETIMEDOUT)), None);
         }
         if self.book.count_children(owner) >= self.quota {

@@ -9,6 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 
+use super::heard::Heard;
 use super::{CallFailed, Server, now};
 use crate::forkserver::book::Owner;
 use crate::forkserver::memory;
@@ -18,6 +19,7 @@ use crate::sys::{process, scm_rights};
 
 pub(super) struct Client {
     pub(super) owner: Owner,
+    pub(super) heard: Heard,
     socket: OwnedFd,
     /// What its socket did not take. Bounded: who has [`MAX_BACKLOG`] of these is not read from
     /// until it reads, so that only the ends of its children are added.
@@ -45,6 +47,7 @@ impl Client {
             let fds: Vec<_> = pidfd.iter().map(AsFd::as_fd).collect();
             match scm_rights::send(self.socket.as_fd(), &answer.encode(), &fds) {
                 Ok(()) => {
+                    self.heard.told(now());
                     self.backlog.pop_front();
                     self.crowded = None;
                 }
@@ -123,8 +126,9 @@ impl Server {
         let event = EpollEvent::new(watched, fd.cast_unsigned().into());
         if self.epoll.add(&socket, event).is_ok() {
             let backlog = VecDeque::new();
+            let (crowded, last, heard) = (None, None, Heard::default());
             self.clients
-                .insert(fd, Client { owner, socket, backlog, crowded: None, watched, last: None });
+                .insert(fd, Client { owner, heard, socket, backlog, crowded, watched, last });
         }
     }
 
@@ -253,15 +257,15 @@ impl Server {
 /// A client's request; one that is elsewhere is read from the memory that came last. `None` if it
 /// is none. Memory that found no room in our table leaves an empty request of that number.
 fn parse(message: &[u8], fds: &mut Vec<OwnedFd>, truncated: bool) -> Option<Request> {
-    let Some((number, deadline)) = wire::decode_elsewhere(message) else {
+    let Some((number, deadline, patience)) = wire::decode_elsewhere(message) else {
         return Request::decode(message).ok();
     };
     if truncated {
-        return Some(Request { number, deadline, ..Request::default() });
+        return Some(Request { number, deadline, patience, ..Request::default() });
     }
     let bytes = memory::read(&fds.pop()?, MAX_ELSEWHERE).ok()?;
     let request = Request::decode(&bytes).ok()?;
-    Some(Request { number, deadline, ..request })
+    Some(Request { number, deadline, patience, ..request })
 }
 
 /// The socket over which actors bring their own: ours, and theirs.
