@@ -3,15 +3,18 @@
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
 use std::io::{Read as _, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::{Command, Stdio as Std};
 use std::time::{Duration, Instant};
 
-use hatchery::{Backend, CallError, Error, FaultKind, Runtime, StartCause, StartError, Stdio};
+use hatchery::{
+    Backend, CallError, Config, Error, FaultKind, Runtime, StartCause, StartError, Stdio,
+};
 use hatchery_spawn::{Pidfd, SpawnError};
 use hatchery_testkit::counts::Counts;
 use hatchery_testkit::isolate;
 use hatchery_tests::{BUDGET, HANG, PROCESSES, SLACK, came_down, for_each, here};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe::Receiver;
 use tokio::task::JoinHandle;
@@ -438,3 +441,40 @@ fn no_actor_reads_the_terminal_of_the_root() {
 }
 
 const INSIDE: &str = "HATCHERY_TESTS_INSIDE";
+
+/// Makes stderr a pipe whose reader is gone, in a program that dies of SIGPIPE.
+fn stderr_to_nobody() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    nix::unistd::dup2_stderr(writer.as_fd()).unwrap();
+    drop(reader);
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: it is no function.
+    #[allow(unsafe_code, reason = "the default is what the scenario is about")]
+    unsafe { sigaction(Signal::SIGPIPE, &default) }.unwrap();
+}
+
+/// C8, scenario 14: the reader of what is relayed is gone, and the program has SIGPIPE at its default:
+/// neither a relayed line nor a dump ends it.
+#[test]
+fn a_program_that_dies_of_sigpipe_does_not_die_of_relayed_lines_or_of_a_dump() {
+    let scenario = || {
+        isolate::block_on(async {
+            let runtime = Runtime::builder().config(Config::with_budget(BUDGET)).open().unwrap();
+            stderr_to_nobody();
+            let done = runtime.nursery(async |n| {
+                let one = n.start("one").await?;
+                one.call(lines(1000)).await?;
+                // What a dump is written with, on a thread that did not expect it.
+                hatchery_spawn::write_stderr("a dump\nof two lines", HANG);
+                Ok(one.call(lines(1000)).await?)
+            });
+            done.await.unwrap();
+            // The last lines are written, or not, before this returns.
+            runtime.close().await;
+            isolate::say("it lives").unwrap();
+        });
+    };
+    if let Some(verdict) = isolate::observe(here!(), HANG, scenario) {
+        assert!(verdict.is_clean() && verdict.said == "it lives", "{verdict}");
+    }
+}

@@ -20,7 +20,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::own_thread::OwnThread;
 use crate::stdio::{Relay, Tail};
-use crate::sys::fds;
+use crate::sys::{fds, sigpipe};
 use sink::Sink;
 pub use sink::write_stderr;
 
@@ -183,6 +183,8 @@ impl Reader {
     }
 
     fn run(mut self) {
+        // Whose output we write to may be gone, and the program may have SIGPIPE at its default.
+        sigpipe::block();
         let mut idle_since = None;
         loop {
             self.take_in();

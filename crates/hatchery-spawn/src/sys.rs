@@ -20,6 +20,7 @@ pub(crate) mod process;
 pub(crate) mod scm_rights;
 pub(crate) mod seccomp;
 pub(crate) mod sigaction;
+pub(crate) mod sigpipe;
 pub(crate) mod socket;
 pub(crate) mod title;
 pub(crate) mod waitid;

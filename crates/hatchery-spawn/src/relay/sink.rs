@@ -8,7 +8,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
 use nix::sys::stat::{SFlag, fstat};
 
-use crate::sys::{fds, nowait};
+use crate::sys::{fds, nowait, sigpipe};
 
 /// What waits to be written to one of our own outputs.
 #[derive(Debug)]
@@ -142,8 +142,13 @@ impl Sink {
 }
 
 /// Writes whole lines to our own stderr, and gives up after `bound` if its reader doesn't read.
-/// Says whether all was written.
+/// Says whether all was written, or nobody is there to read it. Any thread, whatever the program
+/// makes of SIGPIPE: none comes of this.
 pub fn write_stderr(text: &str, bound: Duration) -> bool {
+    sigpipe::without(|| write_lines(text, bound))
+}
+
+fn write_lines(text: &str, bound: Duration) -> bool {
     let (mut sink, until) = (Sink::new(fds::stdio(2)), Instant::now() + bound);
     for line in text.lines() {
         sink.push("", line.as_bytes());
