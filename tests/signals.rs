@@ -3,16 +3,17 @@
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
 use std::fs::File;
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::io::Write as _;
 use std::os::fd::AsFd as _;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use hatchery::{Backend, Config, Error, Runtime, Stdio, nursery};
 use hatchery_spawn::OwnThread;
 use hatchery_testkit::isolate::{self, End, Verdict};
 use hatchery_testkit::{dump, fault};
-use hatchery_tests::{BUDGET, came_down, here};
+use hatchery_tests::{BUDGET, SLACK, came_down, here};
 use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1};
 
 /// Catches hangs only.
@@ -63,6 +64,29 @@ fn root<F: Future>(scenario: F) {
     isolate::block_on(scenario);
 }
 
+/// As [`signal`], and tells who looks on from outside that the time runs.
+fn strike(number: i32) {
+    isolate::say(&monotonic().as_nanos().to_string()).unwrap();
+    signal(number);
+}
+
+/// A clock that all processes share.
+fn monotonic() -> Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap().into()
+}
+
+/// As [`ended`], and inside `bound` from its [`strike`] on.
+fn ended_within(verdict: &Verdict, status: i32, bound: Duration) {
+    let now = monotonic();
+    ended(verdict, status);
+    let struck: u64 = verdict.said.parse().unwrap_or_else(|_| panic!("never struck: {verdict}"));
+    let took = now.saturating_sub(Duration::from_nanos(struck));
+    assert!(took < bound, "{took:?} after its signal: {verdict}");
+}
+
+/// What a teardown by a signal may take, whoever is stuck.
+const BOUNDED: Duration = BUDGET.saturating_add(SLACK);
+
 /// It ended with that status before its bound, and nothing is left.
 fn ended(verdict: &Verdict, status: i32) {
     assert_eq!(verdict.end, End::Code(status), "{verdict}");
@@ -85,23 +109,27 @@ async fn struck(signal_number: i32, moment: Moment) {
         .nursery(async |n| {
             let child = n.start("child").await?;
             match moment {
-                Moment::Idle => signal(signal_number),
+                Moment::Idle => strike(signal_number),
                 Moment::Call => {
-                    let call = child.call(idle());
-                    signal(signal_number);
+                    let mut call = Box::pin(child.call(idle()).into_future());
+                    // Its first poll pushes it; what comes after it is answered after it has begun.
+                    let pushed = poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx).is_pending()));
+                    assert!(pushed.await, "an idle call was answered");
+                    assert_eq!(child.call(square(3)).await?, 9);
+                    strike(signal_number);
                     call.await?;
                 }
                 Moment::Starts => {
                     let names: Vec<String> = (0..25).map(|i| format!("a{i}")).collect();
                     let starts =
                         futures_util::future::join_all(names.iter().map(|name| n.start(name)));
-                    tokio::join!(starts, async { signal(signal_number) });
+                    tokio::join!(starts, async { strike(signal_number) });
                 }
                 Moment::Teardown => {
                     let late = child.call(stick(false)).within(Duration::from_millis(1)).await;
                     assert!(late.is_err());
                     n.cancel();
-                    signal(signal_number);
+                    strike(signal_number);
                 }
             }
             pending().await
@@ -118,7 +146,7 @@ macro_rules! struck {
         fn $name() {
             let scenario = || root(struck($signal, Moment::$moment));
             if let Some(verdict) = isolate::observe(here!(), HANG, scenario) {
-                ended(&verdict, $status);
+                ended_within(&verdict, $status, BOUNDED);
             }
         }
     )*};
@@ -142,6 +170,7 @@ async fn all_call(
     runtime: &Runtime,
     count: usize,
     spins: bool,
+    signal: fn(i32),
 ) -> Result<(), hatchery::ScopeError> {
     runtime
         .nursery(async |n| {
@@ -171,19 +200,18 @@ fn a_second_sigint_kills_at_once() {
                 while !going_down() {
                     std::thread::yield_now();
                 }
-                let at = Instant::now();
-                signal(SIGINT);
+                strike(SIGINT);
                 // It doesn't come back from this.
                 std::thread::park_timeout(HANG);
-                panic!("still here {:?} after the second signal", at.elapsed());
+                panic!("still here after the second signal");
             });
             drop(second);
-            all_call(&runtime, 5, false).await
+            all_call(&runtime, 5, false, signal).await
         });
     };
     if let Some(verdict) = isolate::observe(here!(), HANG, scenario) {
-        ended(&verdict, 130);
-        assert!(verdict.elapsed < LONG / 2, "{verdict}");
+        // A hundred milliseconds where nobody else wants the processor; the bench holds it to that.
+        ended_within(&verdict, 130, SLACK);
     }
 }
 
@@ -207,7 +235,7 @@ fn a_sigint_works_while_all_workers_are_blocked() {
                 n.start("child").await?;
                 // One worker is blocked by the task, the other one and this thread here.
                 tokio::spawn(async { for_ever() });
-                signal(SIGINT);
+                strike(SIGINT);
                 for_ever();
                 Ok(())
             });
@@ -216,7 +244,7 @@ fn a_sigint_works_while_all_workers_are_blocked() {
         });
     };
     if let Some(verdict) = isolate::observe(here!(), HANG, scenario) {
-        ended(&verdict, 130);
+        ended_within(&verdict, 130, BOUNDED);
     }
 }
 
@@ -226,12 +254,12 @@ fn a_sigint_works_while_25_threads_spin() {
     let scenario = || {
         root(async {
             let runtime = open(Backend::Thread, BUDGET);
-            drop(all_call(&runtime, 25, true).await);
+            drop(all_call(&runtime, 25, true, strike).await);
             runtime.close().await;
         });
     };
     if let Some(verdict) = isolate::observe(here!(), HANG, scenario) {
-        ended(&verdict, 130);
+        ended_within(&verdict, 130, BOUNDED);
     }
 }
 
@@ -272,7 +300,7 @@ fn a_sigint_works_when_everything_has_gone_wrong() {
                 tokio::spawn(async { for_ever() });
                 tokio::spawn(async { for_ever() });
                 signal(SIGQUIT);
-                signal(SIGINT);
+                strike(SIGINT);
                 for_ever();
                 Ok(())
             });
@@ -281,7 +309,7 @@ fn a_sigint_works_when_everything_has_gone_wrong() {
         });
     };
     if let Some(verdict) = isolate::observe(here!(), HANG, scenario) {
-        ended(&verdict, 130);
+        ended_within(&verdict, 130, BOUNDED);
     }
 }
 
@@ -296,7 +324,7 @@ fn a_sigint_works_while_stderr_is_full() {
                 .nursery(async |n| {
                     n.start("child").await?;
                     signal(SIGQUIT);
-                    signal(SIGINT);
+                    strike(SIGINT);
                     pending().await
                 })
                 .await;
@@ -306,7 +334,7 @@ fn a_sigint_works_while_stderr_is_full() {
         drop(unread);
     };
     if let Some(verdict) = isolate::observe(here!(), HANG, scenario) {
-        ended(&verdict, 130);
+        ended_within(&verdict, 130, BOUNDED);
     }
 }
 

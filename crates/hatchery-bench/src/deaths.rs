@@ -12,8 +12,8 @@ use tokio::task::JoinSet;
 
 use crate::Outcome;
 use crate::cli::Extent;
-use crate::figures::Samples;
-use crate::report::{Goal, Row, Unit};
+use crate::figures::{Figure, Samples};
+use crate::report::{Goal, Row, Unit, human};
 
 /// A thousand kills, each of a tree of its own, shared out among the victims.
 pub(crate) fn measure(extent: Extent) -> Outcome {
@@ -34,19 +34,25 @@ pub(crate) fn measure(extent: Extent) -> Outcome {
     }
     tell("SIGINT on an idle T(3,3), to none left".to_owned(), &interrupts, MEDIAN_INTERRUPTED);
     let mut seconds = Samples::default();
-    for _ in 0..each.min(20) {
+    for _ in 0..each.min(100) {
         seconds.span(interrupt_twice()?);
     }
     let what = "a second SIGINT on a T(3,3) with stuck leaves, to none left".to_owned();
-    tell(what, &seconds, SECOND_INTERRUPT);
+    tell_all(what, &seconds, SECOND_INTERRUPT);
     let bound = Config::default().budget + Duration::from_millis(100);
+    let mut bounded = Samples::default();
+    for _ in 0..each.min(5) {
+        bounded.span(interrupt_stuck()?);
+    }
+    let what = "one SIGINT on a T(3,3) with stuck leaves, to none left".to_owned();
+    tell_all(what, &bounded, bound);
     for backend in ["forkserver", "thread"] {
         let mut samples = Samples::default();
         for _ in 0..each.min(3) {
             samples.span(stuck(backend)?);
         }
         let what = format!("25 stuck actors on {backend}, to the nursery's return");
-        tell(what, &samples, bound);
+        tell_all(what, &samples, bound);
     }
     Ok(())
 }
@@ -54,6 +60,14 @@ pub(crate) fn measure(extent: Extent) -> Outcome {
 fn tell(what: String, samples: &Samples, median: Duration) {
     let row = Row::new("deaths", what, Unit::Seconds).alone(samples);
     row.goal(Goal::AtMost(median.as_secs_f64())).tell();
+}
+
+/// What holds for every single one.
+fn tell_all(what: String, samples: &Samples, most: Duration) {
+    let Figure { max, count, .. } = samples.figure();
+    let note = format!("at most {} of {count}", human(max, Unit::Seconds));
+    let row = Row::new("deaths", what, Unit::Seconds).alone(samples).note(note);
+    row.goal(Goal::MaxAtMost(most.as_secs_f64())).tell();
 }
 
 /// Who is killed.
@@ -150,6 +164,17 @@ fn kill(victim: Victim) -> Outcome<Duration> {
 
 fn interrupt() -> Outcome<Duration> {
     let tree = Tree::start()?;
+    interrupted(&tree)
+}
+
+/// Of a tree whose leaves must all be killed, at the end of the budget.
+fn interrupt_stuck() -> Outcome<Duration> {
+    let tree = Tree::start_with(&["--stuck"])?;
+    interrupted(&tree)
+}
+
+/// From a SIGINT until nobody is left.
+fn interrupted(tree: &Tree) -> Outcome<Duration> {
     let began = Instant::now();
     tree.root_process.send_signal(libc::SIGINT)?;
     let mut gone = vec![&tree.root_process, &tree.server];
@@ -166,11 +191,7 @@ fn interrupt_twice() -> Outcome<Duration> {
     if tree.root_process.wait_dead(Duration::from_millis(300)) {
         return Err("the first SIGINT was enough".into());
     }
-    let began = Instant::now();
-    tree.root_process.send_signal(libc::SIGINT)?;
-    let mut gone = vec![&tree.root_process, &tree.server];
-    gone.extend(tree.actors.iter().map(|(_, process)| process));
-    all_gone(&gone, began)
+    interrupted(&tree)
 }
 
 fn all_gone(processes: &[&Pidfd], began: Instant) -> Outcome<Duration> {

@@ -17,6 +17,7 @@ pub(crate) struct Figure {
     pub(crate) p75: f64,
     pub(crate) p99: f64,
     pub(crate) p999: f64,
+    pub(crate) max: f64,
 }
 
 impl Samples {
@@ -61,6 +62,7 @@ impl Samples {
             p75: at(0.75),
             p99: at(0.99),
             p999: at(0.999),
+            max: at(1.0),
         }
     }
 }

@@ -25,6 +25,8 @@ pub(crate) enum Goal {
     AtMost(f64),
     AtLeast(f64),
     P99AtMost(f64),
+    /// Of every single sample.
+    MaxAtMost(f64),
     RatioAtMost(f64),
     RatioAtLeast(f64),
 }
@@ -104,12 +106,13 @@ impl Row {
 
     /// Whether the goal was reached; `None` without a goal or a figure.
     pub(crate) fn reached(&self) -> Option<bool> {
-        let (own, p99) = (self.ours?.p50, self.ours?.p99);
+        let Figure { p50: own, p99, max, .. } = self.ours?;
         let ratio = self.ratio.map_or(f64::NAN, |ratio| ratio.p50);
         let mut met = self.goals.iter().map(|goal| match *goal {
             Goal::AtMost(most) => own <= most,
             Goal::AtLeast(least) => own >= least,
             Goal::P99AtMost(most) => p99 <= most,
+            Goal::MaxAtMost(most) => max <= most,
             Goal::RatioAtMost(most) => ratio <= most,
             Goal::RatioAtLeast(least) => ratio >= least,
         });
@@ -196,6 +199,7 @@ fn goals(row: &Row) -> String {
         Goal::AtMost(most) => format!("≤ {}", human(most, row.unit)),
         Goal::AtLeast(least) => format!("≥ {}", human(least, row.unit)),
         Goal::P99AtMost(most) => format!("p99 ≤ {}", human(most, row.unit)),
+        Goal::MaxAtMost(most) => format!("max ≤ {}", human(most, row.unit)),
         Goal::RatioAtMost(most) => format!("≤ {most} ×"),
         Goal::RatioAtLeast(least) => format!("≥ {least} ×"),
     };
