@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
 use std::future::pending;
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use hatchery_spawn::OwnThread;
 use hatchery_testkit::fault;
 use hatchery_testkit::isolate::{self, End, Isolated, Verdict};
 use hatchery_tests::came_down;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc::SIGINT;
 
 #[hatchery::function]
@@ -31,6 +33,11 @@ const SCENARIOS: &[Scenario] = &[
     ("start_call_exit", start_call_exit, silent),
     ("an_exit_hook_that_never_returns_is_ended_by_the_watchdog", stuck_hook, gone_with_9),
     ("a_blocking_task_after_a_signal_is_ended_by_the_watchdog", stuck_pool, gone_with_130),
+    ("half_a_line_that_nobody_reads_is_ended_by_an_armed_watchdog", half_a_line, gone_with_5),
+    ("a_hook_that_came_later_is_ended_by_an_armed_watchdog", later_hook, gone_with_5),
+    ("a_pool_that_nobody_leaves_is_ended_by_an_armed_watchdog", armed_pool, gone_with_5),
+    ("a_closed_runtime_leaves_its_watchdog_to_be_armed", armed_when_closed, late_with_5),
+    ("a_watchdogs_bound_is_the_one_asked_for", patient_watchdog, late_with_130),
     ("without_a_watchdog_the_process_stays", no_watchdog, still_there),
 ];
 
@@ -95,6 +102,21 @@ fn gone_with_101(verdict: &Verdict) {
 
 fn gone_with_130(verdict: &Verdict) {
     gone_with(verdict, 130);
+}
+
+fn gone_with_5(verdict: &Verdict) {
+    gone_with(verdict, 5);
+}
+
+/// Not before the bound that it asked for.
+fn late_with_5(verdict: &Verdict) {
+    gone_with(verdict, 5);
+    assert!(verdict.elapsed >= PATIENT, "{verdict}");
+}
+
+fn late_with_130(verdict: &Verdict) {
+    gone_with(verdict, 130);
+    assert!(verdict.elapsed >= PATIENT, "{verdict}");
 }
 
 fn silent(verdict: &Verdict) {
@@ -260,11 +282,68 @@ fn wait_for_the_pool(builder: hatchery::Builder) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// A bound that is not the default one.
+fn patient_watchdog() -> ExitCode {
+    wait_for_the_pool(builder().watchdog(PATIENT))
+}
+
+/// H8: std writes out half a line before any hook runs, into a full pipe.
+fn half_a_line() -> ExitCode {
+    let tokio = tokio();
+    leak_a_nursery(&tokio);
+    std::mem::forget(tokio);
+    let (unread, mut full) = std::io::pipe().unwrap();
+    fcntl(&full, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    while full.write(&[b'x'; 512]).is_ok() {}
+    fcntl(&full, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    nix::unistd::dup2_stdout(&full).unwrap();
+    std::mem::forget(unread);
+    print!("half a line");
+    hatchery::arm_watchdog(5);
+    ExitCode::from(5)
+}
+
+/// H8: a hook that was registered after the runtime's runs before it, and never returns.
+fn later_hook() -> ExitCode {
+    let tokio = tokio();
+    leak_a_nursery(&tokio);
+    std::mem::forget(tokio);
+    hatchery_spawn::at_exit(|_| for_ever());
+    hatchery::arm_watchdog(5);
+    ExitCode::from(5)
+}
+
+/// H8: as `#[tokio::main]` does it: its runtime is dropped when `main` is over, and waits for its pool.
+fn armed_pool() -> ExitCode {
+    let tokio = tokio();
+    leak_a_nursery(&tokio);
+    #[allow(clippy::disallowed_methods, reason = "the trap that users fall into")]
+    let _never = tokio.spawn_blocking(for_ever);
+    hatchery::arm_watchdog(5);
+    drop(tokio);
+    ExitCode::from(5)
+}
+
+/// The same after the runtime was closed: what it asked for is remembered.
+fn armed_when_closed() -> ExitCode {
+    let tokio = tokio();
+    let runtime = builder().watchdog(PATIENT).open().unwrap();
+    leak_a_nursery(&tokio);
+    #[allow(clippy::disallowed_methods, reason = "the trap that users fall into")]
+    let _never = tokio.spawn_blocking(for_ever);
+    tokio.block_on(runtime.close());
+    hatchery::arm_watchdog(5);
+    drop(tokio);
+    ExitCode::from(5)
+}
+
 fn for_ever() {
     loop {
         std::thread::park();
     }
 }
 
+/// Longer than the budget and the default watchdog together.
+const PATIENT: Duration = Duration::from_secs(5);
 /// The budget, and what a loaded machine may add.
 const BOUNDED: Duration = Duration::from_secs(10);

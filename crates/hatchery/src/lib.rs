@@ -47,6 +47,7 @@ mod serve;
 mod signal;
 mod start;
 mod stream;
+mod watchdog;
 
 pub use blob::{BlobBuffer, BlobError};
 pub use broadcast::{Broadcast, Subscriber};
@@ -74,6 +75,7 @@ pub use portal::{Calling, Portal};
 pub use runtime::{Builder, Runtime, abandoned};
 pub use start::{Backend, Stdio};
 pub use stream::{Duplex, Receiver, Sender};
+pub use watchdog::arm_watchdog;
 
 /// What the expansion of `#[hatchery::function]` needs. Not for people.
 #[doc(hidden)]

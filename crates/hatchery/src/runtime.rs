@@ -24,6 +24,7 @@ use crate::lock::lock;
 use crate::nursery;
 use crate::signal::{self, Watch};
 use crate::start::{Backend, Defaults, Stdio};
+use crate::watchdog;
 
 /// The root of a tree, for programs that want to say when it begins and ends.
 ///
@@ -178,6 +179,13 @@ impl Builder {
     ///
     /// It is for programs that can't end because something waits for a thread that sits in a
     /// system call. `None` switches it off: then such a program stays.
+    ///
+    /// If no signal came, "began to exit" is our hook among those that `exit` calls, in the reverse
+    /// of the order in which they came. What happens between the last line of `main` and that hook
+    /// is not seen: destructors, as that of tokio's runtime, which waits for its blocking tasks; what
+    /// std writes out first, if it was half a line and nobody reads stdout; hooks that were registered
+    /// after the runtime was opened. A program that has any of these says where its end begins, by
+    /// [`arm_watchdog`](crate::arm_watchdog).
     #[must_use]
     pub fn watchdog(mut self, bound: impl Into<Option<Duration>>) -> Self {
         self.watchdog = bound.into();
@@ -202,6 +210,7 @@ impl Builder {
         root.born();
         current::enter_process(&root);
         remember(&root);
+        watchdog::asked_for(root.runtime.watchdog);
         Ok(Runtime { root, closed: false })
     }
 }
@@ -393,6 +402,11 @@ fn remember(root: &Arc<Actor>) {
     lock(&ROOTS).push(root.clone());
 }
 
+/// The roots of the trees that are open in this process.
+pub(crate) fn roots() -> Vec<Arc<Actor>> {
+    lock(&ROOTS).clone()
+}
+
 fn forget(root: &Arc<Actor>) {
     lock(&ROOTS).retain(|other| !Arc::ptr_eq(other, root));
 }
@@ -401,11 +415,7 @@ fn forget(root: &Arc<Actor>) {
 /// in the background may finish (C1), bounded, and a signal that ended the tree gives the status.
 fn at_exit(status: i32) {
     let roots = std::mem::take(&mut *lock(&ROOTS));
-    let inners = || roots.iter().map(|root| root.runtime.clone());
-    let bound = |runtime: Arc<Inner>| Some(runtime.config.budget + CLOSE_SLACK + runtime.watchdog?);
-    if let Some(bound) = inners().filter_map(bound).max() {
-        signal::watch_exit(inners().collect(), status, Instant::now() + bound);
-    }
+    watchdog::arm(&roots, status);
     for root in &roots {
         close_blocking(root);
     }
@@ -448,7 +458,7 @@ fn still_open(root: &Actor, waited: Duration) {
 
 impl Actor {
     /// Cancels the scopes that are still open at the end of a runtime.
-    fn cancel_scopes(&self) {
+    pub(crate) fn cancel_scopes(&self) {
         if self.open_scopes() > 0 {
             let reason = Reason { by: self.path.clone(), why: Why::Dropped };
             self.cancel(reason, self.runtime.config.budget);
@@ -457,8 +467,8 @@ impl Actor {
 }
 
 /// How long a process may take to end beyond its budget: what it does by itself takes moments.
-const WATCHDOG: Duration = Duration::from_secs(1);
+pub(crate) const WATCHDOG: Duration = Duration::from_secs(1);
 /// More at once only wait in the forkserver's queue, with their fds open.
 const MAX_BIRTHS: usize = 32;
 /// What the end of a runtime grants beyond the budget of its scopes (C2: at most 100 ms).
-const CLOSE_SLACK: Duration = Duration::from_millis(100);
+pub(crate) const CLOSE_SLACK: Duration = Duration::from_millis(100);
