@@ -1,11 +1,16 @@
 //! T(3,3), grown and looked at, for those who strike at it: by hand or at a named moment.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hatchery::{Callee, Error, ExitStatus, FaultKind, Nothing, Nursery, Portal, nursery};
-use hatchery_spawn::Pidfd;
-use hatchery_testkit::fault::{Fault, Missed, Moment, Tree};
+use hatchery::{
+    Backend, Callee, Error, ExitStatus, FaultKind, Nothing, Nursery, Portal, nursery, shield,
+};
+use hatchery_spawn::{Birth, Forkserver, Main, Pidfd, Spawning, Spec, inventory};
+use hatchery_testkit::fault::{Fault, Missed, Moment, Tree, children_of};
 use nix::libc;
+use nix::sys::signal::{Signal, raise};
+use serde::{Deserialize, Serialize};
 
 use crate::HANG;
 
@@ -25,41 +30,66 @@ pub async fn count(callee: Callee<Nothing, u64>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Three children, with levels below them; stays, with a stream from each child under way if it is
-/// busy.
+/// What the actors of a tree do while it lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Load {
+    /// Nothing.
+    Idle,
+    /// A stream from each child.
+    Streams,
+    /// Nothing, but [`LEAF`] is not yet born: it has a process, which is stopped, and has not shaken
+    /// hands.
+    Birth,
+    /// Nothing, but [`LEAF`] ignores every cancel.
+    Stubborn,
+}
+
+/// The leaf that is not as the others are.
+pub const LEAF: &str = "root/a1/a1/a1";
+
+/// Three children, with levels below them; stays.
 ///
 /// # Errors
 /// What ended one of them.
 #[hatchery::function]
-pub async fn grow(levels: u32, busy: bool) -> Result<(), Error> {
-    Ok(nursery(async |n| tend(&n, levels, busy).await).await?)
+pub async fn grow(levels: u32, load: Load) -> Result<(), Error> {
+    Ok(nursery(async |n| tend(&n, levels, load).await).await?)
 }
 
 /// The same in a nursery that is there.
 ///
 /// # Errors
 /// As [`grow`].
-pub async fn tend(n: &Nursery, levels: u32, busy: bool) -> hatchery::Result<()> {
+pub async fn tend(n: &Nursery, levels: u32, load: Load) -> hatchery::Result<()> {
     let mut all = tokio::task::JoinSet::new();
     for i in 0..3 {
         let n = n.clone();
         all.spawn(async move {
-            let child = n.start(&format!("a{i}")).await?;
+            let name = format!("a{i}");
+            let is_it = format!("{}/{name}", hatchery::path()) == LEAF;
+            let mut child = n.actor(&name);
+            if is_it && load == Load::Birth {
+                child = child.backend(Backend::Custom(Arc::new(Held)));
+            }
+            let child = child.start().await?;
             let below = async {
                 if levels > 1 {
-                    return Ok(child.call(grow(levels - 1, busy)).await?);
+                    return Ok(child.call(grow(levels - 1, load)).await?);
+                }
+                if is_it && load == Load::Stubborn {
+                    return Ok(child.call(stubborn()).await?);
                 }
                 std::future::pending().await
             };
-            let load = async {
-                if busy {
+            let streams = async {
+                if load == Load::Streams {
                     return stream(&child).await;
                 }
                 std::future::pending().await
             };
             let ended: hatchery::Result<()> = tokio::select! {
                 ended = below => ended,
-                ended = load => ended,
+                ended = streams => ended,
             };
             ended
         });
@@ -68,6 +98,46 @@ pub async fn tend(n: &Nursery, levels: u32, busy: bool) -> hatchery::Result<()> 
         ended??;
     }
     Ok(())
+}
+
+/// Ignores every cancel.
+#[hatchery::function]
+pub async fn stubborn() {
+    shield(std::future::pending()).await
+}
+
+/// Children of this actor's forkserver that stop before they shake hands, and never do.
+#[derive(Debug)]
+pub struct Held;
+
+impl hatchery_spawn::Backend for Held {
+    fn name(&self) -> &'static str {
+        "held"
+    }
+    fn is_process(&self) -> bool {
+        true
+    }
+    fn spawn(&self, spec: Spec) -> Spawning {
+        let server = Forkserver::inherited().ok().flatten().expect("an actor's process");
+        server.fork().spawn(spec.with_main("held"))
+    }
+}
+
+inventory::submit! { Main { name: "held", run: held } }
+
+fn held(_birth: Birth) -> i32 {
+    raise(Signal::SIGSTOP).expect("nobody is refused that");
+    unreachable!("somebody let it go on");
+}
+
+/// The one child of a forkserver that is stopped.
+#[must_use]
+pub fn newborn(forkserver: u32) -> Option<Pidfd> {
+    let is_stopped = |pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    };
+    children_of(forkserver).into_iter().find(is_stopped).and_then(|pid| Pidfd::open(pid).ok())
 }
 
 /// Reads what an actor sends for as long as it sends.
@@ -112,22 +182,35 @@ pub async fn at(moment: Moment, of: &str, whom: &str, fault: Fault) -> Result<Pi
 /// # Panics
 /// If they don't come up.
 pub async fn all_up() -> Vec<(String, Pidfd)> {
-    aside(|| {
-        let until = Instant::now() + HANG;
-        loop {
-            let pids = Tree::mine().pids();
-            if pids.len() == 41 {
-                let held = pids.into_iter().filter(|(path, _)| path != "root");
-                return held
-                    .map(|(path, pid)| (path, Pidfd::open(pid).expect("it is up")))
-                    .collect();
-            }
-            assert!(Instant::now() < until, "{} of 41: {pids:?}", pids.len());
-            #[allow(clippy::disallowed_methods, reason = "what others write down is no event")]
-            std::thread::sleep(Duration::from_millis(5));
+    aside(|| all_up_of(Tree::mine(), Load::Idle)).await
+}
+
+/// The same of any tree, with the [`newborn`] as [`LEAF`] where there is one. Blocks.
+///
+/// # Panics
+/// If they don't come up.
+#[must_use]
+pub fn all_up_of(tree: Tree, load: Load) -> Vec<(String, Pidfd)> {
+    let until = Instant::now() + HANG;
+    loop {
+        let mut all = pids_of(tree);
+        if load == Load::Birth {
+            all.retain(|(path, _)| path != LEAF);
+            all.extend(tree.forkserver().and_then(newborn).map(|one| (LEAF.to_owned(), one)));
         }
-    })
-    .await
+        if all.len() == 40 {
+            return all;
+        }
+        assert!(Instant::now() < until, "{} of 40: {all:?}", all.len());
+        #[allow(clippy::disallowed_methods, reason = "what others write down is no event")]
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Everybody but the root who has written down who it is.
+fn pids_of(tree: Tree) -> Vec<(String, Pidfd)> {
+    let pids = tree.pids().into_iter().filter(|(path, _)| path != "root");
+    pids.filter_map(|(path, pid)| Some((path, Pidfd::open(pid).ok()?))).collect()
 }
 
 /// Strikes while the tree lives, and sees how that ends it.

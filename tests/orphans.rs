@@ -3,15 +3,18 @@
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
 use std::io::{BufRead as _, BufReader};
-use std::process::{Command, Stdio as StdStdio};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Child, Command, Stdio as StdStdio};
 use std::time::Instant;
 
-use hatchery::{Config, Error, nursery, shield};
+use hatchery::{Config, Error, Runtime, ScopeError, nursery};
 use hatchery_spawn::Pidfd;
 use hatchery_testkit::fault::{FORKSERVER, Fault, Moment, Tree};
 use hatchery_testkit::isolate;
-use hatchery_tests::grown::{GONE, all_up, at, killed, struck, survivors, tend};
-use hatchery_tests::{HANG, PROCESSES, came_down, for_each, here, with};
+use hatchery_tests::grown::{
+    GONE, LEAF, Load, all_up, all_up_of, aside, at, killed, struck, stubborn, survivors, tend,
+};
+use hatchery_tests::{BUDGET, HANG, PROCESSES, came_down, for_each, here, with};
 use nix::libc;
 
 #[hatchery::function]
@@ -19,10 +22,9 @@ async fn square(x: u64) -> u64 {
     x * x
 }
 
-/// Ignores every cancel.
 #[hatchery::function]
-async fn stubborn() -> u64 {
-    shield(std::future::pending()).await
+async fn idle() -> u64 {
+    std::future::pending().await
 }
 
 /// Scenario 46, 48: the parent's side breaks: those below a killed actor, streaming to it, go.
@@ -39,7 +41,7 @@ fn those_who_stream_to_a_dead_parent_go() {
                     below[victim].1.send_signal(libc::SIGKILL).unwrap();
                     below
                 };
-                let (below, ended) = struck(hit, tend(&n, 3, true)).await;
+                let (below, ended) = struck(hit, tend(&n, 3, Load::Streams)).await;
                 assert_eq!(below.len(), 13);
                 assert_eq!(survivors(&below), Vec::<&str>::new());
                 ended
@@ -58,11 +60,11 @@ fn those_who_stream_to_a_dead_parent_go() {
 
 /// SIGKILL of one process of T(3,3): who is below is gone within a second, and the survivors' error
 /// names who died and how.
-fn kill_one_of_each_level(test: &str, busy: bool) {
+fn kill_one_of_each_level(test: &str, load: Load) {
     for victim in ["root/a1", "root/a1/a1", "root/a1/a1/a1", FORKSERVER] {
         eprintln!("{victim}");
         let hit = async || {
-            let all = all_up().await;
+            let all = aside(move || all_up_of(Tree::mine(), load)).await;
             let at = all.iter().position(|(path, _)| path == victim).unwrap();
             all[at].1.send_signal(libc::SIGKILL).unwrap();
             let below = format!("{victim}/");
@@ -73,7 +75,7 @@ fn kill_one_of_each_level(test: &str, busy: bool) {
         with(PROCESSES[0].clone(), Config::default(), async |runtime| {
             let down: Result<(), _> = runtime
                 .nursery(async |n| {
-                    let (below, ended) = struck(hit(), tend(&n, 3, busy)).await;
+                    let (below, ended) = struck(hit(), tend(&n, 3, load)).await;
                     assert_eq!(survivors(&below), Vec::<&str>::new(), "{name}");
                     ended
                 })
@@ -94,13 +96,87 @@ fn kill_one_of_each_level(test: &str, busy: bool) {
 /// Scenario 48, C3, C4: idle.
 #[test]
 fn a_killed_process_of_an_idle_tree_takes_all_below_it_and_is_named() {
-    isolate::run_test(here!(), HANG * 4, || kill_one_of_each_level("idle", false));
+    isolate::run_test(here!(), HANG * 4, || kill_one_of_each_level("idle", Load::Idle));
 }
 
 /// Scenario 48, C3, C4: in streams.
 #[test]
 fn a_killed_process_of_a_streaming_tree_takes_all_below_it_and_is_named() {
-    isolate::run_test(here!(), HANG * 4, || kill_one_of_each_level("busy", true));
+    isolate::run_test(here!(), HANG * 4, || kill_one_of_each_level("busy", Load::Streams));
+}
+
+/// Scenario 48, C3, C4: while a leaf is being born.
+#[test]
+fn a_killed_process_of_a_tree_in_birth_takes_all_below_it_and_is_named() {
+    isolate::run_test(here!(), HANG * 4, || kill_one_of_each_level("birth", Load::Birth));
+}
+
+/// Scenario 48, C3, C4: while the tree comes down, held up by one leaf that has acknowledged.
+#[test]
+fn a_killed_process_of_a_tree_in_teardown_takes_all_below_it() {
+    isolate::run_test(here!(), HANG * 4, || {
+        for victim in ["root/a1", "root/a1/a1", LEAF, FORKSERVER] {
+            eprintln!("{victim}");
+            with(PROCESSES[0].clone(), Config::default(), async |runtime| {
+                let (below, down) = kill_in_teardown(&runtime, victim).await;
+                assert_eq!(below, Vec::<String>::new(), "{victim}");
+                let error = came_down(down).render();
+                let named = if victim == FORKSERVER { "its forkserver is gone" } else { victim };
+                let is_told = error.contains(named);
+                assert!(is_told, "{victim}: {error}");
+                runtime.close().await;
+            });
+        }
+    });
+}
+
+/// Kills `victim` when [`LEAF`] has acknowledged that it is to go; who below it was still there after
+/// the second of C3, and what the nursery said.
+async fn kill_in_teardown(
+    runtime: &Runtime,
+    victim: &'static str,
+) -> (Vec<String>, Result<(), ScopeError>) {
+    let (tell, up) = tokio::sync::oneshot::channel();
+    let strike = aside(move || {
+        let mut all = all_up_of(Tree::mine(), Load::Stubborn);
+        tell.send(()).unwrap();
+        Tree::mine()
+            .at(Moment::CancelAcknowledged, LEAF, HANG / 2, victim, Fault::Kill)
+            .unwrap_or_else(|missed| panic!("{missed}"));
+        let below = format!("{victim}/");
+        all.retain(|(path, _)| victim == FORKSERVER || path == victim || path.starts_with(&below));
+        survivors(&all).into_iter().map(str::to_owned).collect()
+    });
+    let tree = runtime.nursery(async |n| {
+        tokio::select! {
+            ended = tend(&n, 3, Load::Stubborn) => ended,
+            // All are there: it comes down.
+            _ = up => Ok(()),
+        }
+    });
+    tokio::join!(strike, tree)
+}
+
+/// Scenario 48, C3: the root, while a leaf is being born and while the tree comes down.
+#[test]
+fn a_root_that_is_killed_in_a_birth_or_a_teardown_takes_all_with_it() {
+    isolate::run_test(here!(), HANG * 4, || {
+        for load in [Load::Birth, Load::Stubborn] {
+            let mut other = start_the_other_tree(&format!("{load:?}"));
+            let tree = Tree::of(other.id());
+            let all = all_up_of(tree, load);
+            if load == Load::Birth {
+                other.kill().unwrap();
+            } else {
+                Pidfd::open(other.id()).unwrap().send_signal(libc::SIGTERM).unwrap();
+                let moment = Moment::CancelAcknowledged;
+                tree.at(moment, LEAF, HANG / 2, "root", Fault::Kill).unwrap();
+            }
+            assert_eq!(survivors(&all), Vec::<&str>::new(), "{load:?}");
+            let status = other.wait().unwrap();
+            assert_eq!(status.signal(), Some(libc::SIGKILL), "{load:?}");
+        }
+    });
 }
 
 /// Starts a program of its own and says its number.
@@ -130,12 +206,21 @@ fn what_a_killed_actor_started_itself_is_gone() {
     });
 }
 
-/// Scenario 51: an orphan in its grace, stubborn as it is, ends at SIGINT and SIGTERM; and without
-/// them at the end of the grace.
+/// Scenario 51: an orphan in its grace ends at SIGINT, stubborn as it is, and at SIGTERM, which asks as
+/// any cancel does, long before the end of the grace; who ignores the asking ends with the grace, and
+/// so does who is not signalled.
 #[test]
 fn an_orphan_ends_at_a_signal_or_at_the_end_of_its_grace() {
-    for_each(here!(), &PROCESSES[..1], async |runtime| {
-        for signal in [Some(libc::SIGINT), Some(libc::SIGTERM), None] {
+    let roomy = Config { orphan_grace: HANG, ..Config::with_budget(BUDGET) };
+    isolate::run_test(here!(), HANG * 2, || {
+        orphans_end(roomy, &[(Some(libc::SIGINT), true), (Some(libc::SIGTERM), false)]);
+        orphans_end(Config::with_budget(BUDGET), &[(Some(libc::SIGTERM), true), (None, true)]);
+    });
+}
+
+fn orphans_end(config: Config, rounds: &[(Option<i32>, bool)]) {
+    with(PROCESSES[0].clone(), config, async |runtime| {
+        for &(signal, is_stubborn) in rounds {
             let down: Result<(), _> = runtime
                 .nursery(async |n| {
                     let top = n.start("top").await?;
@@ -145,12 +230,13 @@ fn an_orphan_ends_at_a_signal_or_at_the_end_of_its_grace() {
                         let orphan = struck.await.unwrap();
                         Tree::mine().hit("root/top", Fault::Kill).unwrap();
                         if let Some(signal) = signal {
-                            // It may be gone by itself already.
-                            let _gone = orphan.send_signal(signal);
+                            // Who obeys may be gone already, at the end of its channel.
+                            let sent = orphan.send_signal(signal);
+                            assert!(sent.is_ok() || !is_stubborn, "{sent:?}");
                         }
-                        assert!(orphan.wait_dead(GONE), "{signal:?}");
+                        assert!(orphan.wait_dead(GONE), "{signal:?} {is_stubborn}");
                     };
-                    let (ended, ()) = tokio::join!(top.call(above_a_stubborn_one()), orphan);
+                    let (ended, ()) = tokio::join!(top.call(above_one(is_stubborn)), orphan);
                     ended?;
                     Ok(())
                 })
@@ -162,10 +248,14 @@ fn an_orphan_ends_at_a_signal_or_at_the_end_of_its_grace() {
 }
 
 #[hatchery::function]
-async fn above_a_stubborn_one() -> Result<(), Error> {
+async fn above_one(is_stubborn: bool) -> Result<(), Error> {
     let below = nursery(async |n| {
         let low = n.start("low").await?;
-        low.call(stubborn()).await?;
+        if is_stubborn {
+            low.call(stubborn()).await?;
+        } else {
+            low.call(idle()).await?;
+        }
         Ok(())
     });
     Ok(below.await?)
@@ -178,12 +268,7 @@ fn a_tree_that_is_killed_is_none_of_another_trees_business() {
         let done = runtime.nursery(async |n| {
             let child = n.start("child").await?;
             for round in 0..5 {
-                let mut other = Command::new("/proc/self/exe")
-                    .args(["the_other_tree", "--exact", "--nocapture", "--ignored"])
-                    .env(OTHER, "1")
-                    .stdout(StdStdio::piped())
-                    .stderr(StdStdio::null())
-                    .spawn()?;
+                let mut other = start_the_other_tree("Small");
                 let mut lines = BufReader::new(other.stdout.take().unwrap()).lines();
                 lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("it is up")));
                 let tree = Tree::of(other.id());
@@ -210,21 +295,34 @@ fn a_tree_that_is_killed_is_none_of_another_trees_business() {
     });
 }
 
-/// What the test above starts; not one by itself.
+/// This program again, as the root of a tree of its own.
+fn start_the_other_tree(load: &str) -> Child {
+    Command::new("/proc/self/exe")
+        .args(["the_other_tree", "--exact", "--nocapture", "--ignored"])
+        .env(OTHER, load)
+        .stdout(StdStdio::piped())
+        .stderr(StdStdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// What the tests above start; not one by itself.
 #[test]
 #[ignore = "the other side of another test"]
 fn the_other_tree() {
-    if std::env::var_os(OTHER).is_none() {
-        return;
-    }
+    let Ok(load) = std::env::var(OTHER) else { return };
     isolate::block_on(async {
-        let held: Result<(), _> = nursery(async |n| {
-            let mut all = Vec::new();
-            for i in 0..3 {
-                all.push(n.start(&format!("b{i}")).await?);
+        let held: Result<(), _> = nursery(async |n| match load.as_str() {
+            "Birth" => tend(&n, 3, Load::Birth).await,
+            "Stubborn" => tend(&n, 3, Load::Stubborn).await,
+            _ => {
+                let mut all = Vec::new();
+                for i in 0..3 {
+                    all.push(n.start(&format!("b{i}")).await?);
+                }
+                println!("it is up");
+                std::future::pending().await
             }
-            println!("it is up");
-            std::future::pending().await
         })
         .await;
         drop(held);

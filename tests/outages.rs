@@ -2,17 +2,18 @@
 //! from outside, at the moments that the fault injector knows.
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hatchery::{
-    CallError, Callee, Config, ContextError, Error, Nothing, Runtime, ScopeError, Step,
-    StreamError, nursery_with_report, shield,
+    Backend, CallError, Callee, Config, ContextError, Error, Nothing, Runtime, ScopeError, Step,
+    StreamError, nursery, nursery_with_report,
 };
 use hatchery_spawn::Pidfd;
 use hatchery_testkit::fault::{FORKSERVER, Fault, Missed, Moment, Tree, children_of};
 use hatchery_testkit::isolate;
-use hatchery_tests::grown::{GONE, all_up, at, count, killed, stream, tend};
-use hatchery_tests::{BUDGET, HANG, PROCESSES, came_down, for_each, here, with};
+use hatchery_tests::grown::{GONE, Held, Load, all_up, at, count, killed, stream, stubborn, tend};
+use hatchery_tests::{BUDGET, HANG, PROCESSES, ROOMY, came_down, for_each, here, with};
 use nix::libc;
 
 /// What a teardown may take on a loaded machine beyond its budget.
@@ -28,10 +29,14 @@ async fn idle() -> u64 {
     std::future::pending().await
 }
 
-/// Ignores every cancel.
+/// Has one below it that never comes to its handshake.
 #[hatchery::function]
-async fn stubborn() -> u64 {
-    shield(std::future::pending()).await
+async fn above_a_newborn() -> Result<(), Error> {
+    let below = nursery(async |n| {
+        n.actor("it").backend(Backend::Custom(Arc::new(Held))).start().await?;
+        Ok(())
+    });
+    Ok(below.await?)
 }
 
 /// Sends three numbers, closes, and stays.
@@ -141,13 +146,14 @@ fn an_actor_that_cut_itself_off_is_ended_from_outside() {
     });
 }
 
-/// Starts `root/it`, lives with it until that moment and kills it; what the nursery said, and the
-/// strike.
+/// Starts the actor of that moment, lives with it until then and kills it; what the nursery said,
+/// and the strike.
 async fn strike_in_a_nursery(
     runtime: &Runtime,
     moment: Moment,
 ) -> (Result<(), ScopeError>, Result<Pidfd, Missed>) {
-    let mut strike = tokio::spawn(at(moment, "root/it", "root/it", Fault::Kill));
+    let it = if moment == Moment::AtBirth { "root/top/it" } else { "root/it" };
+    let mut strike = tokio::spawn(at(moment, it, it, Fault::Kill));
     let mut struck = None;
     let down = runtime
         .nursery(async |n| {
@@ -171,6 +177,9 @@ async fn strike_in_a_nursery(
 }
 
 async fn live_until(n: &hatchery::Nursery, moment: Moment) -> hatchery::Result<()> {
+    if moment == Moment::AtBirth {
+        return Ok(n.start("top").await?.call(above_a_newborn()).await?);
+    }
     let it = n.start("it").await?;
     match moment {
         Moment::InStream => stream(&it).await,
@@ -181,8 +190,7 @@ async fn live_until(n: &hatchery::Nursery, moment: Moment) -> hatchery::Result<(
             it.settled().await;
             Ok(())
         }
-        Moment::AtBirth => it.call(square(2)).await.map(|_| ()).map_err(Error::from),
-        Moment::BeforeFork | Moment::Ready | Moment::InCall => {
+        Moment::AtBirth | Moment::BeforeFork | Moment::Ready | Moment::InCall => {
             it.call(idle()).await.map(|_| ()).map_err(Error::from)
         }
     }
@@ -203,30 +211,17 @@ fn a_kill_at_each_moment_of_a_life_is_told_as_one() {
             Moment::CancelAcknowledged,
             Moment::Terminated,
         ] {
-            let (mut landed, mut tries) = (false, 0);
-            // A birth is over in less than a millisecond: it may be missed. Each look that comes too
-            // late costs its own bound.
-            while !landed && tries < 20 {
-                tries += 1;
-                let (down, struck) = strike_in_a_nursery(&runtime, moment).await;
-                match struck {
-                    Ok(process) => {
-                        assert!(process.wait_dead(GONE));
-                        landed = true;
-                        let error = match down {
-                            Err(error) => error.render(),
-                            Ok(()) => "it was cancelled before".to_owned(),
-                        };
-                        let told = error.contains("SIGKILL") || error.contains("was cancelled");
-                        assert!(told, "{moment:?}: {error}");
-                    }
-                    Err(missed) if moment == Moment::AtBirth => drop(missed),
-                    Err(missed) => panic!("{missed}"),
-                }
-                let server = runtime.forkserver_pid().unwrap();
-                assert_eq!(children_of(server), Vec::<u32>::new(), "{moment:?}");
-            }
-            assert!(landed || moment == Moment::AtBirth, "{moment:?} after {tries} tries");
+            let (down, struck) = strike_in_a_nursery(&runtime, moment).await;
+            let process = struck.unwrap_or_else(|missed| panic!("{missed}"));
+            assert!(process.wait_dead(GONE));
+            let error = match down {
+                Err(error) => error.render(),
+                Ok(()) => "it was cancelled before".to_owned(),
+            };
+            let told = error.contains("SIGKILL") || error.contains("was cancelled");
+            assert!(told, "{moment:?}: {error}");
+            let server = runtime.forkserver_pid().unwrap();
+            assert_eq!(children_of(server), Vec::<u32>::new(), "{moment:?}");
         }
         runtime.close().await;
     });
@@ -270,7 +265,7 @@ fn a_stopped_actor_costs_one_budget_and_is_named() {
                         Tree::mine().hit(victim, Fault::Stop).unwrap()
                     };
                     tokio::select! {
-                        ended = tend(&n, 3, false) => ended,
+                        ended = tend(&n, 3, Load::Idle) => ended,
                         hit = hit => {
                             (began, stopped) = (Instant::now(), Some(hit));
                             Ok(())
@@ -286,6 +281,53 @@ fn a_stopped_actor_costs_one_budget_and_is_named() {
                 assert!(named.steps.iter().any(|taken| taken.step == Step::Killed), "{report}");
                 // By that, and not by the close.
                 assert!(stopped.unwrap().wait_dead(HANG / 2), "{victim} is still there");
+                runtime.close().await;
+            });
+        }
+    });
+}
+
+/// Squares what it gets, by one below it.
+#[hatchery::context]
+async fn square_below(callee: Callee<u64, u64>) -> Result<(), Error> {
+    let done = nursery(async |n| {
+        let low = n.start("low").await?;
+        let mut stream = callee.started(())?;
+        while let Some(number) = stream.recv().await? {
+            stream.send(low.call(square(number)).await?).await?;
+        }
+        Ok(())
+    });
+    Ok(done.await?)
+}
+
+/// Scenario 49: a leaf or a middle actor that was stopped for a while goes on as if nothing had been:
+/// what it was asked meanwhile is answered, and its end needs no force.
+#[test]
+fn an_actor_that_goes_on_after_a_stop_is_as_before() {
+    isolate::run_test(here!(), HANG * 2, || {
+        for victim in ["root/top", "root/top/low"] {
+            with(PROCESSES[0].clone(), Config::with_budget(ROOMY), async |runtime| {
+                let (done, report) = nursery_with_report(async |n| {
+                    let top = n.start("top").await?;
+                    top.open_context(square_below(), async |mut cx| {
+                        cx.send(3).await?;
+                        assert_eq!(cx.recv().await?, Some(9));
+                        let stopped = Tree::mine().hit(victim, Fault::Stop).unwrap();
+                        cx.send(7).await?;
+                        let late = tokio::time::timeout(BUDGET / 4, cx.recv()).await;
+                        assert!(late.is_err(), "a stopped actor answers: {late:?}");
+                        stopped.send_signal(libc::SIGCONT).unwrap();
+                        assert_eq!(cx.recv().await?, Some(49));
+                        cx.close().await?;
+                        Ok(cx.result().await?)
+                    })
+                    .await?;
+                    Ok(())
+                })
+                .await;
+                done.unwrap_or_else(|error| panic!("{victim}: {}", error.render()));
+                assert!(report.forced().is_empty(), "{victim}: {report}");
                 runtime.close().await;
             });
         }
