@@ -5,7 +5,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, Stdio as StdStdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hatchery::{Config, Error, Runtime, ScopeError, nursery};
 use hatchery_spawn::Pidfd;
@@ -117,7 +117,7 @@ fn a_killed_process_of_a_tree_in_teardown_takes_all_below_it() {
     isolate::run_test(here!(), HANG * 4, || {
         for victim in ["root/a1", "root/a1/a1", LEAF, FORKSERVER] {
             eprintln!("{victim}");
-            with(PROCESSES[0].clone(), Config::default(), async |runtime| {
+            with(PROCESSES[0].clone(), Config::with_budget(AMPLE), async |runtime| {
                 let (below, down) = kill_in_teardown(&runtime, victim).await;
                 assert_eq!(below, Vec::<String>::new(), "{victim}");
                 let error = came_down(down).render();
@@ -312,7 +312,8 @@ fn start_the_other_tree(load: &str) -> Child {
 fn the_other_tree() {
     let Ok(load) = std::env::var(OTHER) else { return };
     isolate::block_on(async {
-        let held: Result<(), _> = nursery(async |n| match load.as_str() {
+        let runtime = Runtime::builder().config(Config::with_budget(AMPLE)).open().unwrap();
+        let tree = runtime.nursery(async |n| match load.as_str() {
             "Birth" => tend(&n, 3, Load::Birth).await,
             "Stubborn" => tend(&n, 3, Load::Stubborn).await,
             _ => {
@@ -323,10 +324,12 @@ fn the_other_tree() {
                 println!("it is up");
                 std::future::pending().await
             }
-        })
-        .await;
+        });
+        let held: Result<(), _> = tree.await;
         drop(held);
     });
 }
 
+/// A budget that nobody waits for: however long a busy machine needs to strike, it is a teardown yet.
+const AMPLE: Duration = Duration::from_secs(25);
 const OTHER: &str = "HATCHERY_TESTS_OTHER_TREE";
