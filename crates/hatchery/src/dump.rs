@@ -4,6 +4,10 @@
 //! needs no help of those it shows: also an actor that is stopped, spins, or waits for a lock is
 //! shown. It needs the right to look: the same user, or root.
 //!
+//! A bound of the crate's own that is hit, where nothing should ever hit it (a process that SIGKILL did
+//! not end, nurseries that outlast the budget at the end of a runtime), tells of it through `tracing`
+//! at the level ERROR, with the dump in the field `dump`.
+//!
 //! Reading races with processes that come and go; what can't be read is left empty.
 
 mod blame;
@@ -52,6 +56,11 @@ impl Dump {
     pub fn of_tree(pid: u32) -> Option<Self> {
         Self::of(process::root_of(pid))
     }
+}
+
+/// The tree of this process as text, for an event that tells of a bound that was hit. Takes its time.
+pub(crate) fn of_this_tree() -> String {
+    Dump::of_tree(std::process::id()).map_or_else(String::new, |dump| dump.to_string())
 }
 
 /// What a process has written down, if it has an actor.

@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, oneshot};
 use crate::board::Board;
 use crate::current::{self, Actor, Cancelling};
 use crate::drive::lanes::Offers;
+use crate::dump;
 use crate::error::OpenError;
 use crate::lock::lock;
 use crate::nursery;
@@ -85,8 +86,8 @@ impl Runtime {
     /// Reads `/proc`, which blocks for a millisecond or so for each process. `None` if there is no
     /// `/proc`.
     #[must_use]
-    pub fn dump(&self) -> Option<crate::dump::Dump> {
-        crate::dump::Dump::of(std::process::id())
+    pub fn dump(&self) -> Option<dump::Dump> {
+        dump::Dump::of(std::process::id())
     }
 
     /// The process id of the forkserver, once it runs; for looking from outside.
@@ -452,7 +453,8 @@ fn close_blocking(root: &Arc<Actor>) {
 fn still_open(root: &Actor, waited: Duration) {
     let open = root.open_scopes();
     hatchery_spawn::notice::post(move || {
-        tracing::error!(stage = "the end of a runtime", ?waited, open, "nurseries are still open");
+        let (stage, dump) = ("the end of a runtime", dump::of_this_tree());
+        tracing::error!(stage, ?waited, open, dump, "nurseries are still open");
     });
 }
 

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use crate::drive::lines::Lines;
 use crate::drive::link::Link;
 use crate::drive::writer::Priority;
+use crate::dump;
 use crate::error::StartError;
 use crate::start::Pipes;
 
@@ -142,7 +143,9 @@ impl Slot {
             child.abandon("did not end inside the teardown budget");
         } else {
             let path = self.link.path.clone();
-            notice::post(move || tracing::error!(%path, "a process did not end on SIGKILL"));
+            notice::post(move || {
+                tracing::error!(%path, dump = dump::of_this_tree(), "a process did not end on SIGKILL");
+            });
         }
     }
 }
