@@ -53,7 +53,7 @@ impl Raw {
 
     /// Asks for a child in the right way.
     fn ask(&self, number: u64, main: &str) {
-        self.send(&fuzz::good_request(number, main), &nulls(4)).unwrap();
+        self.send(&fuzz::good_request(number, main), &good_fds()).unwrap();
     }
 
     /// The next answer; empty at the end.
@@ -102,6 +102,14 @@ fn send(socket: RawFd, bytes: &[u8], fds: &[RawFd], flags: MsgFlags) -> nix::Res
 fn nulls(count: usize) -> Vec<RawFd> {
     let null = File::options().read(true).write(true).open("/dev/null").unwrap();
     vec![std::os::fd::IntoRawFd::into_raw_fd(null); count]
+}
+
+/// A birth pipe, and stdio; never closed.
+fn good_fds() -> Vec<RawFd> {
+    let (_read, write) = std::io::pipe().unwrap();
+    let mut fds = nulls(4);
+    fds[0] = std::os::fd::IntoRawFd::into_raw_fd(write);
+    fds
 }
 
 /// Where the prelude puts the socket that all actors share, behind the channel.
@@ -224,6 +232,17 @@ impl Tree {
         Duration::from_micros(took).max(since.elapsed())
     }
 
+    /// Waits until the forkserver has that many children.
+    fn has_children(&self, count: usize) {
+        let path = format!("/proc/{0}/task/{0}/children", self.server.pid());
+        let children = || fs::read_to_string(&path).unwrap();
+        let until = Instant::now() + BOUND;
+        while children().split_whitespace().count() != count {
+            assert!(Instant::now() < until, "{} in place of {count}", children());
+            std::thread::yield_now();
+        }
+    }
+
     fn fds(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.server.pid())).unwrap().count()
     }
@@ -255,6 +274,8 @@ fn who_breaks_the_protocol_ends_alone() {
             assert_eq!(exit.signal(), Some(libc::SIGKILL), "{name}: {exit:?}");
             tree.undisturbed();
             tree.settles_at(before);
+            // What hangs below it has its grace, and no more.
+            tree.has_children(1);
         }
     });
 }
@@ -269,14 +290,19 @@ fn crowd(birth: Birth) -> i32 {
     let directory = File::open("/").unwrap();
     let memory = nix::sys::memfd::memfd_create(c"x", nix::sys::memfd::MFdFlags::empty()).unwrap();
     let epoll = nix::sys::epoll::Epoll::new(nix::sys::epoll::EpollCreateFlags::empty()).unwrap();
-    let odd = [directory.as_raw_fd(), memory.as_raw_fd(), epoll.0.as_raw_fd(), raw.0.as_raw_fd()];
+    let mut odd =
+        [directory.as_raw_fd(), memory.as_raw_fd(), epoll.0.as_raw_fd(), raw.0.as_raw_fd()];
     raw.send(&fuzz::good_request(2, "quit"), &odd).unwrap();
+    let wrong = raw.answer();
+    // As stdio they are the child's affair.
+    odd[0] = good_fds()[0];
+    raw.send(&fuzz::good_request(3, "quit"), &odd).unwrap();
     let started = raw.answer();
-    tell(&mut birth.channel.unwrap(), format!("{refused}|{started}"));
+    tell(&mut birth.channel.unwrap(), format!("{refused}|{wrong}|{started}"));
     park()
 }
 
-/// C15, fault 45: too many fds are refused and closed; fds of the wrong kind are the child's affair.
+/// C15, fault 45: too many fds are refused and closed, and so are fds of the wrong kind.
 #[test]
 fn fds_of_any_number_and_kind_are_closed() {
     isolated("fds_of_any_number_and_kind_are_closed", || {
@@ -284,8 +310,11 @@ fn fds_of_any_number_and_kind_are_closed() {
         let before = tree.fds();
         let (child, mut channel) = spawn(&tree.server.fork(), Spec::main("crowd")).unwrap();
         let said = line(&mut channel);
-        let (refused, started) = said.split_once('|').expect(&said);
+        let [refused, wrong, started] = said.split('|').collect::<Vec<_>>()[..] else {
+            panic!("{said}")
+        };
         assert!(refused.contains("recvmsg(SCM_RIGHTS)"), "{said}");
+        assert!(wrong.contains("fstat(SCM_RIGHTS)"), "{said}");
         assert!(started.starts_with("Spawned"), "{said}");
         tree.undisturbed();
         // Its control socket is all that is held.
@@ -342,7 +371,7 @@ inventory::submit! { Main { name: "deaf", run: deaf } }
 fn deaf(birth: Birth) -> i32 {
     let raw = Raw::adopted();
     setsockopt(&raw.0, sockopt::RcvBuf, &1).unwrap();
-    let null = nulls(4);
+    let null = good_fds();
     let mut channel = birth.channel.unwrap();
     let mut refused = 0;
     for number in 1.. {
@@ -398,7 +427,7 @@ fn leaver(birth: Birth) -> i32 {
         drop(raw);
     }
     let again = Raw::adopted();
-    let _refused = again.send(&fuzz::good_request(1, "quit"), &nulls(4));
+    let _refused = again.send(&fuzz::good_request(1, "quit"), &good_fds());
     tell(&mut channel, again.ends());
     park()
 }
@@ -460,7 +489,7 @@ inventory::submit! { Main { name: "bomb", run: bomb } }
 fn bomb(birth: Birth) -> i32 {
     let raw = Raw::adopted();
     let mut channel = birth.channel.unwrap();
-    let null = nulls(4);
+    let null = good_fds();
     let (mut came, mut refused) = (0, 0);
     for round in 0..u64::MAX {
         for number in 0..16 {
@@ -499,7 +528,7 @@ inventory::submit! { Main { name: "flood", run: flood } }
 /// Starts children as fast as it can, for ever.
 fn flood(birth: Birth) -> i32 {
     let raw = Raw::adopted();
-    let null = nulls(4);
+    let null = good_fds();
     std::thread::scope(|scope| {
         scope.spawn(|| raw.ends());
         for number in 1.. {
@@ -540,7 +569,7 @@ fn twin(birth: Birth) -> i32 {
     match unsafe { nix::unistd::fork() }.unwrap() {
         nix::unistd::ForkResult::Child => {
             let raw = Raw::adopted();
-            let _refused = raw.send(&fuzz::good_request(1, "quit"), &nulls(4));
+            let _refused = raw.send(&fuzz::good_request(1, "quit"), &good_fds());
             tell(&mut birth.channel.unwrap(), raw.ends());
             park()
         }
@@ -571,13 +600,13 @@ inventory::submit! { Main { name: "twins", run: twins } }
 fn twins(birth: Birth) -> i32 {
     let raw = Raw::adopted();
     // That it is adopted, so that who writes is known.
-    raw.send(&fuzz::good_request(1, "quit"), &nulls(4)).unwrap();
+    raw.send(&fuzz::good_request(1, "quit"), &good_fds()).unwrap();
     assert!(!raw.answer().is_empty());
     #[allow(unsafe_code, reason = "the scenario is a raw fork")]
     // SAFETY: this process has one thread.
     match unsafe { nix::unistd::fork() }.unwrap() {
         nix::unistd::ForkResult::Child => {
-            raw.send(&fuzz::good_request(2, "quit"), &nulls(4)).unwrap();
+            raw.send(&fuzz::good_request(2, "quit"), &good_fds()).unwrap();
             tell(&mut birth.channel.unwrap(), raw.ends());
             park()
         }

@@ -178,6 +178,25 @@ fn forbid(call: i64, rules: Vec<SeccompRule>, errno: i32) {
     seccompiler::apply_filter(&program).unwrap();
 }
 
+/// Fault 36: no memory for a request that is too long for a message: a typed error, and nothing is
+/// forked. What fits into a message needs none.
+#[test]
+fn no_memory_for_a_long_request_is_a_typed_error_before_the_fork() {
+    isolated("no_memory_for_a_long_request_is_a_typed_error_before_the_fork", || {
+        let server = start();
+        quits(&server.fork());
+        forbid(libc::SYS_memfd_create, vec![], libc::ENOSPC);
+        let children = format!("/proc/{0}/task/{0}/children", server.pid());
+        for _ in 0..5 {
+            let spec = Spec::main("hang").payload(vec![0; 1 << 20]);
+            let error = spawn(&server.fork(), spec).map(drop).unwrap_err();
+            assert_eq!(call(error), ("memfd_create".to_owned(), libc::ENOSPC));
+            assert_eq!(fs::read_to_string(&children).unwrap(), "");
+        }
+        quits(&server.fork());
+    });
+}
+
 /// A filter that forbids `fork`, but not the start of programs and threads.
 #[test]
 fn a_forbidden_clone_is_a_typed_error() {

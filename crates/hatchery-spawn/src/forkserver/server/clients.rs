@@ -8,6 +8,7 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
+use nix::sys::stat::{SFlag, fstat};
 
 use super::heard::Heard;
 use super::{CallFailed, Server, now};
@@ -185,6 +186,11 @@ impl Server {
             if received.fds.len() < 4 + usize::from(request.has_channel) {
                 return self.leave(fd, Leaving::Broken);
             }
+            if owner != Owner::Root && !are_of_their_kind(&received.fds, request.has_channel) {
+                let (number, call) = (request.number, "fstat(SCM_RIGHTS)".to_owned());
+                self.answer(fd, Answer::Failed { number, call, errno: Errno::EINVAL as i32 }, None);
+                continue;
+            }
             self.spawn(fd, owner, request, &received.fds);
         }
     }
@@ -266,6 +272,15 @@ fn parse(message: &[u8], fds: &mut Vec<OwnedFd>, truncated: bool) -> Option<Requ
     let bytes = memory::read(&fds.pop()?, MAX_ELSEWHERE).ok()?;
     let request = Request::decode(&bytes).ok()?;
     Some(Request { number, deadline, patience, ..request })
+}
+
+/// Whether the birth pipe is a pipe and the channel a socket; the others may be anything.
+fn are_of_their_kind(fds: &[OwnedFd], has_channel: bool) -> bool {
+    let is = |fd: &OwnedFd, kind: SFlag| {
+        let found = fstat(fd).map(|it| SFlag::from_bits_truncate(it.st_mode & libc::S_IFMT));
+        found == Ok(kind)
+    };
+    is(&fds[0], SFlag::S_IFIFO) && (!has_channel || is(&fds[4], SFlag::S_IFSOCK))
 }
 
 /// The socket over which actors bring their own: ours, and theirs.
