@@ -441,7 +441,7 @@ fn few_numbers() {
     let mut numbers = std::collections::BTreeMap::<u32, usize>::new();
     let mut dead = std::collections::VecDeque::new();
     block_on(async {
-        for round in 0..3_000 {
+        for round in 0..10_000 {
             let spec = Spec::main(if round % 2 == 0 { "quit" } else { "hang" });
             let child = server.fork().spawn(spec.stdout(Stdio::Null)).await.unwrap();
             let ChildId::Process(pid) = child.id() else { panic!("a thread") };
@@ -468,11 +468,32 @@ fn few_numbers() {
     });
     // The first 300 are given out once only.
     assert!(numbers.range(300..).all(|(_, times)| *times > 5), "{numbers:?}");
-    for mut stranger in strangers {
+    for stranger in &mut strangers {
         assert_eq!(stranger.try_wait().unwrap(), None, "it lives");
+    }
+    no_number_is_left(&server);
+    for mut stranger in strangers {
         stranger.kill().unwrap();
         stranger.wait().unwrap();
     }
+}
+
+/// Fault 29: all numbers are given out.
+fn no_number_is_left(server: &Forkserver) {
+    let mut living = Vec::new();
+    let error = loop {
+        match spawn(&server.fork(), Spec::main("hang")) {
+            Ok(child) => living.push(child),
+            Err(error) => break error,
+        }
+        assert!(living.len() < 401);
+    };
+    assert_eq!(call(error), ("fork".to_owned(), libc::EAGAIN));
+    let (child, _channel) = living.pop().unwrap();
+    child.kill().unwrap();
+    block_on(child.wait()).unwrap();
+    quits(&server.fork());
+    assert!(living.iter().all(|(child, _)| !process(child).is_dead()), "others live");
 }
 
 fn fds(server: &Forkserver) -> usize {

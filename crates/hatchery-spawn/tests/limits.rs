@@ -6,6 +6,7 @@ mod common;
 
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use common::{answer, block_on, isolated, park, process, spawn};
@@ -95,22 +96,69 @@ fn a_process_limit_is_a_typed_error_of_fork() {
         nix::unistd::setgid(nobody.into()).unwrap();
         nix::unistd::setuid(nobody.into()).unwrap();
         setrlimit(Resource::RLIMIT_NPROC, 10, 10).unwrap();
-        let server = start();
-        let mut living: Vec<(Child, _)> = Vec::new();
-        let error = loop {
-            match spawn(&server.fork(), Spec::main("hang")) {
-                Ok(child) => living.push(child),
-                Err(error) => break error,
-            }
-            assert!(living.len() < 10);
+        meets_its_limit(&start(), 10);
+    });
+}
+
+/// Starts children until there may be no more; one that goes makes room for another.
+fn meets_its_limit(server: &Forkserver, most: usize) {
+    let mut living: Vec<(Child, _)> = Vec::new();
+    let error = loop {
+        match spawn(&server.fork(), Spec::main("hang")) {
+            Ok(child) => living.push(child),
+            Err(error) => break error,
+        }
+        assert!(living.len() < most);
+    };
+    assert_eq!(call(error), ("fork".to_owned(), libc::EAGAIN));
+    assert!(!living.is_empty());
+    let (child, _channel) = living.pop().unwrap();
+    child.kill().unwrap();
+    block_on(child.wait()).unwrap();
+    quits(&server.fork());
+    assert!(living.iter().all(|(child, _)| !process(child).is_dead()), "others live");
+}
+
+/// A cgroup of this process's own in which so many processes and threads may be; gone with it.
+struct Few {
+    above: PathBuf,
+    own: PathBuf,
+}
+
+impl Few {
+    /// `None` where there is no such controller, or no right to it.
+    fn new(most: usize) -> Option<Self> {
+        let v1 = PathBuf::from("/sys/fs/cgroup/pids");
+        let above = if v1.exists() { v1 } else { PathBuf::from("/sys/fs/cgroup") };
+        let own = above.join(format!("hatchery-test-{}", std::process::id()));
+        fs::create_dir(&own).ok()?;
+        let few = Self { above, own };
+        fs::write(few.own.join("pids.max"), most.to_string()).ok()?;
+        fs::write(few.own.join("cgroup.procs"), "0").ok()?;
+        Some(few)
+    }
+}
+
+impl Drop for Few {
+    fn drop(&mut self) {
+        let _not_in = fs::write(self.above.join("cgroup.procs"), "0");
+        // Those who have just ended may still be counted.
+        let until = Instant::now() + Duration::from_secs(2);
+        while fs::remove_dir(&self.own).is_err() && Instant::now() < until {
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// Fault 29: the same with `pids.max` of a cgroup.
+#[test]
+fn a_pids_limit_is_a_typed_error_of_fork() {
+    isolated("a_pids_limit_is_a_typed_error_of_fork", || {
+        let Some(_few) = Few::new(12) else {
+            eprintln!("not tested: no pids controller, or no right to it");
+            return;
         };
-        assert_eq!(call(error), ("fork".to_owned(), libc::EAGAIN));
-        assert!(!living.is_empty());
-        let (child, _channel) = living.pop().unwrap();
-        child.kill().unwrap();
-        block_on(child.wait()).unwrap();
-        quits(&server.fork());
-        assert!(living.iter().all(|(child, _)| !process(child).is_dead()), "others live");
+        meets_its_limit(&start(), 12);
     });
 }
 
