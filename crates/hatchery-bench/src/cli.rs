@@ -94,6 +94,9 @@ enum Inside {
     Syscalls { work: crate::syscalls::Work, count: u64 },
     /// A T(3,3) that only stands there.
     Hold {
+        /// So many actors of the root's own in its place.
+        #[arg(long)]
+        flat: Option<usize>,
         /// Its leaves can't be brought down but by force.
         #[arg(long)]
         stuck: bool,
@@ -132,7 +135,7 @@ pub(crate) fn run() -> Outcome {
         Some(Inside::Syscalls { work, count }) => crate::syscalls::run(work, count),
         #[cfg(feature = "peers")]
         Some(Inside::IpcEcho { server }) => crate::peers::ipc_channel::echo(server),
-        Some(Inside::Hold { stuck }) => crate::deaths::hold(stuck),
+        Some(Inside::Hold { flat, stuck }) => crate::deaths::hold(flat, stuck),
         Some(Inside::Stuck { backend }) => crate::deaths::stuck_root(backend.name()),
         Some(Inside::Case { backend, depth, breadth, trigger }) => {
             let case = Case { backend, depth, breadth, trigger, load: Load::Idle };
