@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use futures_util::future::try_join_all;
 use hatchery::dump::boards::{Board, Kind, State, What};
 use hatchery::dump::culprit::{Culprit, Health};
-use hatchery::dump::{Dump, Process};
-use hatchery::{Backend, Config, Error, Runtime, nursery};
+use hatchery::dump::{Dump, Process, Thread};
+use hatchery::{Backend, Callee, Config, Error, Nothing, Runtime, nursery};
 use hatchery_spawn::OwnThread;
 use hatchery_testkit::{fault, isolate};
 use hatchery_tests::{PROCESSES, came_down, for_each, here, with};
@@ -239,6 +239,94 @@ fn a_look_at_a_busy_tree_is_whole_and_harmless() {
         assert!(sum.await.unwrap() > 0);
         runtime.close().await;
     });
+}
+
+/// Opens a context with the one who holds it open, and fills its channel while that one is stopped.
+#[hatchery::context]
+async fn stay(callee: Callee<u64, Nothing>) -> Result<(), Error> {
+    let _stream = callee.started(())?;
+    // A thread of the user's own, with a mask of its own.
+    let thread = OwnThread::spawn("masked", || {
+        nix::sys::signal::SigSet::from(nix::sys::signal::Signal::SIGUSR2).thread_block().unwrap();
+        loop {
+            std::thread::park();
+        }
+    });
+    std::mem::forget(thread);
+    std::future::pending().await
+}
+
+/// What a dump shows of a real tree: contexts on both sides, the mask of each thread, what waits in the
+/// queues of sockets; as data, and the same when it has been JSON.
+#[test]
+fn a_dump_shows_contexts_masks_and_queues() {
+    for_each(here!(), &PROCESSES, async |runtime| {
+        let down: Result<(), _> = runtime
+            .nursery(async |n| {
+                let child = n.start("child").await?;
+                child
+                    .open_context(stay(), async |mut cx| {
+                        let pid = child.pid().unwrap();
+                        // It reads no more: what is sent stays in the socket.
+                        aside(move || {
+                            dump_with(|dump| masked(dump, pid).is_some());
+                            fault::sigstop(pid).unwrap();
+                        })
+                        .await;
+                        for number in 0..100 {
+                            cx.send(number).await?;
+                        }
+                        aside(move || looks_right(pid)).await;
+                        fault::sigcont(pid).unwrap();
+                        Err::<(), _>(Error::msg("all was seen"))
+                    })
+                    .await?;
+                Ok(())
+            })
+            .await;
+        let error = came_down(down);
+        assert!(error.render().contains("all was seen"), "{}", error.render());
+        runtime.close().await;
+    });
+}
+
+/// The thread of `pid` that blocks SIGUSR2 alone.
+fn masked(dump: &Dump, pid: u32) -> Option<Thread> {
+    let all = dump.process.flatten();
+    let process = all.into_iter().find(|process| process.pid == pid)?;
+    let bit = format!("{:016x}", 1_u64 << (nix::libc::SIGUSR2 - 1));
+    process.threads.iter().find(|thread| thread.name == "masked" && thread.blocked == bit).cloned()
+}
+
+fn looks_right(pid: u32) {
+    let dump = dump_with(|dump| {
+        let all = dump.process.flatten();
+        let child = all.iter().find(|process| process.pid == pid);
+        child.is_some_and(|child| {
+            let sockets = child.fds.values().filter_map(|fd| fd.socket);
+            sockets.into_iter().any(|socket| socket.unread > 0 && socket.peer != 0)
+        })
+    });
+    let all = boards(&dump);
+    let has = |who: &str, kind: Kind, with: &str| {
+        all.iter().any(|board| {
+            let mut records = board.records.iter();
+            board.records.iter().any(|one| one.kind == Kind::Actor && one.who == who)
+                && records
+                    .any(|one| one.kind == kind && one.who == with && one.what.ends_with("stay"))
+        })
+    };
+    assert!(has("root", Kind::Context, "root/child"), "{dump}");
+    assert!(has("root/child", Kind::ServingContext, "root"), "{dump}");
+    let text = dump.to_string();
+    let mask = masked(&dump, pid).unwrap().blocked;
+    for part in
+        ["context `dumps::stay` with root/child", "serves context `dumps::stay` to root", " unread"]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let thread = text.lines().find(|line| line.contains(" masked ")).unwrap();
+    assert!(thread.ends_with(&format!("blocked {mask}")), "{thread}");
 }
 
 /// Only the last events are kept, in order, and calls that ended leave no record.

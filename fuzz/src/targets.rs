@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use hatchery::dump::{Dump, Process};
+use hatchery_proto::board::{self, Happened, Kind, Record, State, What};
 use hatchery_proto::frame::{self, Frame};
 use hatchery_proto::handshake::{Event, Handshake, Outcome};
 use hatchery_proto::peer::{Door, Meet, Token};
@@ -27,13 +29,15 @@ pub struct Target {
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
-/// Every decoder that reads what another process has written.
-pub const TARGETS: [Target; 5] = [
+/// Every decoder that reads what an actor, a peer or a client has written. (What the kernel says in
+/// `/proc`, and what a program's own image tells it at its start, is believed.)
+pub const TARGETS: [Target; 6] = [
     Target { name: "frames", run: frames, seeds: frame_seeds },
     Target { name: "messages", run: messages, seeds: message_seeds },
     Target { name: "handshake", run: handshakes, seeds: handshake_seeds },
     Target { name: "requests", run: requests, seeds: forkserver::good_requests },
     Target { name: "answers", run: answers, seeds: forkserver::good_answers },
+    Target { name: "boards", run: boards, seeds: board_seeds },
 ];
 
 /// A stream of bytes gives the same frames and the same error in whatever pieces it comes, and no
@@ -329,6 +333,81 @@ fn to_parent() -> Vec<ToParent> {
     ]
 }
 
+/// Memory in which an actor wrote down what it does, or whatever it liked: two looks at it, of which
+/// each ten bytes write one word. It is shown in so many lines, none of which is the actor's own.
+fn boards(input: &[u8]) -> u64 {
+    let Some((&how, writes)) = input.split_first() else { return 0 };
+    let mut first = vec![0; board::words(ROOM)];
+    first[board::MAGIC_AT] = board::MAGIC;
+    let mut second = first.clone();
+    let (writes, _rest) = writes.as_chunks::<10>();
+    for (number, write) in writes.iter().enumerate() {
+        let [low, high, value @ ..] = *write;
+        let at = usize::from(u16::from_le_bytes([low, high])) % first.len();
+        second[at] = u64::from_le_bytes(value);
+        // A few of them fall between the looks.
+        if number % 8 != usize::from(how % 16) {
+            first[at] = second[at];
+        }
+    }
+    assert!(board::used(&second) <= MOST_WORDS, "no board is that long");
+    let read = match board::read(&first, &second) {
+        Ok(read) => read,
+        Err(error) => return shape::of_error(&error),
+    };
+    let shown = read.records.len() + read.events.len();
+    assert!(shown <= ROOM + board::EVENTS, "{shown} from nowhere");
+    let found = shape::of(&read);
+    let process = Process { pid: 7, board: Some(read), ..Process::default() };
+    let dump = Dump::by(process, 1 << 40);
+    let text = dump.to_string();
+    let links = dump.culprit.as_ref().map_or(0, |culprit| culprit.chain.len());
+    assert!(text.lines().count() <= shown * ROOM + links + 6, "lines of its own:\n{text}");
+    assert!(!text.contains(|one: char| one.is_control() && one != '\n'), "{text:?}");
+    shape::and(found, shape::of(&dump.culprit))
+}
+
+fn board_seeds() -> Vec<Vec<u8>> {
+    let record = |kind, actor, who, what, state| {
+        let mut record = Record::new(kind, actor, who, what);
+        (record.state, record.since, record.until) = (state, 1 << 39, Some(1 << 41));
+        record.encode()
+    };
+    let slots = [
+        record(Kind::Actor, 0, "root", "", State::Open),
+        record(Kind::Nursery, 0, "root", "", State::Waiting),
+        record(Kind::Member, 0, "root/a", "thread", State::Asked),
+        record(Kind::Actor, 1, "root/a", "", State::Cancelled),
+        record(Kind::Call, 1, "root", "a::function", State::Open),
+        record(Kind::Serving, 0, "root/a", "a::function", State::Open),
+    ];
+    let write = |at: usize, value: u64| {
+        let at = u16::try_from(at).expect("a small board").to_le_bytes();
+        [&at[..], &value.to_le_bytes()].concat()
+    };
+    let words = |at: usize, words: &[u64]| {
+        let words = words.iter().enumerate().skip(1).filter(|(_, word)| **word != 0);
+        words.flat_map(|(place, word)| write(at + place, *word)).collect::<Vec<u8>>()
+    };
+    let slot = |number: usize| {
+        let at = board::SLOTS_AT + number * board::SLOT_WORDS;
+        [write(at, 2), words(at, &slots[number])].concat()
+    };
+    let event = Happened::encode(1 << 39, 1, What::Asked, "root/a");
+    let event = [write(board::EVENTS_AT, 2), words(board::EVENTS_AT, &event)].concat();
+    let all = (0..slots.len()).flat_map(slot).chain(event.clone());
+    vec![
+        [vec![15], slot(0)].concat(),
+        [vec![15], slot(3), slot(4)].concat(),
+        [vec![3], slot(2), event].concat(),
+        std::iter::once(15).chain(all).collect(),
+    ]
+}
+
+/// Records for which there is room on the board of the target.
+const ROOM: usize = 8;
+/// What is read of the memory of any actor.
+const MOST_WORDS: usize = board::words(1 << 13);
 /// What frames may be here; smaller than an actor's, so that the limit is met.
 const LIMIT: usize = 64 * 1024;
 /// As long as what may lie beside its message must be.

@@ -10,7 +10,7 @@ mod record;
 
 use serde::{Deserialize, Serialize};
 
-pub use record::{Kind, Record, State, update};
+pub use record::{Kind, Record, State, plain, update};
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -203,7 +203,7 @@ pub const SLOTS_AT: usize = 2048;
 /// The words of a record.
 pub const SLOT_WORDS: usize = 32;
 /// What no board has more of.
-const MAX_SLOTS: usize = 1 << 16;
+const MAX_SLOTS: usize = 1 << 13;
 /// Under this name others find the fd: `/memfd:hatchery-board (deleted)`.
 pub const NAME: &std::ffi::CStr = c"hatchery-board";
 

@@ -113,7 +113,7 @@ impl<'a> Search<'a> {
             self.left -= 1;
             let circle = wait.to == wait.from || chain.iter().any(|before| before.from == wait.to);
             chain.push(wait);
-            if circle || !self.below.contains_key(&*wait.to) {
+            if circle || chain.len() == MOST_LINKS || !self.below.contains_key(&*wait.to) {
                 self.end(chain, circle);
             } else {
                 // One that is stopped answers nobody, whatever it waits for itself.
@@ -197,3 +197,5 @@ impl fmt::Display for Culprit {
 /// From here on it can't answer, whomever it waits for.
 const RANK_STOPPED: u8 = 6;
 const MOST_STEPS: usize = 100_000;
+/// No tree is that deep; what actors write down about themselves may say anything (C15).
+const MOST_LINKS: usize = 256;

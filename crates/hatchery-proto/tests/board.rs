@@ -78,6 +78,14 @@ fn long_texts_keep_their_ends() {
     assert_eq!(read.what, "f".repeat(80));
 }
 
+/// C15: what an actor says moves no terminal's cursor, and begins no line.
+#[test]
+fn control_characters_are_not_passed_on() {
+    let record = Record::new(Kind::Serving, 1, "root/\u{1b}[2Ja\nb", "f\r");
+    let read = Record::decode(&record.encode()).unwrap();
+    assert_eq!((&*read.who, &*read.what), ("root/\u{fffd}[2Ja\u{fffd}b", "f\u{fffd}"));
+}
+
 proptest! {
     /// C15: who writes nonsense is read as nonsense, without a panic.
     #[test]
@@ -88,7 +96,7 @@ proptest! {
     }
 
     #[test]
-    fn records_survive(who in ".{0,30}", what in ".{0,15}", since: u64, number: u64, count: u32) {
+    fn records_survive(who in "\\PC{0,30}", what in "\\PC{0,15}", since: u64, number: u64, count: u32) {
         let mut record = Record::new(Kind::Nursery, 3, &*who, &*what);
         (record.since, record.number, record.count) = (since, number, count);
         prop_assert_eq!(Record::decode(&record.encode()), Some(owned(record)));

@@ -83,3 +83,18 @@ fn a_thousand_ways_end_the_search() {
     }
     assert!(find(&waits, &[]).is_some());
 }
+
+/// C15: a chain as long as nobody's tree is deep, which an actor has made up, is not followed to its
+/// end: whoever looks would run out of stack.
+#[test]
+fn a_chain_without_an_end_is_not_followed() {
+    let wait = |i: u32| Wait {
+        from: format!("{i:06}"),
+        to: format!("{:06}", i + 1),
+        what: Awaited::Start,
+        age: Duration::ZERO,
+    };
+    let waits: Vec<Wait> = (0..90_000).map(wait).collect();
+    let found = culprit(&waits, &BTreeMap::new()).unwrap();
+    assert!(found.chain.len() < 1_000, "{}", found.chain.len());
+}

@@ -45,10 +45,15 @@ impl Dump {
     /// root, or for any actor with [`Dump::of_tree`].
     #[must_use]
     pub fn of(pid: u32) -> Option<Self> {
-        let process = Process::of(pid)?;
-        let at = crate::board::now();
+        Some(Self::by(Process::of(pid)?, crate::board::now()))
+    }
+
+    /// What is to be said of processes that were looked at.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn by(process: Process, at: u64) -> Self {
         let culprit = blame::culprit(&process, at);
-        Some(Self { at, culprit, process })
+        Self { at, culprit, process }
     }
 
     /// The same for the whole tree that `pid` is part of.

@@ -198,7 +198,17 @@ pub(super) fn put(words: &mut [u64], text: &str) -> usize {
 
 pub(super) fn text(words: &[u64], length: usize) -> Option<String> {
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).take(length).collect();
-    (bytes.len() == length).then(|| String::from_utf8(bytes).ok()).flatten()
+    let text = (bytes.len() == length).then(|| String::from_utf8(bytes).ok()).flatten()?;
+    Some(plain(text))
+}
+
+/// Without what would move the cursor of a terminal, or begin a line: who wrote it may be anybody.
+#[must_use]
+pub fn plain(text: String) -> String {
+    if text.contains(char::is_control) {
+        return text.replace(char::is_control, "\u{fffd}");
+    }
+    text
 }
 
 /// The upper half of a word.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use hatchery_proto::board::Board;
+use hatchery_proto::board::{self, Board};
 use nix::libc;
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +48,9 @@ pub struct Thread {
     pub syscall: String,
     /// Signals for this thread alone, as a mask in hexadecimal.
     pub pending: String,
+    /// Blocked by this thread, likewise.
+    #[serde(default)]
+    pub blocked: String,
 }
 
 /// The signal masks of a process.
@@ -103,7 +106,7 @@ impl Process {
         Some(Self {
             pid,
             name,
-            command: read(&format!("{dir}/cmdline")).replace('\0', " ").trim().to_owned(),
+            command: shown(&read(&format!("{dir}/cmdline")).replace('\0', " ")),
             state: field("State"),
             signals: Signals {
                 pending: field("ShdPnd"),
@@ -115,7 +118,7 @@ impl Process {
             fds: numbers(&format!("{dir}/fd"))
                 .filter_map(|fd| {
                     let target = fs::read_link(format!("{dir}/fd/{fd}")).ok()?;
-                    Some((fd, Fd::of(target.to_string_lossy().into_owned(), queues)))
+                    Some((fd, Fd::of(shown(&target.to_string_lossy()), queues)))
                 })
                 .collect(),
             board: super::board_of(pid),
@@ -157,6 +160,7 @@ impl Thread {
             wchan: read(&format!("{dir}/wchan")),
             syscall: named(read(&format!("{dir}/syscall")).trim()),
             pending: field("SigPnd"),
+            blocked: field("SigBlk"),
         }
     }
 
@@ -201,7 +205,7 @@ fn parents() -> Vec<(u32, u32)> {
 
 fn fields(status: &str) -> BTreeMap<String, String> {
     let lines = status.lines().filter_map(|line| line.split_once(':'));
-    lines.map(|(key, value)| (key.to_owned(), value.trim().to_owned())).collect()
+    lines.map(|(key, value)| (key.to_owned(), shown(value))).collect()
 }
 
 fn numbers(dir: &str) -> impl Iterator<Item = u32> {
@@ -215,6 +219,11 @@ fn numbers(dir: &str) -> impl Iterator<Item = u32> {
 fn read(path: &str) -> String {
     let bytes = fs::read(path).unwrap_or_default();
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// A text that others have chosen, for a line of a terminal (C15).
+fn shown(text: &str) -> String {
+    board::plain(text.trim().to_owned())
 }
 
 /// What a forkserver calls itself.

@@ -42,12 +42,17 @@ fn write(
         f,
         "{pad}  signals: pending {pending}, blocked {blocked}, ignored {ignored}, caught {caught}"
     )?;
-    for Thread { tid, name, state, wchan, syscall, pending } in &process.threads {
+    for Thread { tid, name, state, wchan, syscall, pending, blocked: of_thread } in &process.threads
+    {
         write!(f, "{pad}  thread {tid} {name} [{state}] in {wchan}, syscall {syscall}")?;
-        match pending.trim_start_matches('0') {
-            "" => writeln!(f)?,
-            pending => writeln!(f, ", pending {pending}")?,
+        if pending.contains(|digit| digit != '0') {
+            write!(f, ", pending {pending}")?;
         }
+        // The main thread's stands above.
+        if of_thread != blocked {
+            write!(f, ", blocked {of_thread}")?;
+        }
+        writeln!(f)?;
     }
     for (fd, leads) in &process.fds {
         write!(f, "{pad}  fd {fd} {}", leads.target)?;
