@@ -2,6 +2,8 @@
 //! from outside, at the moments that the fault injector knows.
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
+use std::collections::BTreeMap;
+use std::future::IntoFuture as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +15,9 @@ use hatchery_spawn::Pidfd;
 use hatchery_testkit::fault::{FORKSERVER, Fault, Missed, Moment, Tree, children_of};
 use hatchery_testkit::isolate;
 use hatchery_tests::grown::{GONE, Held, Load, all_up, at, count, killed, stream, stubborn, tend};
-use hatchery_tests::{BUDGET, HANG, PROCESSES, ROOMY, came_down, for_each, here, with};
+use hatchery_tests::{
+    BUDGET, HANG, PROCESSES, ROOMY, came_down, for_each, for_each_with, here, with,
+};
 use nix::libc;
 
 /// What a teardown may take on a loaded machine beyond its budget.
@@ -284,6 +288,55 @@ fn a_stopped_actor_costs_one_budget_and_is_named() {
                 runtime.close().await;
             });
         }
+    });
+}
+
+/// Scenario 49: stopped at a named moment, in a call: it answers nobody, and all of it after SIGCONT.
+#[test]
+fn an_actor_that_is_stopped_in_a_call_answers_when_it_goes_on() {
+    for_each_with(&Config::with_budget(ROOMY), here!(), &PROCESSES, async |runtime| {
+        let done = runtime.nursery(async |n| {
+            let it = n.start("it").await?;
+            let strike = at(Moment::InCall, "root/it", "root/it", Fault::Stop);
+            let answers = async {
+                let stopped = strike.await.unwrap();
+                let late = it.call(square(2)).within(BUDGET / 4).await;
+                assert!(matches!(late, Err(CallError::Deadline(_))), "{late:?}");
+                let call = async { Ok(it.call(square(3)).await?) };
+                let go_on = async { stopped.send_signal(libc::SIGCONT).unwrap() };
+                tokio::join!(biased; call, go_on).0
+            };
+            tokio::select! {
+                ended = it.call(idle()).into_future() => panic!("an idle call ended: {ended:?}"),
+                answer = answers => answer,
+            }
+        });
+        assert_eq!(done.await.unwrap(), 9);
+        runtime.close().await;
+    });
+}
+
+/// The injector strikes no process for a thread that is in it.
+#[test]
+fn a_thread_has_no_process_to_strike() {
+    for_each(here!(), &[Backend::Thread], async |runtime| {
+        let done = runtime.nursery(async |n| {
+            let child = n.start("child").await?;
+            assert_eq!(child.call(square(2)).await?, 4);
+            let tree = Tree::mine();
+            assert_eq!(tree.pids(), BTreeMap::from([("root".to_owned(), std::process::id())]));
+            for fault in [Fault::Continue, Fault::Stop, Fault::Kill] {
+                let missed = tree.hit("root/child", fault).unwrap_err();
+                let is_it = matches!(&missed, Missed::Thread(path, pid)
+                    if path == "root/child" && *pid == std::process::id());
+                assert!(is_it, "{missed}");
+            }
+            let missed = at(Moment::Ready, "root/child", "root/child", Fault::Kill).await;
+            assert!(matches!(missed, Err(Missed::Thread(..))), "{missed:?}");
+            Ok(child.call(square(3)).await?)
+        });
+        assert_eq!(done.await.unwrap(), 9);
+        runtime.close().await;
     });
 }
 

@@ -11,8 +11,8 @@ use std::os::unix::net::{SocketAddr, UnixStream};
 use std::time::{Duration, Instant};
 
 use hatchery::{
-    CallError, Callee, Config, ContextError, Error, FaultKind, HandshakeError, Nothing, Peer,
-    PeerError, PeerPortal,
+    CallError, Callee, Config, Confinement, ContextError, Error, FaultKind, HandshakeError,
+    Nothing, Peer, PeerError, PeerPortal,
 };
 use hatchery_testkit::{fault, isolate};
 use hatchery_tests::events::Events;
@@ -288,6 +288,32 @@ fn strangers_at_the_door_are_turned_away() {
                 knock(&address, garbage);
             }
             assert_eq!(direct.call(whoami()).await?, b.path().to_string());
+            Ok(())
+        });
+        well(nursery).await;
+        runtime.close().await;
+    });
+}
+
+/// C15: a process of another user is turned away before it could say a word, though it knows the
+/// token; one of ours is let in.
+#[test]
+fn a_process_of_another_user_is_turned_away_whatever_it_knows() {
+    if !nix::unistd::Uid::effective().is_root() {
+        // Nobody else could become another user.
+        return;
+    }
+    for_each(here!(), &PROCESSES, async |runtime| {
+        let nursery = runtime.nursery(async |n| {
+            let b = n.start("b").await?;
+            let peer = b.peer().await?;
+            let other = Confinement::new().user(65534, 65534);
+            let other = n.actor("other").confine(other).start().await?;
+            let error = other.call(ask(peer.clone())).await.unwrap_err();
+            let said = format!("{error:?}");
+            assert!(matches!(error, CallError::Failed { .. }) && said.contains("root/b"), "{said}");
+            let ours = n.start("ours").await?;
+            assert_eq!(ours.call(ask(peer)).await?, b.path().to_string());
             Ok(())
         });
         well(nursery).await;

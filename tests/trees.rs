@@ -1,10 +1,14 @@
-//! Scenarios 4, 11, 16, 18, 29, 35, 37 and 44: whole trees, and what happens to them at odd moments.
+//! Scenarios 4, 11, 16, 18, 29, 35, 37, 41 and 44: whole trees, and what happens to them at odd moments.
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
 use std::time::Duration;
 
-use hatchery::{CallError, Config, Error, ExitStatus, FaultKind, Runtime, StartCause, nursery};
+use hatchery::{
+    CallError, Config, Error, ExitStatus, FaultKind, Runtime, StartCause, Step, nursery,
+};
 use hatchery_spawn::Pidfd;
+use hatchery_testkit::fault::{Fault, Moment};
+use hatchery_tests::grown::{at, stubborn};
 use hatchery_tests::{BACKENDS, PROCESSES, ROOMY, came_down, for_each, for_each_with, here};
 
 #[derive(Debug, PartialEq, thiserror::Error, serde::Serialize, serde::Deserialize)]
@@ -396,4 +400,55 @@ fn fds_to(begin: &str) -> usize {
     let fds = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
     let targets = fds.filter_map(|fd| std::fs::read_link(fd.path()).ok());
     targets.filter(|target| target.to_string_lossy().starts_with(begin)).count()
+}
+
+/// An actor with one actor below it, down to one that ignores every cancel.
+#[hatchery::function]
+async fn line_down(levels: u32) -> Result<(), Error> {
+    if levels == 0 {
+        stubborn().here().await.map_err(|_| Error::msg("it ended"))?;
+        return Ok(());
+    }
+    let below = nursery(async |n| {
+        let below = n.start("d").await?;
+        Ok(below.call(line_down(levels - 1)).await?)
+    });
+    Ok(below.await?)
+}
+
+/// Scenario 41, C16: above a leaf that ignores its cancel each goes gracefully, and says so: it was
+/// asked, has acknowledged, and has settled, without force.
+#[test]
+fn those_above_a_stubborn_leaf_acknowledge_and_settle() {
+    for_each_with(&Config::with_budget(ROOMY), here!(), &PROCESSES, async |runtime| {
+        let down: Result<(), _> = runtime
+            .nursery(async |n| {
+                let top = n.start("top").await?;
+                let leaf = "root/top/d/d/d";
+                tokio::select! {
+                    ended = top.call(line_down(3)) => ended?,
+                    up = at(Moment::InCall, leaf, leaf, Fault::Continue) => drop(up.unwrap()),
+                }
+                Err(Error::msg("all are up"))
+            })
+            .await;
+        let error = came_down(down);
+        let mut below = &error.report().actors;
+        for path in ["root/top", "root/top/d", "root/top/d/d"] {
+            let [one] = &below[..] else { panic!("{}", error.report()) };
+            let steps: Vec<Step> = one.steps.iter().map(|taken| taken.step).collect();
+            let graceful = [Step::Asked, Step::Acknowledged, Step::Settled];
+            assert_eq!(
+                (one.path.as_str(), &steps[..]),
+                (path, &graceful[..]),
+                "{}",
+                error.report()
+            );
+            assert_eq!((one.forced, one.end), (None, Some(ExitStatus::Code(0))), "{path}");
+            below = &one.below;
+        }
+        let [leaf] = &below[..] else { panic!("{}", error.report()) };
+        assert!(leaf.forced.is_some(), "{}", error.report());
+        runtime.close().await;
+    });
 }

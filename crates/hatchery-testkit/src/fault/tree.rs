@@ -32,7 +32,8 @@ pub enum Moment {
     /// go on when the fault has been done.
     BeforeFork,
     /// Its process is there and has not shaken hands. It is caught by stopping it; it goes on when
-    /// the fault has been done. Easily missed on an idle machine.
+    /// the fault has been done. Easily missed on an idle machine, unless something holds the birth,
+    /// as a backend whose children stop themselves.
     AtBirth,
     /// It has shaken hands.
     Ready,
@@ -62,6 +63,9 @@ pub enum Missed {
     /// Nobody of that path lives.
     #[error("`{0}` has no process")]
     Nobody(String),
+    /// The actor of that path is a thread: a signal would hit all that is in its process.
+    #[error("`{0}` is a thread of process {1}, not a process of its own")]
+    Thread(String, u32),
     /// The signal could not be sent.
     #[error(transparent)]
     Signal(#[from] io::Error),
@@ -71,6 +75,14 @@ pub enum Missed {
 #[derive(Debug, Clone, Copy)]
 pub struct Tree {
     root: u32,
+}
+
+/// Where an actor is.
+#[derive(Debug, Clone, Copy)]
+struct Host {
+    pid: u32,
+    /// It is a thread in the process of another actor.
+    is_shared: bool,
 }
 
 /// The name by which [`Tree::hit`] knows the forkserver.
@@ -96,19 +108,24 @@ impl Tree {
     }
 
     /// Every process of the tree, by the path of its actor, and `forkserver`. An actor may be
-    /// missing until a moment after its handshake.
+    /// missing until a moment after its handshake. Actors that are threads have no process.
     #[must_use]
     pub fn pids(&self) -> BTreeMap<String, u32> {
         let server = self.forkserver();
-        let mut found: BTreeMap<String, u32> = self
-            .boards()
-            .flat_map(|(pid, board)| {
-                let own = board.records.into_iter().filter(|record| record.kind == Kind::Actor);
-                own.map(move |record| (record.who, pid))
-            })
-            .collect();
+        let own = self.actors().into_iter().filter(|(_, host)| !host.is_shared);
+        let mut found: BTreeMap<String, u32> = own.map(|(path, host)| (path, host.pid)).collect();
         found.extend(server.map(|pid| (FORKSERVER.to_owned(), pid)));
         found
+    }
+
+    /// In which process each actor is.
+    fn actors(&self) -> BTreeMap<String, Host> {
+        let boards = self.boards().flat_map(|(pid, board)| {
+            let actors = board.records.into_iter().filter(|record| record.kind == Kind::Actor);
+            // The first actor of a process is its own, the others are threads of it.
+            actors.map(move |record| (record.who, Host { pid, is_shared: record.actor != 0 }))
+        });
+        boards.collect()
     }
 
     /// The process of the actor at `path`, held so that its number can't change hands.
@@ -122,9 +139,14 @@ impl Tree {
     /// Does it now, to the actor at `path` or to [`FORKSERVER`].
     ///
     /// # Errors
-    /// [`Missed::Nobody`], [`Missed::Signal`].
+    /// [`Missed::Nobody`], [`Missed::Thread`], [`Missed::Signal`].
     pub fn hit(&self, path: &str, fault: Fault) -> Result<Pidfd, Missed> {
-        let process = self.find(path).ok_or_else(|| Missed::Nobody(path.to_owned()))?;
+        let Some(process) = self.find(path) else {
+            return Err(match self.actors().get(path).filter(|host| host.is_shared) {
+                Some(host) => Missed::Thread(path.to_owned(), host.pid),
+                None => Missed::Nobody(path.to_owned()),
+            });
+        };
         send(&process, fault)?;
         Ok(process)
     }
@@ -221,7 +243,7 @@ impl Tree {
     /// Whether the process of the actor at `path` has a record like that.
     fn is(&self, path: &str, known: &mut Option<u32>, like: impl Fn(&Record) -> bool) -> bool {
         if known.is_none() {
-            *known = self.pids().get(path).copied();
+            *known = self.actors().get(path).map(|host| host.pid);
         }
         let board = known.and_then(board_of);
         board.is_some_and(|board| board.records.iter().any(like))
