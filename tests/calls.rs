@@ -5,9 +5,12 @@
 
 use std::time::Duration;
 
-use hatchery::{CallError, Error, ExitStatus, FaultKind, Portal, StartCause, nursery};
+use hatchery::{
+    CallError, Config, Error, ExitStatus, FaultKind, Portal, StartCause, nursery,
+    nursery_with_report,
+};
 use hatchery_testkit::isolate;
-use hatchery_tests::{BACKENDS, PROCESSES, for_each, here, with};
+use hatchery_tests::{BACKENDS, PROCESSES, ROOMY, for_each, for_each_with, here, with};
 
 #[derive(Debug, PartialEq, thiserror::Error, serde::Serialize, serde::Deserialize)]
 #[error("{what} is broken")]
@@ -78,14 +81,21 @@ async fn dig(depth: u32) -> Result<String, Error> {
 /// Scenarios 1 and 2: a call, and an actor that only lives; both go on the cancel alone.
 #[test]
 fn an_actor_answers_and_goes_without_force() {
-    for_each(here!(), &BACKENDS, async |runtime| {
-        let sum = runtime.nursery(async |n| {
-            let worker = n.start("worker").await?;
-            n.start("idle").await?;
-            assert_eq!(worker.call(whoami()).await?, "root/worker");
-            Ok(worker.call(add(2, 3)).await?)
+    for_each_with(&Config::with_budget(ROOMY), here!(), &BACKENDS, async |runtime| {
+        let both = runtime.nursery(async |_| {
+            let (sum, report) = nursery_with_report(async |n| {
+                let worker = n.start("worker").await?;
+                n.start("idle").await?;
+                assert_eq!(worker.call(whoami()).await?, "root/worker");
+                Ok(worker.call(add(2, 3)).await?)
+            })
+            .await;
+            assert_eq!(sum?, 5);
+            Ok(report)
         });
-        assert_eq!(sum.await.unwrap(), 5);
+        let report = both.await.unwrap();
+        assert_eq!(report.actors.len(), 2, "{report}");
+        assert!(report.forced().is_empty(), "{report}");
         runtime.close().await;
     });
 }

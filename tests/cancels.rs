@@ -231,6 +231,8 @@ fn a_clean_up_inside_its_time_is_let_finish_and_a_longer_one_is_not() {
             assert_eq!(forced.is_empty(), in_time, "{span:?} {}", error.report());
             if let [child] = forced[..] {
                 assert!(child.steps.iter().any(|taken| taken.step == Step::Killed), "{child:?}");
+                // Force that was only tried leaves no status.
+                assert!(child.end.is_some(), "{child:?}");
             }
         }
         runtime.close().await;

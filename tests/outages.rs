@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hatchery::{
-    Backend, CallError, Callee, Config, ContextError, Error, Nothing, Runtime, ScopeError, Step,
-    StreamError, nursery, nursery_with_report,
+    Backend, CallError, Callee, Config, ContextError, Error, Nothing, Portal, Runtime, ScopeError,
+    Step, StreamError, nursery, nursery_with_report,
 };
 use hatchery_spawn::Pidfd;
 use hatchery_testkit::fault::{FORKSERVER, Fault, Missed, Moment, Tree, children_of};
@@ -54,58 +54,63 @@ async fn three(callee: Callee<Nothing, u64>) -> Result<(), Error> {
     std::future::pending().await
 }
 
+/// Reads a stream that only a death ends.
+async fn read_to_the_break(child: &Portal) -> StreamError {
+    let mut cx = child.context(count()).handle().await.unwrap();
+    loop {
+        match cx.recv().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("a clean end"),
+            Err(error) => return error,
+        }
+    }
+}
+
+/// Reads a stream to its clean end, kills who sent it, and waits for its last word.
+async fn read_past_the_end(child: &Portal) -> Result<(), ContextError<Error>> {
+    let mut cx = child.context(three()).handle().await.unwrap();
+    for expected in 0..3 {
+        assert_eq!(cx.recv().await.unwrap(), Some(expected));
+    }
+    assert_eq!(cx.recv().await.unwrap(), None);
+    Tree::mine().hit("root/child", Fault::Kill).unwrap();
+    cx.result().await
+}
+
 /// Scenario 46: the other side dies in the midst of a stream, and after it was closed cleanly: a
 /// typed error in the midst, the end and then the error after it; the tree can still be ended.
 #[test]
 fn a_channel_that_breaks_in_a_stream_is_a_typed_error() {
     for_each(here!(), &PROCESSES, async |runtime| {
+        let mut reads = None;
         let down: Result<(), _> = runtime
             .nursery(async |n| {
                 let child = n.start("child").await?;
                 let struck =
                     tokio::spawn(at(Moment::InStream, "root/child", "root/child", Fault::Kill));
-                let error = child
-                    .open_context(count(), async |mut cx| {
-                        loop {
-                            match cx.recv().await {
-                                Ok(Some(_)) => {}
-                                Ok(None) => return Err::<(), _>(Error::msg("a clean end")),
-                                Err(error) => {
-                                    assert!(!matches!(error, StreamError::Closed), "{error:?}");
-                                    return Err(error.into());
-                                }
-                            }
-                        }
-                    })
-                    .await
-                    .unwrap_err();
+                // In a task of its own: the death drops the body, maybe before it has seen this.
+                reads = Some(tokio::spawn(async move { read_to_the_break(&child).await }));
                 struck.await.unwrap().unwrap();
-                assert!(!matches!(error, ContextError::Refused(_)), "{error:?}");
-                Ok(())
+                std::future::pending().await
             })
             .await;
         let error = came_down(down);
         assert!(error.faults().iter().any(|fault| killed(&fault.kind)), "{}", error.render());
+        let error = reads.unwrap().await.unwrap();
+        assert!(matches!(&error, StreamError::Ended(fault) if killed(&fault.kind)), "{error:?}");
 
+        let mut reads = None;
         let down: Result<(), _> = runtime
             .nursery(async |n| {
                 let child = n.start("child").await?;
-                let ended = child
-                    .open_context(three(), async |mut cx| {
-                        for expected in 0..3 {
-                            assert_eq!(cx.recv().await?, Some(expected));
-                        }
-                        assert_eq!(cx.recv().await?, None);
-                        Tree::mine().hit("root/child", Fault::Kill).unwrap();
-                        Ok(cx.result().await?)
-                    })
-                    .await;
-                assert!(ended.is_err(), "{ended:?}");
-                Ok(())
+                reads = Some(tokio::spawn(async move { read_past_the_end(&child).await }));
+                std::future::pending().await
             })
             .await;
         let error = came_down(down);
         assert!(error.faults().iter().any(|fault| killed(&fault.kind)), "{}", error.render());
+        let ended = reads.unwrap().await.unwrap();
+        assert!(matches!(&ended, Err(ContextError::Died(_))), "{ended:?}");
         runtime.close().await;
     });
 }

@@ -14,6 +14,7 @@ use hatchery::{
     Backend, Config, Error, ExitStatus, FaultKind, Portal, Report, Runtime, Step, nursery,
 };
 use hatchery_spawn::Pidfd;
+use hatchery_testkit::fault::children_of;
 use hatchery_testkit::isolate;
 use hatchery_tests::events::Events;
 use hatchery_tests::{
@@ -205,6 +206,13 @@ fn a_tree_without_pidfds_is_killed() {
         let died = FaultKind::Died(ExitStatus::Signal(libc::SIGKILL));
         let error = told.unwrap_err();
         assert_eq!(error.fault().kind, died, "{}", error.render());
+        // Also those below it that are stuck: their grace is over.
+        let (server, until) = (runtime.forkserver_pid().unwrap(), Instant::now() + HANG / 2);
+        while !children_of(server).is_empty() {
+            assert!(Instant::now() < until, "{:?} are left", children_of(server));
+            // A process number that is gone has no event.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let down: Result<(), _> = runtime
             .nursery(async |n| {
                 n.start("one").await?;

@@ -86,12 +86,19 @@ fn call(error: SpawnError) -> (String, i32) {
     (call, cause.raw_os_error().unwrap())
 }
 
-/// Faults 1 and 2: the root's SIGKILL, with that many spawns asked for and none waited for. The
+/// Faults 1 and 2: the root's SIGKILL, with that many spawns asked for, and waited for or not. The
 /// forkserver may be stopped meanwhile, so that it finds them all when the root is dead.
 fn root_with(test: &str, count: usize, wait: bool, stopped: bool) {
     rooted(
         test,
         || {
+            // It is told: in there every round is the first.
+            let mut told = String::new();
+            std::io::stdin().read_line(&mut told).unwrap();
+            let told: Vec<&str> = told.split_whitespace().collect();
+            let [count, wait, stopped] = told[..] else { panic!("{told:?}") };
+            let (count, wait): (usize, bool) = (count.parse().unwrap(), wait.parse().unwrap());
+            let stopped = stopped.parse().unwrap();
             let server = start();
             say(server.pid());
             let forkserver = Pidfd::open(server.pid()).unwrap();
@@ -110,6 +117,7 @@ fn root_with(test: &str, count: usize, wait: bool, stopped: bool) {
             park();
         },
         |root| {
+            root.hear(&format!("{count} {wait} {stopped}"));
             let server = root.pid();
             assert_eq!(root.line(), "up");
             root.pidfd.send_signal(libc::SIGKILL).unwrap();
@@ -147,11 +155,12 @@ fn the_end_of_the_main_thread_is_not_the_end_of_the_root() {
             libc::syscall(libc::SYS_exit, 0)
         };
     }
-    isolated("the_end_of_the_main_thread_is_not_the_end_of_the_root", || {
+    let scenario = || {
         let own = std::process::id().cast_signed();
         if nix::unistd::gettid().as_raw() == own {
             // Here tests run on the main thread, which nobody could end and look on.
-            return eprintln!("skipped: this harness has no other thread");
+            eprintln!("skipped: this harness has no other thread");
+            return say(DONE);
         }
         let server = start();
         let (child, mut channel) = spawn(&server.fork(), Spec::main("stamp")).unwrap();
@@ -177,10 +186,20 @@ fn the_end_of_the_main_thread_is_not_the_end_of_the_root() {
         let forkserver = Pidfd::open(server.pid()).unwrap();
         server.close();
         assert!(forkserver.is_dead());
+        say(DONE);
         // The harness waits on the thread that is gone.
         hatchery_spawn::exit_now(0);
+    };
+    let test = "the_end_of_the_main_thread_is_not_the_end_of_the_root";
+    rooted(test, scenario, |root| {
+        // The status says nothing: it is that of the main thread, also after a panic of the other.
+        assert_eq!(root.line(), DONE);
+        assert!(root.pidfd.wait_dead(BOUND));
     });
 }
+
+/// That a scenario has come to its end.
+const DONE: &str = "done";
 
 /// Fault 8: the forkserver dies between the fork and its answer: a typed error, and no child.
 #[test]
