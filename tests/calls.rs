@@ -307,7 +307,7 @@ fn busy_polling_changes_no_answer_and_holds_up_no_cancel() {
     isolate::run_test(here!(), Duration::from_secs(60), || {
         for backend in BACKENDS {
             let busy_poll = Duration::from_millis(1);
-            with(backend.clone(), hatchery::Config { busy_poll, ..Default::default() }, busy);
+            with(backend.clone(), Config { busy_poll, ..Default::default() }, busy);
         }
     });
 }
@@ -334,7 +334,7 @@ async fn busy(runtime: hatchery::Runtime) {
 /// A bound on what may be burnt.
 #[test]
 fn busy_polling_is_bounded() {
-    let config = hatchery::Config { busy_poll: Duration::from_millis(2), ..Default::default() };
+    let config = Config { busy_poll: Duration::from_millis(2), ..Default::default() };
     let refused = hatchery::Runtime::builder().config(config).open().map(drop).unwrap_err();
     assert!(format!("{refused:?}").contains("BusyPoll"), "{refused:?}");
 }
