@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use hatchery::{
-    CallError, Config, Error, ExitStatus, FaultKind, Portal, StartCause, nursery,
-    nursery_with_report,
+    Backend, CallError, Config, ConfigError, Error, ExitStatus, FaultKind, Portal, StartCause,
+    nursery, nursery_with_report,
 };
 use hatchery_testkit::isolate;
 use hatchery_tests::{BACKENDS, PROCESSES, ROOMY, for_each, for_each_with, here, with};
@@ -331,9 +331,66 @@ async fn busy(runtime: hatchery::Runtime) {
     runtime.close().await;
 }
 
+/// What this process has had of the processors.
+fn processor_time() -> Duration {
+    let clock = nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID;
+    nix::time::clock_gettime(clock).unwrap().into()
+}
+
+/// One channel may be polled busily and no other. Where one processor is all there is, none is: the
+/// other side could not answer meanwhile.
+#[test]
+fn busy_polling_is_of_one_channel_and_off_on_one_processor() {
+    isolate::run_test(here!(), Duration::from_secs(60), || {
+        let one = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).unwrap();
+        let first = (0..nix::sched::CpuSet::count()).find(|cpu| one.is_set(*cpu).unwrap()).unwrap();
+        let mut one = nix::sched::CpuSet::new();
+        one.set(first).unwrap();
+        nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &one).unwrap();
+        for backend in BACKENDS {
+            with(backend.clone(), Config::default(), async |runtime| {
+                let outcome = runtime.nursery(async |n| {
+                    let plain = n.start("plain").await?;
+                    let busy = n.actor("busy").busy_poll(Duration::from_millis(1)).start().await?;
+                    let mut burnt = [Duration::ZERO; 2];
+                    for turn in 0..20 {
+                        for (burnt, actor) in burnt.iter_mut().zip([&plain, &busy]) {
+                            let before = processor_time();
+                            for i in 0..50 {
+                                assert_eq!(actor.call(add(i, turn)).await?, i + turn);
+                            }
+                            *burnt += processor_time() - before;
+                        }
+                    }
+                    // Six times as much if it were on.
+                    assert!(burnt[1] < burnt[0] * 3, "{burnt:?}");
+                    Ok(())
+                });
+                outcome.await.unwrap();
+                runtime.close().await;
+            });
+        }
+    });
+}
+
 /// A bound on what may be burnt.
 #[test]
 fn busy_polling_is_bounded() {
+    isolate::run_test(here!(), Duration::from_secs(60), || {
+        with(Backend::Forkserver, Config::default(), async |runtime| {
+            let outcome = runtime.nursery(async |n| {
+                let refused = n.actor("busy").busy_poll(Duration::from_millis(2)).start().await;
+                let cause = refused.unwrap_err().cause;
+                assert!(matches!(cause, StartCause::Config(ConfigError::BusyPoll(_))), "{cause:?}");
+                // Its name is free.
+                let fair = n.actor("busy").busy_poll(Duration::from_micros(20)).start().await?;
+                assert_eq!(fair.call(add(1, 1)).await?, 2);
+                Ok(())
+            });
+            outcome.await.unwrap();
+            runtime.close().await;
+        });
+    });
     let config = Config { busy_poll: Duration::from_millis(2), ..Default::default() };
     let refused = hatchery::Runtime::builder().config(config).open().map(drop).unwrap_err();
     assert!(format!("{refused:?}").contains("BusyPoll"), "{refused:?}");

@@ -282,6 +282,7 @@ fn to_child() -> Vec<ToChild> {
         config: Config::default(),
         backend: "exec".to_owned(),
         stdio: "relay".to_owned(),
+        busy_poll: std::time::Duration::from_micros(20),
         lanes: Some(3),
     };
     let meet = Meet { version: PROTOCOL_VERSION, path: path.clone(), token: TOKEN };

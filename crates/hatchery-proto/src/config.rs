@@ -127,6 +127,15 @@ impl Config {
         }
     }
 
+    /// Checks a [`busy_poll`](Self::busy_poll) by itself.
+    ///
+    /// # Errors
+    /// [`ConfigError::BusyPoll`]: more than 1 ms.
+    pub fn validate_busy_poll(span: Duration) -> Result<(), ConfigError> {
+        let is_bounded = span <= Duration::from_millis(1);
+        if is_bounded { Ok(()) } else { Err(ConfigError::BusyPoll(span)) }
+    }
+
     /// Checks that the bounds don't contradict each other.
     ///
     /// # Errors
@@ -142,9 +151,7 @@ impl Config {
         if let Some(bytes) = self.memfd_from_bytes.filter(|bytes| *bytes < LARGE) {
             return Err(ConfigError::Memfd(bytes));
         }
-        if self.busy_poll > Duration::from_millis(1) {
-            return Err(ConfigError::BusyPoll(self.busy_poll));
-        }
+        Self::validate_busy_poll(self.busy_poll)?;
         if self.handshake.is_zero() {
             return Err(ConfigError::Zero("handshake"));
         }

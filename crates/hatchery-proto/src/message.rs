@@ -15,7 +15,7 @@ use crate::report::ActorReport;
 use crate::stream::Terms;
 
 /// Raised whenever a message changes its form.
-pub const PROTOCOL_VERSION: u32 = 5;
+pub const PROTOCOL_VERSION: u32 = 6;
 
 /// From the spawner to the actor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -139,6 +139,8 @@ pub struct Hello {
     pub backend: String,
     /// The default stdio of the tree, by name.
     pub stdio: String,
+    /// How long who waits on this channel looks for messages before it sleeps.
+    pub busy_poll: Duration,
     /// For a thread of the spawner's process: where the lanes beside its channel wait for it.
     pub lanes: Option<u64>,
 }

@@ -75,7 +75,7 @@ async fn live(birth: Birth, channel: std::os::unix::net::UnixStream) -> i32 {
     };
     let (down, up) = lanes.map(|lanes| (lanes.down, lanes.up)).unzip();
     let outbox = Arc::new(outbox.with_lane(up));
-    let inbox = inbox.with_limit(config.max_frame_bytes).with_spin(&config).with_lane(down);
+    let inbox = inbox.with_limit(config.max_frame_bytes).with_spin(hello.busy_poll).with_lane(down);
     let actor = adopt(runtime, is_thread, hello.path, outbox.clone());
     let writer = tokio::spawn(outbox.clone().write_out());
     let ready = Ready { version: PROTOCOL_VERSION, pid: std::process::id() };

@@ -4,6 +4,7 @@ use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hatchery_proto::scope::{Outcome, Role};
 use hatchery_proto::{Fault, FaultKind, Reason, Report, Why};
@@ -268,6 +269,14 @@ impl ActorBuilder {
     /// Bytes of stack, for a thread.
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.options.stack_size = Some(bytes);
+        self
+    }
+
+    /// How long both ends of its channel look for messages before they sleep, at most 1 ms: see
+    /// [`Config::busy_poll`](crate::Config::busy_poll), which is the default. More fails the start
+    /// with [`StartCause::Config`](crate::StartCause::Config).
+    pub fn busy_poll(mut self, span: Duration) -> Self {
+        self.options.busy_poll = Some(span);
         self
     }
 

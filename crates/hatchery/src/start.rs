@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hatchery_proto::{ActorPath, Hello};
 use hatchery_spawn::{Confinement, Relay, Resource, Spec};
@@ -144,6 +145,7 @@ pub(crate) struct Options {
     pub(crate) limits: Vec<(Resource, u64, u64)>,
     pub(crate) confine: Confinement,
     pub(crate) stack_size: Option<usize>,
+    pub(crate) busy_poll: Option<Duration>,
 }
 
 /// Our ends of an actor's piped outputs, until somebody takes them or the actor has settled.

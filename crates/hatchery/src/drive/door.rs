@@ -248,7 +248,7 @@ async fn receive(
     drop(stranger);
     let service = Service::new(actor.clone(), outbox.clone(), meet.path);
     let guest = Guest { actor: actor.clone(), service, outbox, id };
-    guest.serve(inbox.with_limit(config.max_frame_bytes).with_spin(config)).await;
+    guest.serve(inbox.with_limit(config.max_frame_bytes).with_spin(config.busy_poll)).await;
 }
 
 /// A guest that was let in. Dropped with its task, what ran for it is cancelled.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hatchery_proto::frame::{self, Frame};
-use hatchery_proto::{CallId, Config, Decoder, Encoded, FrameError, Lane, Part};
+use hatchery_proto::{CallId, Decoder, Encoded, FrameError, Lane, Part};
 use hatchery_spawn::Incoming;
 use serde::de::DeserializeOwned;
 
@@ -77,13 +77,10 @@ impl Inbox {
         self
     }
 
-    /// The same, which looks for messages as long as the configuration says before it sleeps.
-    pub(crate) fn with_spin(mut self, config: &Config) -> Self {
-        self.spin = if config.busy_poll.is_zero() || is_on_one_cpu() {
-            Duration::ZERO
-        } else {
-            config.busy_poll
-        };
+    /// The same, which looks for messages that long before it sleeps.
+    pub(crate) fn with_spin(mut self, busy_poll: Duration) -> Self {
+        let is_of_use = !busy_poll.is_zero() && !is_on_one_cpu();
+        self.spin = if is_of_use { busy_poll } else { Duration::ZERO };
         self
     }
 

@@ -47,7 +47,7 @@ async fn meet(introduction: &Introduction, actor: &Actor) -> Result<Arc<Link>, P
     let socket = Arc::new(socket);
     let outbox = Outbox::new(socket.clone(), config);
     let outbox = Arc::new(outbox);
-    let mut inbox = Inbox::new(socket, config.max_frame_bytes).with_spin(config);
+    let mut inbox = Inbox::new(socket, config.max_frame_bytes).with_spin(config.busy_poll);
     let (path, token) = (actor.path.clone(), introduction.token);
     let meet = ToChild::Meet(Box::new(Meet { version: PROTOCOL_VERSION, path, token }));
     let path = introduction.path.clone();

@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
-use hatchery_proto::{ActorPath, Fault, FaultKind, Reason};
+use hatchery_proto::{ActorPath, ConfigError, Fault, FaultKind, Reason};
 use hatchery_spawn::SpawnError;
 
 use crate::current;
@@ -42,6 +42,9 @@ pub enum StartCause {
         /// Of what.
         what: &'static str,
     },
+    /// An option of this actor's is out of its range, or contradicts another.
+    #[error("{0}")]
+    Config(ConfigError),
     /// The operating system refused; the source names the call.
     #[error("the backend could not start it")]
     Spawn(#[source] SpawnError),
@@ -83,6 +86,7 @@ impl StartError {
             StartCause::NameTaken
             | StartCause::BadName(_)
             | StartCause::TooMany { .. }
+            | StartCause::Config(_)
             | StartCause::Died
             | StartCause::Refused(_) => (FaultKind::Refused, cause.to_string()),
         };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hatchery_proto::scope::{Event, Refusal, Role};
 use hatchery_proto::teardown::Kind;
-use hatchery_proto::{ActorId, ActorName, ActorPath, Fault, FaultKind};
+use hatchery_proto::{ActorId, ActorName, ActorPath, Config, Fault, FaultKind};
 use hatchery_spawn::SpawnError;
 
 use super::Core;
@@ -39,6 +39,10 @@ impl Core {
             let error = SpawnError::Unsupported { name: called, backend: backend_name, what };
             let path = self.actor.path.child(&name);
             return Err(StartError::new(path, backend_name, StartCause::Spawn(error)));
+        }
+        if let Err(error) = options.busy_poll.map_or(Ok(()), Config::validate_busy_poll) {
+            let path = self.actor.path.child(&name);
+            return Err(StartError::new(path, backend_name, StartCause::Config(error)));
         }
         // Published and checked in one step: who is cancelled from here on finds it (H27).
         let mut mind = lock(&self.mind);

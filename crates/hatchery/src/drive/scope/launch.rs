@@ -3,6 +3,7 @@
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use hatchery_proto::handshake::Handshake;
 use hatchery_proto::teardown::Kind;
@@ -48,7 +49,8 @@ impl Core {
         let (down, up) = lanes.map(|lanes| (lanes.down, lanes.up)).unzip();
         let outbox = Outbox::new(stream.clone(), config);
         let outbox = Arc::new(outbox.with_lane(down));
-        self.hello(&outbox, path, offer);
+        let busy_poll = options.busy_poll.unwrap_or(config.busy_poll);
+        self.hello(&outbox, path, busy_poll, offer);
         let link = Arc::new(Link::new(path.clone(), outbox.clone(), self.actor.mark.clone()));
         let (started, ready) = oneshot::channel();
         {
@@ -78,7 +80,7 @@ impl Core {
             );
         }
         let spawning = backend.spawn(spec);
-        let inbox = Inbox::new(stream, config.max_frame_bytes).with_spin(config).with_lane(up);
+        let inbox = Inbox::new(stream, config.max_frame_bytes).with_spin(busy_poll).with_lane(up);
         let reading = Reading { core: self.clone(), id, link: link.clone(), is_process };
         tokio::spawn(reading.read(inbox));
         tokio::spawn(outbox.write_out());
@@ -89,7 +91,7 @@ impl Core {
         Ok(Starting { core: self.clone(), id, link, ready: Some(ready) })
     }
 
-    fn hello(&self, outbox: &Outbox, path: &ActorPath, lanes: Option<u64>) {
+    fn hello(&self, outbox: &Outbox, path: &ActorPath, busy_poll: Duration, lanes: Option<u64>) {
         let runtime = &self.actor.runtime;
         let (backend, stdio) = runtime.defaults.names();
         let hello = Hello {
@@ -98,6 +100,7 @@ impl Core {
             config: runtime.config.clone(),
             backend,
             stdio,
+            busy_poll,
             lanes,
         };
         // The socket is new and empty; if it were closed, the handshake's bound would tell.
