@@ -299,7 +299,7 @@ fn to_child() -> Vec<ToChild> {
         ToChild::Grant { call, bytes: 4096 },
         ToChild::CloseStream { call },
         ToChild::CancelCall { call, reason: reason.clone() },
-        ToChild::Cancel { reason: reason.clone(), budget },
+        ToChild::Cancel { reason: reason.clone(), budget, sent: 1 << 40 },
         ToChild::CancelBelow { path, reason },
     ]
 }

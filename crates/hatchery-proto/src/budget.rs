@@ -43,9 +43,30 @@ impl Rungs {
     }
 }
 
+/// What is left of a budget that was so long on its way. Who is given it counts from there, as its
+/// spawner does, or levels that a busy machine lets wait would each add that to what is below them.
+/// Nothing is on its way for longer than [`PAUSE`] unless everybody stood still, which is counted
+/// against nobody (C2).
+#[must_use]
+pub fn after(budget: Duration, late: Duration) -> Duration {
+    if late > PAUSE { budget } else { budget.saturating_sub(late) }
+}
+
+/// What is this late was not delayed by load.
+pub(crate) const PAUSE: Duration = Duration::from_secs(1);
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// C2, H14: what a cancel's way took is gone, but for a pause of everybody.
+    #[test]
+    fn the_way_of_a_cancel_counts() {
+        let (second, millis) = (Duration::from_secs(1), Duration::from_millis(1));
+        assert_eq!(after(3 * second, 450 * millis), 2550 * millis);
+        assert_eq!(after(300 * millis, second), Duration::ZERO);
+        assert_eq!(after(3 * second, 10 * second), 3 * second);
+    }
 
     /// C2, H14: depth costs nothing, and no level is given up on for having waited.
     #[test]

@@ -71,6 +71,8 @@ pub enum ToChild {
         reason: Reason,
         /// What is left of the budget: be gone by then.
         budget: Duration,
+        /// When it was sent, on the clock that all processes share, in nanoseconds: the way counts.
+        sent: u64,
     },
     /// Take down an actor further below.
     CancelBelow {

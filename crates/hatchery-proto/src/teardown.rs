@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::Config;
 use crate::board;
-use crate::budget::Rungs;
+use crate::budget::{PAUSE, Rungs};
 use crate::error::ExitStatus;
 use crate::message::Reason;
 use crate::report::{Forced, Step, StepTaken};
@@ -98,6 +98,8 @@ pub struct Teardown {
     forced: Option<Forced>,
     /// Its channel broke before anybody asked it to go.
     broke_unasked: bool,
+    /// It said its last words.
+    leaves: bool,
     actions: VecDeque<Action>,
 }
 
@@ -122,6 +124,7 @@ impl Teardown {
             began: None,
             unacknowledged: None,
             broke_unasked: false,
+            leaves: false,
             steps: Vec::new(),
             forced: None,
             actions: VecDeque::new(),
@@ -134,6 +137,7 @@ impl Teardown {
             Event::Cancel { reason, budget } => self.cancel(reason, budget, now),
             Event::Acked => self.acked(now),
             Event::Leaving => {
+                self.leaves = true;
                 if self.channel == Channel::Alive {
                     self.channel = Channel::Closing;
                 }
@@ -158,6 +162,11 @@ impl Teardown {
         }
         match self.state {
             State::Asked { .. } => match self.kind {
+                // It is on its way, and SIGTERM would tell it nothing: it has the time until SIGKILL. A
+                // level that gave up on who is below it is not forced for having waited (C2).
+                Kind::Process if self.leaves => {
+                    self.state = State::Terminating { until: now + self.rungs.terminate };
+                }
                 Kind::Process => self.terminate(now),
                 Kind::Thread => self.give_up(Step::Abandoned, now),
             },
@@ -203,6 +212,7 @@ impl Teardown {
                 let acknowledged = self.steps.iter().any(|taken| taken.step == Step::Acknowledged);
                 Some(if acknowledged { board::State::Acknowledged } else { board::State::Asked })
             }
+            State::Terminating { .. } if self.forced.is_none() => Some(board::State::Leaving),
             State::Terminating { .. } => Some(board::State::Terminated),
             State::Killing { .. } => Some(board::State::Killed),
             State::Exited => Some(board::State::Leaving),
@@ -460,8 +470,6 @@ impl Teardown {
     }
 }
 
-/// A timer this late was not delayed by load.
-const PAUSE: Duration = Duration::from_secs(1);
 /// The kernel needs this long for a kill even when no budget is left.
 const KILL_FLOOR: Duration = Duration::from_millis(50);
 /// A reader of last words has its turn in this time, if its threads are free.

@@ -232,3 +232,20 @@ fn hurry_after_a_kill_leaves_the_kernel_its_moment() {
     let run = killed.step(hurried).unwrap();
     assert!(run.machine.poll_timeout().unwrap() >= run.now + Duration::from_millis(40), "{run:?}");
 }
+
+/// C2, H14: a level that said its last words in time is not forced for having waited for those below
+/// it; nor does it have more time than it would have had.
+#[test]
+fn who_has_said_its_last_words_is_not_told_to_go() {
+    let asked = Run::new(Kind::Process).step(MOVES[0]).unwrap().step(Move::Acked).unwrap();
+    let silent = asked.step(Move::NextTimeout).unwrap().step(Move::NextTimeout).unwrap();
+    assert!(matches!(silent.actions[..], [_, Action::Terminate, Action::Kill]), "{silent:?}");
+    let leaving = asked.step(Move::Leaving).unwrap().step(Move::ChannelDead).unwrap();
+    let late = leaving.step(Move::NextTimeout).unwrap();
+    assert!(!late.machine.was_forced() && late.actions.len() == 1, "{late:?}");
+    let gone = late.step(Move::Settled).unwrap();
+    assert!(!gone.machine.was_forced(), "{gone:?}");
+    let stuck = late.step(Move::NextTimeout).unwrap();
+    assert_eq!(stuck.actions.last(), Some(&Action::Kill));
+    assert_eq!(stuck.now, silent.now);
+}

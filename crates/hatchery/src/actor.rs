@@ -9,12 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hatchery_proto::board::What;
+use hatchery_proto::budget;
 use hatchery_proto::{
     ActorPath, Config, Ended as EndedMessage, HandshakeError, Hello, PROTOCOL_VERSION, Ready,
     Reason, ToChild, ToParent, Why,
 };
 use hatchery_spawn::{Birth, BirthKind};
 
+use crate::board;
 use crate::current::{self, Actor};
 use crate::drive::lanes::Lanes;
 use crate::drive::reader::{Ended, Inbox, Received};
@@ -158,7 +160,9 @@ async fn read(mut inbox: Inbox, actor: Arc<Actor>, outbox: Arc<Outbox>) {
 /// What the spawner says that belongs to no call.
 fn about_itself(actor: &Actor, message: ToChild) {
     match message {
-        ToChild::Cancel { reason, budget } => {
+        ToChild::Cancel { reason, budget, sent } => {
+            let late = board::now().saturating_sub(sent);
+            let budget = budget::after(budget, Duration::from_nanos(late));
             // Acknowledged before it is carried out (C11).
             tell(actor, &ToParent::CancelAck);
             actor.cancel(reason, budget);

@@ -9,6 +9,7 @@ use hatchery_proto::{ActorId, Reason, Step, Time, ToChild, teardown};
 use hatchery_spawn::{Child, ChildId, notice};
 use tokio::sync::oneshot;
 
+use crate::board;
 use crate::drive::lines::Lines;
 use crate::drive::link::Link;
 use crate::drive::writer::Priority;
@@ -106,7 +107,8 @@ impl Slot {
             teardown::Action::SendCancel { reason, budget } => {
                 self.leaving.get_or_insert_with(|| reason.clone());
                 // If the channel is closed, the reader says so and the ladder goes on.
-                drop(self.link.outbox.push(Priority::Control, &ToChild::Cancel { reason, budget }));
+                let cancel = ToChild::Cancel { reason, budget, sent: board::now() };
+                drop(self.link.outbox.push(Priority::Control, &cancel));
             }
             teardown::Action::Terminate => {
                 self.forced = true;
