@@ -30,7 +30,7 @@ static BOARD: Mutex<Board> =
 static SILENCE: Condvar = Condvar::new();
 
 /// Has `notice` run soon, in order, on a thread of its own. It waits for nothing, and holds no lock
-/// while code of others runs. While [`MOST`] wait, more are dropped and counted.
+/// while code of others runs. While many wait, more are dropped and counted.
 pub fn post(notice: impl FnOnce() + Send + 'static) {
     let to = get_default(Dispatch::clone);
     let mut board = board();
