@@ -9,7 +9,7 @@ use hatchery::{
 use hatchery_spawn::Pidfd;
 use hatchery_testkit::fault::{Fault, Moment};
 use hatchery_tests::grown::{at, stubborn};
-use hatchery_tests::{BACKENDS, PROCESSES, ROOMY, came_down, for_each, for_each_with, here};
+use hatchery_tests::{BACKENDS, HANG, PROCESSES, ROOMY, came_down, for_each, for_each_with, here};
 
 #[derive(Debug, PartialEq, thiserror::Error, serde::Serialize, serde::Deserialize)]
 #[error("{0} is broken")]
@@ -417,14 +417,18 @@ async fn line_down(levels: u32) -> Result<(), Error> {
 }
 
 /// Scenario 41, C16: above a leaf that ignores its cancel each goes gracefully, and says so: it was
-/// asked, has acknowledged, and has settled, without force.
+/// asked, has acknowledged, and has settled, without force. The leaf is killed from outside here: when
+/// its time is over is another test's business.
 #[test]
 fn those_above_a_stubborn_leaf_acknowledge_and_settle() {
-    for_each_with(&Config::with_budget(ROOMY), here!(), &PROCESSES, async |runtime| {
+    // Nobody waits for its end, and nobody is forced because the machine is busy.
+    let config = Config::with_budget(HANG * 4 / 5);
+    for_each_with(&config, here!(), &PROCESSES, async |runtime| {
+        let leaf = "root/top/d/d/d";
+        let strike = tokio::spawn(at(Moment::CancelAcknowledged, leaf, leaf, Fault::Kill));
         let down: Result<(), _> = runtime
             .nursery(async |n| {
                 let top = n.start("top").await?;
-                let leaf = "root/top/d/d/d";
                 tokio::select! {
                     ended = top.call(line_down(3)) => ended?,
                     up = at(Moment::InCall, leaf, leaf, Fault::Continue) => drop(up.unwrap()),
@@ -432,6 +436,7 @@ fn those_above_a_stubborn_leaf_acknowledge_and_settle() {
                 Err(Error::msg("all are up"))
             })
             .await;
+        strike.await.unwrap().unwrap();
         let error = came_down(down);
         let mut below = &error.report().actors;
         for path in ["root/top", "root/top/d", "root/top/d/d"] {
@@ -447,8 +452,7 @@ fn those_above_a_stubborn_leaf_acknowledge_and_settle() {
             assert_eq!((one.forced, one.end), (None, Some(ExitStatus::Code(0))), "{path}");
             below = &one.below;
         }
-        let [leaf] = &below[..] else { panic!("{}", error.report()) };
-        assert!(leaf.forced.is_some(), "{}", error.report());
+        assert_eq!(below.len(), 1, "{}", error.report());
         runtime.close().await;
     });
 }
