@@ -10,6 +10,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::task::{Context as Task, Poll, Waker};
 
+use bytes::BytesMut;
 use hatchery_proto::board;
 use hatchery_proto::context::{Context, Phase, Word};
 use hatchery_proto::stream::{Denied, Policy, Terms, Violation};
@@ -67,6 +68,8 @@ pub struct StreamStats {
 struct State {
     context: Context,
     unread: VecDeque<Encoded>,
+    /// Where the next small one is copied to.
+    chunk: BytesMut,
     /// The opener's: the first value, then the last word.
     started: Option<Encoded>,
     answer: Option<Answer>,
@@ -131,6 +134,7 @@ impl Pipe {
         let state = State {
             context: Context::new(terms),
             unread: VecDeque::new(),
+            chunk: BytesMut::new(),
             started: None,
             answer: None,
             fault: None,
@@ -171,7 +175,8 @@ impl Pipe {
             state.context.incoming.taken(value.len());
         } else {
             // A small slice would keep the whole buffer that it came in.
-            state.unread.push_back(value.detached(OWN_BUFFER));
+            let value = value.detached(OWN_BUFFER, &mut state.chunk);
+            state.unread.push_back(value);
             while state.context.incoming.is_over()
                 && let Some(oldest) = state.unread.pop_front()
             {
