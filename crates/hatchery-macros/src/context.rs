@@ -53,9 +53,9 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream
         ) -> ::hatchery::ContextCall<#takes, #sends, #greets, #returns> {
             async fn __body(#callee: #side, #(#names: #types),*) -> #output #block
             #private::submit! {
-                #private::ContextFunction::new(#path, |__args: &#private::Encoded, __raw| {
+                #private::ContextFunction::new(#path, |__asked: &#private::Asked, __raw| {
                     #private::#serve::<#side, (#(#types,)*), #output, _, _>(
-                        __args,
+                        __asked,
                         __raw,
                         |__callee: #side, (#(#names,)*): (#(#types,)*)| {
                             __body(__callee, #(#names),*)

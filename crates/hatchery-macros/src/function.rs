@@ -44,9 +44,9 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream
         #vis fn #name(#(#names: #types),*) -> #call {
             #asyncness fn __body(#(#names: #types),*) -> #output #block
             #private::submit! {
-                #private::Function::new(#path, |__args: &#private::Encoded| {
+                #private::Function::new(#path, |__asked: &#private::Asked| {
                     #private::#serve::<(#(#types,)*), #output, _, _>(
-                        __args,
+                        __asked,
                         |(#(#names,)*): (#(#types,)*)| #run,
                     )
                 })
@@ -79,9 +79,9 @@ fn stream(
         #vis fn #name(#(#names: #types),*) -> ::hatchery::StreamCall<#item> {
             fn __body(#(#names: #types),*) #output #block
             #private::submit! {
-                #private::ContextFunction::new(#path, |__args: &#private::Encoded, __raw| {
+                #private::ContextFunction::new(#path, |__asked: &#private::Asked, __raw| {
                     #private::serve_stream::<(#(#types,)*), _, _>(
-                        __args,
+                        __asked,
                         __raw,
                         |(#(#names,)*): (#(#types,)*)| __body(#(#names),*),
                     )

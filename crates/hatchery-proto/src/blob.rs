@@ -138,7 +138,7 @@ pub(crate) fn offer<T>(part: Part, serialize: impl FnOnce() -> T) -> T {
 
 /// The part behind a slice that is being written, if it is one.
 #[inline]
-fn offered(slice: &[u8]) -> Option<Part> {
+pub(crate) fn offered(slice: &[u8]) -> Option<Part> {
     let may_be = slice.len() >= LARGE || std::ptr::addr_eq(slice.as_ptr(), MARK.as_ptr());
     if may_be { take_offered(slice) } else { None }
 }
@@ -160,21 +160,25 @@ pub(crate) fn write(
     value: &impl Serialize,
     buffer: &mut BytesMut,
 ) -> (Result<(), rmp_serde::encode::Error>, Vec<Part>) {
-    let mut writer = Numbering { buffer, parts: Vec::new() };
+    let mut writer = Numbering::new(buffer);
     let written = rmp_serde::encode::write(&mut writer, value);
     (written, writer.parts)
 }
 
 /// Writes into a buffer, but for large parts, which it keeps a share of.
-struct Numbering<'a> {
-    buffer: &'a mut BytesMut,
-    parts: Vec<Part>,
+pub(crate) struct Numbering<'a> {
+    pub(crate) buffer: &'a mut BytesMut,
+    pub(crate) parts: Vec<Part>,
 }
 
-impl Numbering<'_> {
+impl<'a> Numbering<'a> {
+    pub(crate) fn new(buffer: &'a mut BytesMut) -> Self {
+        Self { buffer, parts: Vec::new() }
+    }
+
     /// Puts a part's number where `length` bytes were about to be: after their marker and length,
     /// which stand in the buffer already.
-    fn number(&mut self, part: Part, length: usize) -> Option<()> {
+    pub(crate) fn number(&mut self, part: Part, length: usize) -> Option<()> {
         let length = u32::try_from(length).ok()?.to_be_bytes();
         let number = u32::try_from(self.parts.len()).ok()?;
         let head: &[u8] = match &length {
@@ -208,6 +212,15 @@ impl io::Write for Numbering<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// How long the head is of so many bytes: their marker and length.
+pub(crate) fn head_of(length: usize) -> usize {
+    match length {
+        0..=0xFF => 2,
+        0x100..=0xFFFF => 3,
+        _ => 5,
     }
 }
 

@@ -44,6 +44,16 @@ pub struct Config {
     /// pages cost more than the socket's copies wherever it was measured; at least 16 KiB. Blobs that
     /// were written into such a file to begin with are always passed on.
     pub memfd_from_bytes: Option<usize>,
+    /// From which encoded length on, in bytes, values move between a spawner and its thread actors
+    /// as they are, rather than being written and read again: the arguments of calls and contexts,
+    /// replies and results, `started` values, messages of streams. 0: all of them. Default `None`:
+    /// none, for C14 ends here. `Deserialize` isn't run on what has moved, so that what
+    /// `#[serde(skip)]` leaves out is still there, and nothing fails or is changed in decoding; and
+    /// the result of a context can be had once. Everything else is as ever: `Serialize` runs once,
+    /// to count for limits and credit, and what can't be encoded is the same error. Without effect
+    /// on processes and between peers, for which values are always encoded. Pays from about 1 KiB
+    /// on.
+    pub move_from_bytes: Option<usize>,
     /// How much may be queued on one channel before calls wait. Default 1 MiB.
     pub outbox_bytes: usize,
     /// The credit of a stream, in bytes, in each direction, unless its opener says otherwise.
@@ -104,6 +114,7 @@ impl Default for Config {
             exit_status_wait: Duration::from_millis(250),
             max_frame_bytes: 16 << 20,
             memfd_from_bytes: None,
+            move_from_bytes: None,
             outbox_bytes: 1 << 20,
             stream_credit: 512 << 10,
             busy_poll: Duration::ZERO,

@@ -18,9 +18,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::blob;
 use crate::frame::{self, FrameError};
 use crate::lane::Source;
+use crate::moved::{self, Measured, Moved};
 use crate::part::{Extent, Part, Parts, Way};
 
-/// A value as MessagePack, but for the large parts of it.
+/// A value as MessagePack, but for the large parts of it; or one that moves as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Encoded {
     bytes: Bytes,
@@ -39,6 +40,37 @@ impl Encoded {
         match blob::write(value, &mut buffer) {
             (Ok(()), parts) => Ok(Self::with(buffer.freeze(), parts)),
             (Err(error), _) => Err(FrameError::Encode(error.to_string())),
+        }
+    }
+
+    /// A value that moves as it is to a thread of this process if it has `from` bytes or more, and
+    /// is encoded otherwise. It counts with its encoded length: its `Serialize` runs once in any
+    /// case.
+    ///
+    /// # Errors
+    /// [`FrameError::Encode`], as for a value that is encoded.
+    pub fn moved<T>(value: T, from: usize) -> Result<Self, FrameError>
+    where
+        T: Serialize + Send + 'static,
+    {
+        let mut buffer = BytesMut::new();
+        match moved::measure(&value, from, &mut buffer) {
+            Ok(Measured::Written(parts)) => Ok(Self::with(buffer.freeze(), parts)),
+            Ok(Measured::Long(length)) => Ok(Self::whole(Moved::part(value, length))),
+            Err(error) => Err(FrameError::Encode(error.to_string())),
+        }
+    }
+
+    /// A value that is one part and nothing else.
+    pub(crate) fn whole(part: Part) -> Self {
+        Self::with(Bytes::new(), vec![part])
+    }
+
+    /// That part, if it is one.
+    fn as_whole(&self) -> Option<&Part> {
+        match self.beside() {
+            [part] if self.bytes.is_empty() => Some(part),
+            _ => None,
         }
     }
 
@@ -107,14 +139,23 @@ impl Encoded {
             let parts: Result<Vec<_>, _> = parts.into_iter().map(&mut settle).collect();
             self.beside = Some(Box::new(parts.map_err(FrameError::Encode)?));
         }
+        // What was to move, and is encoded for another process after all.
+        if let Some(Part::Bytes(bytes)) = self.as_whole() {
+            return Ok(bytes.clone().into());
+        }
         Ok(self)
     }
 
-    /// Decodes the value; large blobs in it share this memory.
+    /// Decodes the value; large blobs in it share this memory. One that was moved is taken, once.
     ///
     /// # Errors
     /// [`FrameError::Decode`] says what was found in the place of what.
-    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, FrameError> {
+    pub fn decode<T: DeserializeOwned + 'static>(&self) -> Result<T, FrameError> {
+        if self.bytes.is_empty()
+            && let Some(Part::Value(value)) = self.as_whole()
+        {
+            return moved::taken(value);
+        }
         blob::beside(self.beside(), || frame::decode(&self.bytes))
     }
 }
@@ -177,6 +218,13 @@ impl Serialize for Encoded {
         }
         let left = leave(beside)
             .ok_or_else(|| S::Error::custom("a value in two parts where there is room for one"))?;
+        if self.as_whole().is_some() {
+            return match left.map_err(S::Error::custom)?[..] {
+                // As long as the head of so many bytes: it counts the same on every backend.
+                [Extent { length, beside: true }] => serializer.serialize_u64(length as u64),
+                _ => Err(S::Error::custom("a value that was to move, on a way where it can't")),
+            };
+        }
         let mut both = serializer.serialize_tuple(2)?;
         both.serialize_element(&self.bytes)?;
         both.serialize_element(&left.map_err(S::Error::custom)?)?;
@@ -205,6 +253,13 @@ impl<'de> Visitor<'de> for OneOrTwo {
 
     fn visit_byte_buf<E: serde::de::Error>(self, bytes: Vec<u8>) -> Result<Encoded, E> {
         Ok(Bytes::from(bytes).into())
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, length: u64) -> Result<Encoded, E> {
+        let source = COMING.with_borrow(Clone::clone);
+        source
+            .and_then(|source| source.take_whole(length))
+            .ok_or_else(|| E::custom("a value that was to move, and is not there"))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut both: A) -> Result<Encoded, A::Error> {

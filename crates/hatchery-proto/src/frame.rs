@@ -17,6 +17,7 @@ use crate::blob;
 use crate::encoded::{self, Encoded};
 use crate::id::CallId;
 use crate::lane::{Lane, Source};
+use crate::moved::{self, Measured, Moved};
 use crate::part::{self, Extent, Part, Parts, Way};
 
 /// Why bytes are no frame, or a message can't become one.
@@ -193,11 +194,17 @@ impl Frame {
 }
 
 /// Reads the extents of a value's parts, one form for each message, so at least one; and takes them.
+/// None at all: the length of a value follows that has moved as it is.
 fn together(mut frame: Bytes, lane: Option<&Arc<Lane>>) -> Result<Encoded, FrameError> {
     let cut = || FrameError::Decode("a stream's message without its parts".to_owned());
     let count = frame.try_get_u32().map_err(|_| cut())? as usize;
+    if count == 0 {
+        let length = frame.try_get_u64().map_err(|_| cut())?;
+        let whole = Source::of(&frame, lane).take_whole(length);
+        return whole.filter(|_| frame.is_empty()).ok_or_else(cut);
+    }
     // Nothing is allocated for what has not come (C15).
-    if count == 0 || count > frame.len() / size_of::<u64>() {
+    if count > frame.len() / size_of::<u64>() {
         return Err(cut());
     }
     let extents: Vec<_> = (0..count).map(|_| Extent::of_wire(frame.get_u64())).collect();
@@ -251,10 +258,7 @@ pub fn encode_item(
     limit: usize,
     buffer: &mut BytesMut,
 ) -> Result<Item, FrameError> {
-    let start = buffer.len();
-    buffer.put_u32(0);
-    buffer.put_u8(ITEM);
-    buffer.put_u64(call.number());
+    let start = begin_item(call, buffer);
     let (encoded, found) = blob::write(value, buffer);
     let length = buffer.len() - start - HEAD - ITEM_HEAD;
     if !found.is_empty() {
@@ -262,6 +266,68 @@ pub fn encode_item(
     }
     seal(start, encoded, 0, limit, buffer)?;
     Ok(Item { length, parts: Parts::default() })
+}
+
+/// The same for a connection inside this process, where a value of `from` bytes and more moves as it
+/// is. It counts as if it was encoded, and its `Serialize` runs once in any case.
+///
+/// # Errors
+/// As [`encode_item`].
+pub fn move_item<T>(
+    call: CallId,
+    value: T,
+    from: usize,
+    settle: impl FnMut(Part) -> Result<Part, String>,
+    limit: usize,
+    buffer: &mut BytesMut,
+) -> Result<Item, FrameError>
+where
+    T: Serialize + Send + 'static,
+{
+    let start = begin_item(call, buffer);
+    let (encoded, found) = match moved::measure(&value, from, buffer) {
+        Ok(Measured::Long(length)) => {
+            announce_whole(start, length, limit, buffer)?;
+            let parts = Parts { beside: vec![Moved::part(value, length)], follow: Vec::new() };
+            return Ok(Item { length, parts });
+        }
+        Ok(Measured::Written(found)) => (Ok(()), found),
+        Err(error) => (Err(error), Vec::new()),
+    };
+    let length = buffer.len() - start - HEAD - ITEM_HEAD;
+    if !found.is_empty() {
+        let found = found.into_iter().map(settle);
+        return encode_parts(start, encoded, found, Way::Inside, limit, buffer);
+    }
+    seal(start, encoded, 0, limit, buffer)?;
+    Ok(Item { length, parts: Parts::default() })
+}
+
+fn begin_item(call: CallId, buffer: &mut BytesMut) -> usize {
+    let start = buffer.len();
+    buffer.put_u32(0);
+    buffer.put_u8(ITEM);
+    buffer.put_u64(call.number());
+    start
+}
+
+/// The rest of it for a value that moves: as long as it would be in a frame.
+fn announce_whole(
+    start: usize,
+    value: usize,
+    limit: usize,
+    buffer: &mut BytesMut,
+) -> Result<(), FrameError> {
+    let length = ITEM_HEAD.saturating_add(value);
+    if length > limit {
+        buffer.truncate(start);
+        return Err(FrameError::TooLarge { length, limit });
+    }
+    buffer[start + HEAD + 1] |= IS_APART;
+    buffer.put_u32(0);
+    buffer.put_u64(value as u64);
+    write_length(start, buffer.len() - start - HEAD, buffer);
+    Ok(())
 }
 
 /// The rest of it for a value that has parts.
@@ -288,8 +354,7 @@ fn encode_parts(
 
 /// Puts the extents of a value's parts before it.
 fn announce(start: usize, extents: &[Extent], buffer: &mut BytesMut) {
-    // In the first byte of the context's number, which is never that large.
-    buffer[start + HEAD + 1] |= (APART >> 56) as u8;
+    buffer[start + HEAD + 1] |= IS_APART;
     let value = buffer.split_off(start + HEAD + ITEM_HEAD);
     buffer.put_u32(u32::try_from(extents.len()).unwrap_or(u32::MAX));
     for extent in extents {
@@ -365,6 +430,8 @@ pub fn decode_message<T: DeserializeOwned>(
 
 /// In the number of a context: parts lie beside the message.
 const APART: u64 = 1 << 63;
+/// The same in the first byte of that number, which is never that large.
+const IS_APART: u8 = (APART >> 56) as u8;
 /// In the place of a context's number, which is never that large: what belongs to the next message.
 const PART: u64 = 1 << 62;
 const FILE: u64 = PART | 1;

@@ -2,37 +2,114 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
+use crate::encoded::Encoded;
 use crate::part::{Extent, Part};
 
 /// Where parts wait whose messages are under way: between two ends inside one process, or those that
 /// came as files. First in, first out, as the messages are.
+///
+/// Parts may be values of users, whose destructors are theirs: none is run while a lock is held here.
 #[derive(Debug, Default)]
-pub struct Lane(Mutex<VecDeque<Part>>);
+pub struct Lane(Mutex<Waiting>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    parts: VecDeque<Part>,
+    /// How long the values are among them.
+    values: usize,
+    /// Nobody takes any more.
+    closed: bool,
+    /// Who waits for fewer values.
+    senders: Vec<Waker>,
+    /// Of how many bytes one of those wants less.
+    wanted: usize,
+}
+
+impl Waiting {
+    fn released(&mut self) -> Vec<Waker> {
+        self.wanted = 0;
+        std::mem::take(&mut self.senders)
+    }
+}
 
 impl Lane {
-    /// Hands over what lies beside a message that is about to come.
-    pub fn push(&self, parts: impl IntoIterator<Item = Part>) {
-        self.waiting().extend(parts);
+    /// Hands over what lies beside a message that is about to come. Gives back what nobody takes any
+    /// more.
+    pub fn push(&self, parts: impl IntoIterator<Item = Part>) -> Vec<Part> {
+        let mut waiting = self.waiting();
+        if waiting.closed {
+            drop(waiting);
+            return parts.into_iter().collect();
+        }
+        for part in parts {
+            waiting.values = waiting.values.saturating_add(value_length(&part));
+            waiting.parts.push_back(part);
+        }
+        Vec::new()
     }
 
     /// Takes the next one; `None`: nobody has handed it over, and the message is no good.
     pub fn pop(&self) -> Option<Part> {
-        self.waiting().pop_front()
+        let mut waiting = self.waiting();
+        let part = waiting.parts.pop_front()?;
+        waiting.values = waiting.values.saturating_sub(value_length(&part));
+        let is_room = waiting.values < waiting.wanted;
+        let released = if is_room { waiting.released() } else { Vec::new() };
+        drop(waiting);
+        released.into_iter().for_each(Waker::wake);
+        Some(part)
+    }
+
+    /// Whoever takes is gone: drops what waits, here and now, and takes nothing from now on.
+    pub fn close(&self) {
+        let mut waiting = self.waiting();
+        waiting.closed = true;
+        waiting.values = 0;
+        let (unread, released) = (std::mem::take(&mut waiting.parts), waiting.released());
+        drop(waiting);
+        released.into_iter().for_each(Waker::wake);
+        drop(unread);
+    }
+
+    /// Ready when values of less than `limit` bytes wait. Ended by who takes them, or closes the
+    /// lane.
+    pub fn poll_room(&self, limit: usize, cx: &Context<'_>) -> Poll<()> {
+        let mut waiting = self.waiting();
+        if waiting.values < limit || waiting.closed {
+            return Poll::Ready(());
+        }
+        waiting.wanted = waiting.wanted.max(limit);
+        if !waiting.senders.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.senders.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Those who wait for that, to be woken for another reason.
+    #[must_use]
+    pub fn senders(&self) -> Vec<Waker> {
+        self.waiting().released()
     }
 
     /// How many bytes wait.
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {
-        self.waiting().iter().map(Part::length).sum()
+        self.waiting().parts.iter().map(Part::length).sum()
     }
 
-    fn waiting(&self) -> MutexGuard<'_, VecDeque<Part>> {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
         // A queue is whole after any panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Known without running anything: whatever is handed over was settled.
+fn value_length(part: &Part) -> usize {
+    if matches!(part, Part::Value(_)) { part.length() } else { 0 }
 }
 
 /// Where a message's parts are.
@@ -67,5 +144,14 @@ impl Source {
         };
         let parts: Option<Vec<_>> = extents.iter().map(&mut next).collect();
         Some((parts?, length))
+    }
+
+    /// Takes a value that has moved as it is, of that length; `None`: it is not there. Only from
+    /// inside of this process can one come: what comes as a file is none.
+    pub(crate) fn take_whole(self, length: u64) -> Option<Encoded> {
+        let extent = Extent { length: usize::try_from(length).ok()?, beside: true };
+        let (parts, _) = self.take(&[extent])?;
+        let whole = parts.into_iter().next().filter(|part| matches!(part, Part::Value(_)));
+        whole.map(Encoded::whole)
     }
 }

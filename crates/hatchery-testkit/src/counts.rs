@@ -1,5 +1,5 @@
-//! What a process holds, counted before and after: threads, fds, children, shared memory, files
-//! (C10).
+//! What a process holds, counted before and after: threads, fds, children, shared memory, files,
+//! and values that move from thread to thread (C10).
 //!
 //! One line in a test is enough:
 //!
@@ -56,6 +56,9 @@ pub struct Counts {
     pub memory: BTreeMap<Address, String>,
     /// Files below the looked-at directory.
     pub files: BTreeMap<PathBuf, String>,
+    /// Values on their way to a thread of this process, or from one, that nobody has taken yet:
+    /// those that move as they are (`Config::move_from_bytes`).
+    pub values: usize,
 }
 
 /// Where a mapping begins.
@@ -81,6 +84,8 @@ pub struct Difference {
     pub memory: Vec<String>,
     /// Files.
     pub files: Vec<String>,
+    /// How many values more are on their way between threads.
+    pub values: Vec<String>,
 }
 
 /// Compares when it is dropped. Made by [`guard`].
@@ -125,6 +130,7 @@ impl Counts {
             children: own::descendants(),
             memory: own::shared_memory(),
             files: dir.map(files).unwrap_or_default(),
+            values: hatchery_proto::on_their_way(),
         }
     }
 
@@ -137,6 +143,7 @@ impl Counts {
             children: new(&self.children, &before.children, is_known),
             memory: new(&self.memory, &before.memory, leads_elsewhere),
             files: new(&self.files, &before.files, is_known),
+            values: more(self.values, before.values),
         };
         (difference != Difference::default()).then_some(difference)
     }
@@ -150,6 +157,7 @@ impl fmt::Display for Difference {
             ("child", &self.children),
             ("memory", &self.memory),
             ("file", &self.files),
+            ("values", &self.values),
         ];
         for (kind, found) in kinds {
             for one in found {
@@ -170,6 +178,12 @@ fn new<K: Ord + fmt::Debug>(
         before.get(*key).is_none_or(|old| is_other(old.as_str(), name.as_str()))
     };
     now.iter().filter(is_new).map(|(key, name)| format!("{key:?} {name}")).collect()
+}
+
+/// One has no name, so how many there are more.
+fn more(now: usize, before: usize) -> Vec<String> {
+    let more = now.saturating_sub(before);
+    (more > 0).then(|| format!("on their way between threads: {more}")).into_iter().collect()
 }
 
 /// The kernel counts threads and processes up, so a number says who it is; names and states come

@@ -15,7 +15,7 @@ use crate::current;
 use crate::drive::link::{Answer, Held, Link};
 use crate::drive::pipe::{Pipe, Side, StreamStats, Unstarted};
 use crate::error::{ContextError, StreamError};
-use crate::function::{NoError, RemoteError};
+use crate::function::{NoError, RemoteError, encode_reply, packed};
 use crate::panics::caught;
 use crate::stream::{Duplex, Receiver, Sender};
 
@@ -26,8 +26,19 @@ use crate::stream::{Duplex, Receiver, Sender};
 #[must_use = "a context does nothing until it is opened"]
 pub struct ContextCall<In, Out, S, T, E = NoError> {
     name: &'static str,
-    args: Result<Encoded, FrameError>,
+    args: Box<dyn Args>,
     of: PhantomData<Parts<In, Out, S, T, E>>,
+}
+
+/// Arguments, with their types forgotten.
+trait Args: Send {
+    fn encode(self: Box<Self>, moves_from: Option<usize>) -> Result<Encoded, FrameError>;
+}
+
+impl<A: Serialize + Send + 'static> Args for A {
+    fn encode(self: Box<Self>, moves_from: Option<usize>) -> Result<Encoded, FrameError> {
+        packed(*self, moves_from)
+    }
 }
 
 type Parts<In, Out, S, T, E> = fn(In) -> (Out, S, T, E);
@@ -40,8 +51,8 @@ impl<In, Out, S, T, E> fmt::Debug for ContextCall<In, Out, S, T, E> {
 
 impl<In, Out, S, T, E> ContextCall<In, Out, S, T, E> {
     /// For the attribute's expansion.
-    pub(crate) fn new(name: &'static str, args: &impl Serialize) -> Self {
-        Self { name, args: Encoded::of(args), of: PhantomData }
+    pub(crate) fn new(name: &'static str, args: impl Serialize + Send + 'static) -> Self {
+        Self { name, args: Box::new(args), of: PhantomData }
     }
 
     /// The name under which every process of the tree knows the function: its module path.
@@ -101,7 +112,7 @@ impl<In, Out, S, T, E> Opening<In, Out, S, T, E>
 where
     In: Serialize,
     Out: DeserializeOwned,
-    S: DeserializeOwned,
+    S: DeserializeOwned + 'static,
     T: DeserializeOwned,
     E: RemoteError,
 {
@@ -167,7 +178,7 @@ where
         let Self { link, call, terms, .. } = self;
         let path = link.path.clone();
         let name = call.name;
-        let args = call.args.map_err(|cause| {
+        let args = call.args.encode(link.outbox.moves_from()).map_err(|cause| {
             let message = format!("encoding the arguments of `{name}`");
             let fault = current::fault(FaultKind::BadArgument, message).because(cause.to_string());
             ContextError::Refused(Box::new(fault))
@@ -354,8 +365,8 @@ impl<R, W, S, T, E> Context<R, W, S, T, E> {
 
 impl<R, W, S, T, E> Context<R, W, S, T, E>
 where
-    R: DeserializeOwned,
-    W: Serialize,
+    R: DeserializeOwned + 'static,
+    W: Serialize + Send + 'static,
 {
     /// Sends a message; see [`Sender::send`].
     ///
@@ -400,7 +411,7 @@ where
     }
 }
 
-impl<R, W, S, T: DeserializeOwned, E: RemoteError> Context<R, W, S, T, E> {
+impl<R, W, S, T: DeserializeOwned + 'static, E: RemoteError> Context<R, W, S, T, E> {
     /// Waits for the other side's result. Its stream may still hold unread messages. Ended by the
     /// other side's end, or its connection's.
     ///
@@ -436,7 +447,7 @@ impl<In, Out, S> fmt::Debug for Callee<In, Out, S> {
     }
 }
 
-impl<In, Out, S: Serialize> Callee<In, Out, S> {
+impl<In, Out, S: Serialize + Send + 'static> Callee<In, Out, S> {
     /// Tells the opener that this side is ready, with a first value, and gives the stream. It
     /// takes the callee itself, so that nothing can be said twice or before.
     ///
@@ -444,7 +455,8 @@ impl<In, Out, S: Serialize> Callee<In, Out, S> {
     /// [`StreamError::BadMessage`] if the value can't be encoded; [`StreamError::Closed`] if the
     /// context is over already.
     pub fn started(self, value: S) -> Result<Duplex<In, Out>, StreamError> {
-        let value = crate::function::encode_reply(&value).map_err(StreamError::BadMessage)?;
+        let moves_from = self.pipe.moves_from();
+        let value = encode_reply(value, moves_from).map_err(StreamError::BadMessage)?;
         self.pipe.start(value).map_err(|error| match error {
             Unstarted::Context => StreamError::Closed,
             Unstarted::Value(cause) => {

@@ -56,10 +56,11 @@ impl<T, E> Call<T, E> {
         self.body.run().await
     }
 
-    /// The arguments as MessagePack.
-    pub(crate) fn encode(&self) -> Result<Encoded, Box<Fault>> {
-        self.body.encode().map_err(|cause| {
-            let message = format!("encoding the arguments of `{}`", self.name);
+    /// The arguments as MessagePack; as they are, if they move and have that many bytes.
+    pub(crate) fn encode(self, moves_from: Option<usize>) -> Result<Encoded, Box<Fault>> {
+        let name = self.name;
+        self.body.encode(moves_from).map_err(|cause| {
+            let message = format!("encoding the arguments of `{name}`");
             Box::new(current::fault(FaultKind::BadArgument, message).because(cause.to_string()))
         })
     }
@@ -148,7 +149,7 @@ impl<T, E> IsResult for Result<T, E> {
 /// One function that actors answer to. Made by `#[hatchery::function]`.
 pub struct Function {
     name: &'static str,
-    serve: fn(&Encoded) -> Served,
+    serve: fn(&Asked) -> Served,
 }
 
 impl fmt::Debug for Function {
@@ -163,7 +164,7 @@ pub(crate) type Served = Pin<Box<dyn Future<Output = Result<Encoded, Box<Fault>>
 impl Function {
     /// A table entry.
     #[must_use]
-    pub const fn new(name: &'static str, serve: fn(&Encoded) -> Served) -> Self {
+    pub const fn new(name: &'static str, serve: fn(&Asked) -> Served) -> Self {
         Self { name, serve }
     }
 }
@@ -171,7 +172,7 @@ impl Function {
 inventory::collect!(Function);
 
 /// Finds a function by name and starts it on encoded arguments.
-pub(crate) fn dispatch(name: &str, args: &Encoded) -> Result<Served, Box<Fault>> {
+pub(crate) fn dispatch(name: &str, asked: &Asked) -> Result<Served, Box<Fault>> {
     static TABLE: OnceLock<Vec<&'static Function>> = OnceLock::new();
     let table = TABLE.get_or_init(|| {
         let mut all: Vec<_> = inventory::iter::<Function>.into_iter().collect();
@@ -179,7 +180,7 @@ pub(crate) fn dispatch(name: &str, args: &Encoded) -> Result<Served, Box<Fault>>
         all
     });
     match table.binary_search_by_key(&name, |function| function.name) {
-        Ok(at) => Ok((table[at].serve)(args)),
+        Ok(at) => Ok((table[at].serve)(asked)),
         Err(_) => {
             let message = format!("no function `{name}` among the {} of this image", table.len());
             Err(Box::new(current::fault(FaultKind::UnknownFunction, message)))
@@ -190,7 +191,7 @@ pub(crate) fn dispatch(name: &str, args: &Encoded) -> Result<Served, Box<Fault>>
 /// One function that converses. Made by `#[hatchery::context]`.
 pub struct ContextFunction {
     name: &'static str,
-    serve: fn(&Encoded, RawCallee) -> Served,
+    serve: fn(&Asked, RawCallee) -> Served,
 }
 
 impl fmt::Debug for ContextFunction {
@@ -202,7 +203,7 @@ impl fmt::Debug for ContextFunction {
 impl ContextFunction {
     /// A table entry.
     #[must_use]
-    pub const fn new(name: &'static str, serve: fn(&Encoded, RawCallee) -> Served) -> Self {
+    pub const fn new(name: &'static str, serve: fn(&Asked, RawCallee) -> Served) -> Self {
         Self { name, serve }
     }
 }
@@ -212,7 +213,7 @@ inventory::collect!(ContextFunction);
 /// Finds a function that converses by name and starts it on encoded arguments.
 pub(crate) fn dispatch_context(
     name: &str,
-    args: &Encoded,
+    asked: &Asked,
     callee: RawCallee,
 ) -> Result<Served, Box<Fault>> {
     static TABLE: OnceLock<Vec<&'static ContextFunction>> = OnceLock::new();
@@ -222,7 +223,7 @@ pub(crate) fn dispatch_context(
         all
     });
     match table.binary_search_by_key(&name, |function| function.name) {
-        Ok(at) => Ok((table[at].serve)(args, callee)),
+        Ok(at) => Ok((table[at].serve)(asked, callee)),
         Err(_) => {
             let message =
                 format!("no context function `{name}` among the {} of this image", table.len());
@@ -232,38 +233,40 @@ pub(crate) fn dispatch_context(
 }
 
 /// Serves a function that can't fail. For the attribute's expansion.
-pub fn serve_plain<A, R, F, Fut>(args: &Encoded, body: F) -> Served
+pub fn serve_plain<A, R, F, Fut>(asked: &Asked, body: F) -> Served
 where
-    A: DeserializeOwned,
-    R: Serialize,
+    A: DeserializeOwned + 'static,
+    R: Serialize + Send + 'static,
     F: FnOnce(A) -> Fut,
     Fut: Future<Output = R> + Send + 'static,
 {
-    match decode(args) {
+    let moves_from = asked.moves_from;
+    match decode(asked) {
         Ok(args) => {
             let running = body(args);
-            Box::pin(async move { encode_reply(&running.await) })
+            Box::pin(async move { encode_reply(running.await, moves_from) })
         }
         Err(fault) => Box::pin(std::future::ready(Err(fault))),
     }
 }
 
 /// Serves a function that returns a `Result`. For the attribute's expansion.
-pub fn serve_result<A, R, F, Fut>(args: &Encoded, body: F) -> Served
+pub fn serve_result<A, R, F, Fut>(asked: &Asked, body: F) -> Served
 where
-    A: DeserializeOwned,
+    A: DeserializeOwned + 'static,
     R: IsResult,
-    R::Ok: Serialize,
+    R::Ok: Serialize + Send + 'static,
     R::Err: RemoteError,
     F: FnOnce(A) -> Fut,
     Fut: Future<Output = R> + Send + 'static,
 {
-    match decode(args) {
+    let moves_from = asked.moves_from;
+    match decode(asked) {
         Ok(args) => {
             let running = body(args);
             Box::pin(async move {
                 match running.await.into_result() {
-                    Ok(value) => encode_reply(&value),
+                    Ok(value) => encode_reply(value, moves_from),
                     Err(error) => Err(Box::new(error.to_fault())),
                 }
             })
@@ -302,15 +305,43 @@ where
     Call { name, body: Box::new(Packed { args, run }) }
 }
 
-pub(crate) fn decode<A: DeserializeOwned>(args: &Encoded) -> Result<A, Box<Fault>> {
-    args.decode().map_err(|cause| {
+/// What a function is asked with, and how it may answer. For the attribute's expansion.
+#[derive(Debug)]
+pub struct Asked {
+    args: Encoded,
+    /// From which length on its reply moves to who asks.
+    moves_from: Option<usize>,
+}
+
+impl Asked {
+    pub(crate) fn new(args: Encoded, moves_from: Option<usize>) -> Self {
+        Self { args, moves_from }
+    }
+}
+
+/// A value on its way: as MessagePack, or as it is, if it moves and has that many bytes.
+pub(crate) fn packed<T>(value: T, moves_from: Option<usize>) -> Result<Encoded, FrameError>
+where
+    T: Serialize + Send + 'static,
+{
+    match moves_from {
+        Some(from) => Encoded::moved(value, from),
+        None => Encoded::of(&value),
+    }
+}
+
+pub(crate) fn decode<A: DeserializeOwned + 'static>(asked: &Asked) -> Result<A, Box<Fault>> {
+    asked.args.decode().map_err(|cause| {
         let message = format!("decoding the arguments as `{}`", std::any::type_name::<A>());
         Box::new(current::fault(FaultKind::BadArgument, message).because(cause.to_string()))
     })
 }
 
-pub(crate) fn encode_reply<R: Serialize>(value: &R) -> Result<Encoded, Box<Fault>> {
-    Encoded::of(value).map_err(|cause| {
+pub(crate) fn encode_reply<R>(value: R, moves_from: Option<usize>) -> Result<Encoded, Box<Fault>>
+where
+    R: Serialize + Send + 'static,
+{
+    packed(value, moves_from).map_err(|cause| {
         let message = format!("encoding the reply as `{}`", std::any::type_name::<R>());
         Box::new(current::fault(FaultKind::BadReply, message).because(cause.to_string()))
     })
@@ -320,7 +351,7 @@ type Running<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
 
 /// Arguments and body, with their types forgotten.
 trait Body<T, E>: Send {
-    fn encode(&self) -> Result<Encoded, FrameError>;
+    fn encode(self: Box<Self>, moves_from: Option<usize>) -> Result<Encoded, FrameError>;
     fn run(self: Box<Self>) -> Running<T, E>;
 }
 
@@ -331,11 +362,11 @@ struct Packed<A, F> {
 
 impl<T, E, A, F> Body<T, E> for Packed<A, F>
 where
-    A: Serialize + Send,
+    A: Serialize + Send + 'static,
     F: FnOnce(A) -> Running<T, E> + Send,
 {
-    fn encode(&self) -> Result<Encoded, FrameError> {
-        Encoded::of(&self.args)
+    fn encode(self: Box<Self>, moves_from: Option<usize>) -> Result<Encoded, FrameError> {
+        packed(self.args, moves_from)
     }
 
     fn run(self: Box<Self>) -> Running<T, E> {

@@ -36,7 +36,7 @@ pub struct Items<I> {
     _context: Context<I, Nothing, (), (), NoError>,
 }
 
-impl<I: DeserializeOwned> Items<I> {
+impl<I: DeserializeOwned + 'static> Items<I> {
     pub(crate) async fn open(
         opening: Opening<Nothing, I, (), (), NoError>,
     ) -> Result<Self, ContextError> {
@@ -64,7 +64,7 @@ impl<I: DeserializeOwned> Items<I> {
     }
 }
 
-impl<I: DeserializeOwned> Stream for Items<I> {
+impl<I: DeserializeOwned + 'static> Stream for Items<I> {
     type Item = Result<I, StreamError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<Option<Self::Item>> {

@@ -86,8 +86,8 @@ pub mod __private {
         stream_call,
     };
     pub use crate::function::{
-        ContextFunction, Function, IsResult, call_plain, call_result, serve_plain, serve_result,
+        Asked, ContextFunction, Function, IsResult, call_plain, call_result, serve_plain,
+        serve_result,
     };
-    pub use hatchery_proto::Encoded;
     pub use inventory::submit;
 }

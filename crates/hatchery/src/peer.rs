@@ -118,7 +118,7 @@ impl PeerPortal {
     where
         In: Serialize,
         Out: DeserializeOwned,
-        S: DeserializeOwned,
+        S: DeserializeOwned + 'static,
         T: DeserializeOwned,
         E: RemoteError,
         F: AsyncFnOnce(Context<Out, In, S, T, E>) -> crate::Result<B>,
@@ -135,7 +135,7 @@ impl PeerPortal {
     /// Dropping the future cancels the function.
     pub async fn stream<I>(&self, call: StreamCall<I>) -> Result<Items<I>, ContextError>
     where
-        I: DeserializeOwned,
+        I: DeserializeOwned + 'static,
     {
         Items::open(self.context(call.context)).await
     }

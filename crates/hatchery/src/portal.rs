@@ -123,7 +123,7 @@ impl Portal {
     where
         In: Serialize,
         Out: DeserializeOwned,
-        S: DeserializeOwned,
+        S: DeserializeOwned + 'static,
         T: DeserializeOwned,
         E: RemoteError,
         F: AsyncFnOnce(Context<Out, In, S, T, E>) -> crate::Result<B>,
@@ -141,7 +141,7 @@ impl Portal {
     /// Dropping the future cancels the function.
     pub async fn stream<I>(&self, call: StreamCall<I>) -> Result<Items<I>, ContextError>
     where
-        I: DeserializeOwned,
+        I: DeserializeOwned + 'static,
     {
         Items::open(self.context(call.context)).await
     }
@@ -206,12 +206,12 @@ impl<'a, T, E> Calling<'a, T, E> {
     }
 }
 
-impl<T: DeserializeOwned, E: RemoteError> Calling<'_, T, E> {
+impl<T: DeserializeOwned + 'static, E: RemoteError> Calling<'_, T, E> {
     async fn answer(self) -> Result<T, CallError<E>> {
-        let link = self.link;
-        let function = self.call.name();
-        let args = self.call.encode().map_err(CallError::Refused)?;
-        match link.call(function, args, self.within).await {
+        let Self { link, call, within } = self;
+        let function = call.name();
+        let args = call.encode(link.outbox.moves_from()).map_err(CallError::Refused)?;
+        match link.call(function, args, within).await {
             Ok(reply) => reply.decode().map_err(|cause| {
                 let what = std::any::type_name::<T>();
                 let message = format!("decoding the reply of `{function}` as `{what}`");
@@ -225,7 +225,7 @@ impl<T: DeserializeOwned, E: RemoteError> Calling<'_, T, E> {
 
 impl<'a, T, E> IntoFuture for Calling<'a, T, E>
 where
-    T: DeserializeOwned + 'a,
+    T: DeserializeOwned + 'static,
     E: RemoteError + 'a,
 {
     type Output = Result<T, CallError<E>>;

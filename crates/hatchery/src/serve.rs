@@ -20,7 +20,7 @@ use crate::drive::link::Answer;
 use crate::drive::pipe::{Pipe, Side};
 use crate::drive::reader::Ended;
 use crate::drive::writer::{Outbox, Priority, PushError};
-use crate::function;
+use crate::function::{self, Asked};
 use crate::lock::lock;
 use crate::panics::{Caught, caught};
 
@@ -51,12 +51,12 @@ impl Service {
         match message {
             ToChild::Call { call, function, args, deadline: _ } => {
                 if self.admit(call, &function)? {
-                    self.call(call, &function, &args);
+                    self.call(call, &function, self.asked(args));
                 }
             }
             ToChild::Open { call, function, args, terms } => {
                 if self.admit(call, &function)? {
-                    self.context(call, &function, &args, terms);
+                    self.context(call, &function, self.asked(args), terms);
                 }
             }
             ToChild::CancelCall { call, reason } => self.cancel(call, reason)?,
@@ -99,8 +99,8 @@ impl Service {
         Ok(false)
     }
 
-    fn call(self: &Arc<Self>, call: CallId, name: &str, args: &Encoded) {
-        match function::dispatch(name, args) {
+    fn call(self: &Arc<Self>, call: CallId, name: &str, asked: Asked) {
+        match function::dispatch(name, &asked) {
             Ok(running) => {
                 let (cancel, cancelled) = oneshot::channel();
                 lock(&self.open).insert(call, Running::Call(Some(cancel)));
@@ -117,11 +117,11 @@ impl Service {
         }
     }
 
-    fn context(self: &Arc<Self>, call: CallId, name: &str, args: &Encoded, terms: Terms) {
+    fn context(self: &Arc<Self>, call: CallId, name: &str, asked: Asked, terms: Terms) {
         let (from, outbox) = (self.from.clone(), self.outbox.clone());
         let line = self.line(Kind::ServingContext, call, name);
         let pipe = Pipe::new(Side::Callee, call, from, outbox, terms, line);
-        match function::dispatch_context(name, args, RawCallee::new(pipe.clone())) {
+        match function::dispatch_context(name, &asked, RawCallee::new(pipe.clone())) {
             Ok(running) => {
                 lock(&self.open).insert(call, Running::Context(pipe.clone()));
                 let (stopping, actor) = (pipe.clone(), self.actor.clone());
@@ -141,6 +141,10 @@ impl Service {
             }
             Err(fault) => self.answer(call, Err(fault)),
         }
+    }
+
+    fn asked(&self, args: Encoded) -> Asked {
+        Asked::new(args, self.outbox.moves_from())
     }
 
     fn task(self: &Arc<Self>, call: CallId, line: Option<Entry>) -> Serving {

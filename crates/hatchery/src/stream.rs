@@ -50,7 +50,7 @@ impl<R, W> Duplex<R, W> {
     }
 }
 
-impl<R: DeserializeOwned, W: Serialize> Duplex<R, W> {
+impl<R: DeserializeOwned + 'static, W: Serialize + Send + 'static> Duplex<R, W> {
     /// See [`Sender::send`].
     ///
     /// # Errors
@@ -140,7 +140,7 @@ impl<W> Sender<W> {
     }
 }
 
-impl<W: Serialize> Sender<W> {
+impl<W: Serialize + Send + 'static> Sender<W> {
     /// Sends one message, after all that were sent before it. Waits for room if the stream's
     /// policy is to wait: ended by the reader, or by the end of the context.
     ///
@@ -172,7 +172,7 @@ impl<W: Serialize> Sender<W> {
     }
 }
 
-impl<W: Serialize> Sink<W> for Sender<W> {
+impl<W: Serialize + Send + 'static> Sink<W> for Sender<W> {
     type Error = StreamError;
 
     fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
@@ -191,7 +191,7 @@ impl<W: Serialize> Sink<W> for Sender<W> {
         if !self.open {
             return Err(StreamError::Closed);
         }
-        let sent = self.pipe.try_send(&message);
+        let sent = self.pipe.try_send(message);
         match Self::settle(sent)? {
             Some(_) if self.pipe.fails_when_full() => Err(StreamError::Full),
             staged => {
@@ -247,7 +247,7 @@ impl<R> Receiver<R> {
     }
 }
 
-impl<R: DeserializeOwned> Receiver<R> {
+impl<R: DeserializeOwned + 'static> Receiver<R> {
     /// The next message, in the order of sending; `None` when the other side has closed its half
     /// or has ended well, and all that it sent was read. Ended by the sender, or by the context.
     ///
@@ -262,7 +262,7 @@ impl<R: DeserializeOwned> Receiver<R> {
     }
 }
 
-impl<R: DeserializeOwned> Stream for Receiver<R> {
+impl<R: DeserializeOwned + 'static> Stream for Receiver<R> {
     type Item = Result<R, StreamError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -287,7 +287,7 @@ impl<R> Drop for Receiver<R> {
     }
 }
 
-impl<R: DeserializeOwned, W> Stream for Duplex<R, W> {
+impl<R: DeserializeOwned + 'static, W> Stream for Duplex<R, W> {
     type Item = Result<R, StreamError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -295,7 +295,7 @@ impl<R: DeserializeOwned, W> Stream for Duplex<R, W> {
     }
 }
 
-impl<R, W: Serialize> Sink<W> for Duplex<R, W> {
+impl<R, W: Serialize + Send + 'static> Sink<W> for Duplex<R, W> {
     type Error = StreamError;
 
     fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
@@ -320,7 +320,7 @@ fn yield_now_and_then(cx: &mut Context<'_>) -> Poll<()> {
     std::pin::pin!(tokio::task::consume_budget()).poll(cx)
 }
 
-fn decode<R: DeserializeOwned>(value: &Encoded) -> Result<R, StreamError> {
+fn decode<R: DeserializeOwned + 'static>(value: &Encoded) -> Result<R, StreamError> {
     value.decode().map_err(|cause| {
         let message = format!("decoding a message as `{}`", std::any::type_name::<R>());
         let fault = current::fault(FaultKind::BadReply, message).because(cause.to_string());

@@ -34,15 +34,18 @@ fn every_kind_of_leak_is_seen_by_name() {
         // Its fd is closed: the mapping alone is left.
         let memory = SharedWords::new(c"frames", page).unwrap().0;
 
+        let value = hatchery_proto::Encoded::moved("on its way", 0).unwrap();
+
         let found = Counts::now().difference(&before).unwrap();
         assert!(found.threads[0].ends_with("lingering"), "{found}");
+        assert!(found.to_string().contains("values on their way between threads: 1"), "{found}");
         assert!(found.fds.iter().any(|fd| fd.ends_with("/dev/zero")), "{found}");
         assert!(found.children[0].contains(&child.id().to_string()), "{found}");
         assert!(found.files[0].ends_with("left"), "{found}");
         let [frames] = &found.memory[..] else { panic!("{found}") };
         assert!(frames.contains("/memfd:frames") && frames.ends_with(" 4096 bytes"), "{found}");
 
-        drop((gate, file, stdin, memory));
+        drop((gate, file, stdin, memory, value));
         assert!(thread.join().unwrap());
         child.wait().unwrap();
         fs::remove_file(left).unwrap();
@@ -171,6 +174,7 @@ fn a_change_of_name_or_state_is_no_leak_and_a_change_of_an_fd_is_one() {
         children: BTreeMap::from([(5, format!("child ({state})"))]),
         memory: BTreeMap::new(),
         files: BTreeMap::new(),
+        values: 0,
     };
     assert_eq!(all("R", "x").difference(&all("S", "x")), None);
     let found = all("R", "x").difference(&all("R", "y")).unwrap();

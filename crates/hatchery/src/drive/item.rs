@@ -24,20 +24,32 @@ pub(crate) struct Item {
 }
 
 impl Item {
-    /// Encodes a message; `settle` is applied to each of its large parts.
-    pub(super) fn new(
+    /// Encodes a message, or moves it as it is if it has that many bytes or more; `settle` is
+    /// applied to each of its large parts.
+    pub(super) fn new<T>(
         call: CallId,
-        value: &impl Serialize,
-        way: Way,
+        value: T,
+        (way, moves_from): (Way, Option<usize>),
         settle: impl FnMut(Part) -> Result<Part, String>,
         limit: usize,
-    ) -> Result<Self, FrameError> {
+    ) -> Result<Self, FrameError>
+    where
+        T: Serialize + Send + 'static,
+    {
         let mut frame = SCRATCH.take().unwrap_or_default();
-        let encoded = frame::encode_item(call, value, way, settle, limit, &mut frame);
+        let encoded = match moves_from {
+            Some(from) => frame::move_item(call, value, from, settle, limit, &mut frame),
+            None => frame::encode_item(call, &value, way, settle, limit, &mut frame),
+        };
         let mut item = Self { frame, parts: Parts::default(), length: 0 };
         let frame::Item { length, parts } = encoded?;
         (item.parts, item.length) = (parts, length);
         Ok(item)
+    }
+
+    /// Shares of what is handed over, for who must not drop it where the message is dropped.
+    pub(super) fn shares(&self) -> Vec<Part> {
+        self.parts.beside.clone()
     }
 
     /// The bytes that follow, if they are few, become a part of the frame.

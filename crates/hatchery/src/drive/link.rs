@@ -82,13 +82,15 @@ impl Link {
         self.outbox.room().await;
         let args = self.outbox.settled(args).map_err(|error| self.refused(function, &error))?;
         let (answer, answered) = oneshot::channel();
-        let (call, pushed) = {
+        let (call, pushed, message) = {
             let mut calls = lock(&self.calls);
             let call = calls.open(Waiter::Call(answer))?;
             let message = ToChild::Call { call, function: function.into(), args, deadline: within };
             let alone = calls.len() == 1;
-            (call, self.say(alone, &message))
+            (call, self.say(alone, &message), message)
         };
+        // Not under the lock: what moves is a value of the caller's.
+        drop(message);
         let mut guard = OpenCall { link: self, call, why: Some(Why::Dropped) };
         if let Err(error) = pushed {
             guard.why = None;
@@ -131,7 +133,7 @@ impl Link {
         self.outbox.room().await;
         let args = self.outbox.settled(args).map_err(|error| self.refused(function, &error))?;
         let (mut pipe, path) = (None, self.path.clone());
-        let (call, pushed) = {
+        let (call, pushed, message) = {
             let mut calls = lock(&self.calls);
             let call = calls.open_with(|call| {
                 let outbox = self.outbox.clone();
@@ -140,8 +142,9 @@ impl Link {
                 Waiter::Context(new)
             })?;
             let message = ToChild::Open { call, function: function.into(), args, terms };
-            (call, self.outbox.push(Priority::Data, &message))
+            (call, self.outbox.push(Priority::Data, &message), message)
         };
+        drop(message);
         match (pushed, pipe) {
             (Ok(()), Some(pipe)) => Ok(Held { link: self.clone(), pipe }),
             (Ok(()), None) => Err(self.lost()),

@@ -21,6 +21,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::framed::Framed;
+use super::item::Item;
 use super::link::Answer;
 use super::writer::{ItemError, Outbox, Priority, PushError};
 use crate::board::Entry;
@@ -229,6 +230,11 @@ impl Pipe {
         }
     }
 
+    /// From which length on values for the other side move as they are.
+    pub(crate) fn moves_from(&self) -> Option<usize> {
+        self.outbox.moves_from()
+    }
+
     /// The callee is told to stop, by the opener or by itself.
     pub(crate) fn stop(&self, reason: Reason) {
         let mut state = lock(&self.state);
@@ -245,11 +251,12 @@ impl Pipe {
     /// Says `started`; a value that can't be said leaves everything as it was.
     pub(crate) fn start(&self, value: Encoded) -> Result<(), Unstarted> {
         let value = self.outbox.settled(value).map_err(Unstarted::Value)?;
+        // Before the lock, so that it is dropped after it: its value may be a user's.
+        let message = ToParent::Started { call: self.call, value };
         let mut state = lock(&self.state);
         let mut started = state.context.clone();
         started.start().map_err(|_| Unstarted::Context)?;
         // In order with the messages that follow; a closed channel is told by its reader.
-        let message = ToParent::Started { call: self.call, value };
         if let Err(PushError::Frame(error)) = self.outbox.push(Priority::Data, &message) {
             return Err(Unstarted::Value(error));
         }
@@ -374,9 +381,11 @@ impl Pipe {
     // The stream's halves.
 
     /// Sends a message if there is room for it.
-    pub(crate) fn try_send(&self, value: &impl Serialize) -> Sent {
+    pub(crate) fn try_send<T: Serialize + Send + 'static>(&self, value: T) -> Sent {
         // Before any lock: this runs the code of whoever sends.
         let item = self.outbox.item(self.call, value);
+        // So that its destructor runs after all locks, whatever becomes of it.
+        let _shares = item.as_ref().map(Item::shares).ok();
         let mut state = lock(&self.state);
         if let Some(closed) = state.closed_for_sending() {
             return closed;
@@ -402,8 +411,7 @@ impl Pipe {
             Err(ItemError::Denied(Denied::Closed, _)) => Sent::Closed(None),
             Err(ItemError::Push(PushError::Closed)) => Sent::Full(Framed::nothing()),
             Err(ItemError::Push(PushError::Frame(cause))) => {
-                let message =
-                    format!("sending a message of `{}`", std::any::type_name_of_val(value));
+                let message = format!("sending a message of `{}`", std::any::type_name::<T>());
                 let fault = current::fault(FaultKind::BadArgument, message);
                 Sent::Refused(Box::new(fault.because(cause.to_string())))
             }

@@ -25,8 +25,12 @@ impl Outbox {
     }
 
     /// Encodes a message of a stream. Runs the code of whoever sends it.
-    pub(crate) fn item(&self, call: CallId, value: &impl Serialize) -> Result<Item, FrameError> {
-        Item::new(call, value, self.way, |part| self.settle(part), self.max_frame)
+    pub(crate) fn item<T>(&self, call: CallId, value: T) -> Result<Item, FrameError>
+    where
+        T: Serialize + Send + 'static,
+    {
+        let way = (self.way, self.moves_from());
+        Item::new(call, value, way, |part| self.settle(part), self.max_frame)
     }
 
     /// Takes one frame, whole or not at all. Never waits; any thread. Its values are settled.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -108,7 +108,10 @@ impl Queue {
     /// of its own.
     pub(super) fn hand_over(&mut self, beside: Vec<Part>) {
         if let Some(lane) = &self.lane {
-            return lane.push(beside);
+            // The reader is gone and the end of the channel about to be noticed. Whoever sends has
+            // another share of what is dropped here, for it may be a value of a user's.
+            drop(lane.push(beside));
+            return;
         }
         for part in beside {
             if let Part::File(sealed) = part {
@@ -125,13 +128,32 @@ impl Queue {
         self.queued + self.held >= limit
     }
 
+    /// Ready when there is less than `limit`, values included that nobody has taken yet, or the
+    /// queue is closed.
+    pub(super) fn poll_room(&mut self, limit: usize, cx: &Context<'_>) -> Poll<()> {
+        if self.closed {
+            return Poll::Ready(());
+        }
+        if !self.is_full(limit) {
+            let left = limit - self.queued - self.held;
+            return self.lane.as_ref().map_or(Poll::Ready(()), |lane| lane.poll_room(left, cx));
+        }
+        if !self.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            self.waiting.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
     /// Those who need wait no longer for the queue to be below `limit`.
     pub(super) fn released(&mut self, limit: usize) -> Vec<Waker> {
-        if self.closed || !self.is_full(limit) {
-            std::mem::take(&mut self.waiting)
-        } else {
-            Vec::new()
+        if !self.closed && self.is_full(limit) {
+            return Vec::new();
         }
+        let mut released = std::mem::take(&mut self.waiting);
+        if let Some(lane) = self.lane.as_ref().filter(|_| self.closed) {
+            released.extend(lane.senders());
+        }
+        released
     }
 
     /// Whether something was written a moment ago, so that more may follow.

@@ -136,7 +136,7 @@ impl Inbox {
     /// Puts a part where its message looks for it.
     fn beside(&mut self, part: Part) -> Result<(), FrameError> {
         let lane = self.lane.get_or_insert_default();
-        lane.push([part]);
+        drop(lane.push([part]));
         // One message's at the most, and those of another that it waits for.
         let limit = 2 * self.decoder.limit();
         match lane.waiting_bytes() {
@@ -181,6 +181,16 @@ impl Inbox {
         match self.next().await? {
             Received::Message(message) => Ok(message),
             Received::Item(call, _) => Err(Ended::violation(format!("a message of {call}"))),
+        }
+    }
+}
+
+impl Drop for Inbox {
+    /// What was handed over and not read is dropped here, by whoever was to read it, and not by a
+    /// supervisor that has other things to do.
+    fn drop(&mut self) {
+        if let Some(lane) = &self.lane {
+            lane.close();
         }
     }
 }

@@ -68,6 +68,8 @@ pub(crate) struct Outbox {
     pub(super) way: Way,
     /// From which length on bytes for another process are put into a file.
     pub(super) files_from: usize,
+    /// From which length on values move as they are, where they can.
+    moves_from: Option<usize>,
 }
 
 impl Outbox {
@@ -76,7 +78,8 @@ impl Outbox {
         let (work, left) = (Notify::new(), Notify::new());
         let (max_frame, limit) = (config.max_frame_bytes, config.outbox_bytes);
         let files_from = config.memfd_from_bytes.unwrap_or(usize::MAX);
-        Self { state, work, left, max_frame, limit, way: Way::Across, files_from }
+        let moves_from = config.move_from_bytes;
+        Self { state, work, left, max_frame, limit, way: Way::Across, files_from, moves_from }
     }
 
     /// The same for a connection inside this process, which has a lane beside its socket.
@@ -84,6 +87,11 @@ impl Outbox {
         self.way = if lane.is_some() { Way::Inside } else { Way::Across };
         lock(&self.state).lane = lane;
         self
+    }
+
+    /// From which length on values move to the other end as they are; `None`: all are encoded.
+    pub(crate) fn moves_from(&self) -> Option<usize> {
+        self.moves_from.filter(|_| self.way == Way::Inside)
     }
 
     /// Sees to it that what is queued goes out: now, unless something was written a moment ago;
@@ -117,14 +125,9 @@ impl Outbox {
     /// Ready when data may be pushed without growing the queue over its limit, or the connection
     /// is closed. Ended by the writer task, or by the closing of the connection.
     pub(crate) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
-        let mut queue = lock(&self.state);
-        if queue.closed || !queue.is_full(self.limit) {
+        if lock(&self.state).poll_room(self.limit, cx).is_ready() {
             return Poll::Ready(());
         }
-        if !queue.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-            queue.waiting.push(cx.waker().clone());
-        }
-        drop(queue);
         self.work.notify_one();
         Poll::Pending
     }
