@@ -1,9 +1,12 @@
 //! Large messages between processes: in shared memory that is passed on, beside the same through the
-//! socket; and typed ones to a thread: handed over, beside the same encoded.
+//! socket; and typed ones to a thread: handed over, shared or moved, beside the same encoded.
 
 use std::time::Instant;
 
-use hatchery::{Backend, Blob, BlobBuffer, Config, Portal, Runtime, Shared, Stdio};
+use hatchery::{
+    Backend, Blob, BlobBuffer, Callee, Config, Error, Nothing, Nursery, Portal, Runtime, Shared,
+    Stdio,
+};
 
 use crate::cli::Extent;
 use crate::figures::{Samples, Turns, float};
@@ -38,23 +41,37 @@ async fn count_shared(rows: Shared<Rows>) -> usize {
     rows.len()
 }
 
+#[hatchery::context]
+async fn count_all(callee: Callee<Rows, Nothing>) -> Result<usize, Error> {
+    let mut stream = callee.started(())?;
+    let mut count = 0;
+    while let Some(rows) = stream.recv().await? {
+        count += rows.len();
+    }
+    Ok(count)
+}
+
 pub(crate) fn measure(extent: Extent) -> Outcome {
     let sizes: &[usize] = extent.pick(&[1 << 20], &[1 << 20, 16 << 20, 256 << 20, 1 << 30]);
     for &size in sizes {
         tree::on_tokio(blobs(extent, size))?;
     }
-    tree::on_tokio(typed(extent))
+    for &count in extent.pick(&[1_000][..], &[4, 16, 64, 1_000, 30_000][..]) {
+        tree::on_tokio(typed(extent, count))?;
+    }
+    Ok(())
 }
 
-fn runtime() -> Outcome<Runtime> {
-    let config = Config { max_frame_bytes: (1 << 30) + (1 << 20), ..Config::default() };
+fn runtime(move_from_bytes: Option<usize>) -> Outcome<Runtime> {
+    let max_frame_bytes = (1 << 30) + (1 << 20);
+    let config = Config { max_frame_bytes, move_from_bytes, ..Config::default() };
     Ok(Runtime::builder().config(config).stdio(Stdio::Null).signals(false).open()?)
 }
 
 async fn blobs(extent: Extent, size: usize) -> Outcome {
     let turns = if size > 100 << 20 { 3 } else { extent.pick(2, 9) };
     let calls = (extent.pick(4 << 20, 64 << 20) / size).clamp(1, 50);
-    let runtime = runtime()?;
+    let runtime = runtime(None)?;
     let mut all = <[Turns; 3]>::default();
     let done = runtime
         .nursery(async |n| {
@@ -123,42 +140,81 @@ async fn rate(
     Ok(Samples::one(float(bytes) / began.elapsed().as_secs_f64()))
 }
 
-async fn typed(extent: Extent) -> Outcome {
-    let rows: Rows =
-        (0..extent.pick(1_000, 30_000)).map(|row| (row, format!("row {row}"))).collect();
+/// Typed values to a thread, encoded and beside that handed over: shared, moved, in a stream.
+async fn typed(extent: Extent, count: u64) -> Outcome {
+    let rows: Rows = (0..count).map(|row| (row, format!("row {row}"))).collect();
     let length = rmp_serde::to_vec(&rows)?.len() as u64;
-    let runtime = runtime()?;
-    let mut rates = Turns::default();
-    let done = runtime
+    let calls = (extent.pick(1 << 16, 4 << 20) / length).clamp(10, 2_000);
+    let (plain, moving) = (runtime(None)?, runtime(Some(0))?);
+    let mut all = <[Turns; 3]>::default();
+    let thread = |n: &Nursery| n.actor("thread").backend(Backend::Thread).start();
+    let done = plain
         .nursery(async |n| {
-            let thread = n.actor("thread").backend(Backend::Thread).start().await?;
-            thread.call(tree::stand(Place::One)).await?;
-            for turn in 0..=extent.pick(2, 9) {
-                let calls = 10;
-                let began = Instant::now();
-                for _ in 0..calls {
-                    thread.call(count(rows.clone())).await?;
+            let encodes = thread(&n).await?;
+            let inside = moving.nursery(async |n| {
+                let moves = thread(&n).await?;
+                for actor in [&encodes, &moves] {
+                    actor.call(tree::stand(Place::One)).await?;
                 }
-                let encoded = began.elapsed();
-                let began = Instant::now();
-                for _ in 0..calls {
-                    // Made anew, as the other is.
-                    thread.call(count_shared(Shared::new(rows.clone()))).await?;
+                for turn in 0..=extent.pick(2, 9) {
+                    let encoded = called(&encodes, &rows, calls).await?;
+                    let ours = [
+                        called_shared(&encodes, &rows, calls).await?,
+                        called(&moves, &rows, calls).await?,
+                    ];
+                    let streamed = streamed(&encodes, &rows, calls).await?;
+                    let moved = self::streamed(&moves, &rows, calls).await?;
+                    // The first warms all up.
+                    if turn > 0 {
+                        all[0].turn(&encoded, &ours[0]);
+                        all[1].turn(&encoded, &ours[1]);
+                        all[2].turn(&streamed, &moved);
+                    }
                 }
-                let rate = |span: std::time::Duration| {
-                    Samples::one(float(length * calls) / span.as_secs_f64())
-                };
-                if turn > 0 {
-                    rates.turn(&rate(encoded), &rate(began.elapsed()));
-                }
-            }
-            Ok(())
+                Ok(())
+            });
+            Ok(inside.await?)
         })
         .await;
-    runtime.close().await;
+    moving.close().await;
+    plain.close().await;
     done?;
-    let what = format!("call with a typed value of {length} bytes to a thread, handed over");
-    let row = Row::new("large", what, Unit::BytesPerSecond).size(length);
-    row.beside("encoded", &rates).tell();
+    let ways = ["call with {}, shared", "call with {}, moved", "stream of {}, moved"];
+    for (way, turns) in ways.into_iter().zip(&all) {
+        let what = way.replace("{}", &format!("a typed value of {length} bytes to a thread"));
+        let row = Row::new("large", what, Unit::Seconds).size(length);
+        row.beside("encoded", turns).tell();
+    }
     Ok(())
+}
+
+/// What one call takes, the making of its value included.
+async fn called(actor: &Portal, rows: &Rows, calls: u64) -> hatchery::Result<Samples> {
+    let began = Instant::now();
+    for _ in 0..calls {
+        actor.call(count(rows.clone())).await?;
+    }
+    Ok(Samples::one(began.elapsed().as_secs_f64() / float(calls)))
+}
+
+async fn called_shared(actor: &Portal, rows: &Rows, calls: u64) -> hatchery::Result<Samples> {
+    let began = Instant::now();
+    for _ in 0..calls {
+        // Made anew, as the others are.
+        actor.call(count_shared(Shared::new(rows.clone()))).await?;
+    }
+    Ok(Samples::one(began.elapsed().as_secs_f64() / float(calls)))
+}
+
+async fn streamed(actor: &Portal, rows: &Rows, messages: u64) -> hatchery::Result<Samples> {
+    let began = Instant::now();
+    let opened = actor.context(count_all()).run(async |mut context| {
+        for _ in 0..messages {
+            context.send(rows.clone()).await?;
+        }
+        context.close().await?;
+        Ok(context.result().await?)
+    });
+    opened.await?;
+    Ok(Samples::one(began.elapsed().as_secs_f64() / float(messages)))
 }

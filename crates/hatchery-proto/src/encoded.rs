@@ -18,7 +18,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::blob;
 use crate::frame::{self, FrameError};
 use crate::lane::Source;
-use crate::moved::{self, Measured, Moved};
+use crate::moved::{self, Measured, Moved, Taken};
 use crate::part::{Extent, Part, Parts, Way};
 
 /// A value as MessagePack, but for the large parts of it; or one that moves as it is.
@@ -151,12 +151,27 @@ impl Encoded {
     /// # Errors
     /// [`FrameError::Decode`] says what was found in the place of what.
     pub fn decode<T: DeserializeOwned + 'static>(&self) -> Result<T, FrameError> {
-        if self.bytes.is_empty()
-            && let Some(Part::Value(value)) = self.as_whole()
-        {
-            return moved::taken(value);
+        let (mut encoded, mut beside) = (&self.bytes, self.beside());
+        let taken;
+        if self.bytes.is_empty() {
+            match self.take()? {
+                Taken::Value(value) => return Ok(value),
+                // In there nothing lies beside: it was encoded for itself.
+                Taken::Encoded(bytes) => taken = bytes,
+            }
+            (encoded, beside) = (&taken, &[]);
         }
-        blob::beside(self.beside(), || frame::decode(&self.bytes))
+        // In one place, so that it is compiled into this.
+        blob::beside(beside, || frame::decode(encoded))
+    }
+
+    /// Takes what has moved; nothing is found in nothing.
+    #[cold]
+    fn take<T: 'static>(&self) -> Result<Taken<T>, FrameError> {
+        match self.as_whole() {
+            Some(Part::Value(value)) => moved::take(value),
+            _ => Ok(Taken::Encoded(Bytes::new())),
+        }
     }
 }
 

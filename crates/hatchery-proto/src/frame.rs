@@ -199,9 +199,7 @@ fn together(mut frame: Bytes, lane: Option<&Arc<Lane>>) -> Result<Encoded, Frame
     let cut = || FrameError::Decode("a stream's message without its parts".to_owned());
     let count = frame.try_get_u32().map_err(|_| cut())? as usize;
     if count == 0 {
-        let length = frame.try_get_u64().map_err(|_| cut())?;
-        let whole = Source::of(&frame, lane).take_whole(length);
-        return whole.filter(|_| frame.is_empty()).ok_or_else(cut);
+        return whole(frame, lane).ok_or_else(cut);
     }
     // Nothing is allocated for what has not come (C15).
     if count > frame.len() / size_of::<u64>() {
@@ -214,6 +212,12 @@ fn together(mut frame: Bytes, lane: Option<&Arc<Lane>>) -> Result<Encoded, Frame
         return Err(cut());
     }
     Ok(Encoded::with(frame, parts))
+}
+
+/// Reads the length of a value that has moved, and takes it.
+fn whole(mut frame: Bytes, lane: Option<&Arc<Lane>>) -> Option<Encoded> {
+    let length = frame.try_get_u64().ok()?;
+    frame.is_empty().then(|| Source::of(&frame, lane).take_whole(length))?
 }
 
 /// The frame that a file goes with, whose message is the next one.

@@ -12,11 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde::ser::Error as _;
 
 use crate::blob::{self, Numbering};
-use crate::frame::{self, FrameError};
+use crate::frame::FrameError;
 use crate::part::{Handed, NUMBER, Part};
 use crate::shared;
 
@@ -76,17 +75,23 @@ impl<T> Drop for Moved<T> {
     }
 }
 
-/// Takes a value that has come: the same, if it is of the type that is wanted; else decoded.
-pub(crate) fn taken<T: DeserializeOwned + 'static>(
-    value: &Arc<dyn Handed>,
-) -> Result<T, FrameError> {
+/// What has come.
+pub(crate) enum Taken<T> {
+    /// The same value.
+    Value(T),
+    /// What it is for who wants another type.
+    Encoded(Bytes),
+}
+
+/// Takes a value that has come: the same, if it is of the type that is wanted; else to be decoded.
+pub(crate) fn take<T: 'static>(value: &Arc<dyn Handed>) -> Result<Taken<T>, FrameError> {
     let any: &dyn Any = &**value;
-    if let Some(moved) = any.downcast_ref::<Moved<T>>() {
-        return moved.take().ok_or_else(|| FrameError::Decode(TAKEN.to_owned()));
+    match any.downcast_ref::<Moved<T>>() {
+        Some(moved) => {
+            moved.take().map(Taken::Value).ok_or_else(|| FrameError::Decode(TAKEN.to_owned()))
+        }
+        None => value.encode().map(Taken::Encoded).map_err(FrameError::Decode),
     }
-    // In there nothing lies beside: it was encoded for itself.
-    let encoded = value.encode().map_err(FrameError::Decode)?;
-    blob::beside(&[], || frame::decode(&encoded))
 }
 
 /// What a value came to that may move.
