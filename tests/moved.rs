@@ -17,12 +17,12 @@ use hatchery::{
     Backend, Callee, Config, ContextError, Error, FaultKind, Nothing, Peer, Policy, Portal,
     StreamError, Watch,
 };
-use hatchery_tests::{BACKENDS, BUDGET, PROCESSES, for_each_with, here};
+use hatchery_tests::{BACKENDS, PROCESSES, ROOMY, for_each_with, here};
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// Every value moves where one can.
+/// Every value moves where one can. Nobody is stuck here.
 fn all_move() -> Config {
-    Config { move_from_bytes: Some(0), ..Config::with_budget(BUDGET) }
+    Config { move_from_bytes: Some(0), ..Config::with_budget(ROOMY) }
 }
 
 /// What it holds beside its rows is there after a move alone.
@@ -198,7 +198,7 @@ fn everything_moves_between_a_spawner_and_its_thread() {
 /// C14: unless it is asked for, and for processes always, every value is encoded.
 #[test]
 fn without_being_asked_and_for_processes_values_are_encoded() {
-    let both = [(Config::with_budget(BUDGET), &BACKENDS[..]), (all_move(), &PROCESSES)];
+    let both = [(Config::with_budget(ROOMY), &BACKENDS[..]), (all_move(), &PROCESSES)];
     for (config, backends) in both {
         for_each_with(&config, here!(), backends, async |runtime| {
             let before = DECODED.load(Relaxed);

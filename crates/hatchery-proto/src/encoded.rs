@@ -151,26 +151,26 @@ impl Encoded {
     /// # Errors
     /// [`FrameError::Decode`] says what was found in the place of what.
     pub fn decode<T: DeserializeOwned + 'static>(&self) -> Result<T, FrameError> {
-        let (mut encoded, mut beside) = (&self.bytes, self.beside());
-        let taken;
-        if self.bytes.is_empty() {
+        let (encoded, beside) = if self.bytes.is_empty() {
             match self.take()? {
                 Taken::Value(value) => return Ok(value),
                 // In there nothing lies beside: it was encoded for itself.
-                Taken::Encoded(bytes) => taken = bytes,
+                Taken::Encoded(encoded) => (encoded, &[][..]),
             }
-            (encoded, beside) = (&taken, &[]);
-        }
+        } else {
+            (&self.bytes[..], self.beside())
+        };
         // In one place, so that it is compiled into this.
         blob::beside(beside, || frame::decode(encoded))
     }
 
     /// Takes what has moved; nothing is found in nothing.
     #[cold]
-    fn take<T: 'static>(&self) -> Result<Taken<T>, FrameError> {
+    #[inline(never)]
+    fn take<T: 'static>(&self) -> Result<Taken<'_, T>, FrameError> {
         match self.as_whole() {
-            Some(Part::Value(value)) => moved::take(value),
-            _ => Ok(Taken::Encoded(Bytes::new())),
+            Some(Part::Value(value)) => moved::take(&**value),
+            _ => Ok(Taken::Encoded(&[])),
         }
     }
 }

@@ -195,6 +195,7 @@ impl Frame {
 
 /// Reads the extents of a value's parts, one form for each message, so at least one; and takes them.
 /// None at all: the length of a value follows that has moved as it is.
+#[cold]
 fn together(mut frame: Bytes, lane: Option<&Arc<Lane>>) -> Result<Encoded, FrameError> {
     let cut = || FrameError::Decode("a stream's message without its parts".to_owned());
     let count = frame.try_get_u32().map_err(|_| cut())? as usize;

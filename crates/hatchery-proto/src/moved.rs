@@ -8,7 +8,7 @@ use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use serde::Serialize;
@@ -23,6 +23,8 @@ use crate::shared;
 pub(crate) struct Moved<T> {
     value: Mutex<Option<T>>,
     length: usize,
+    /// For who wants another type.
+    encoded: OnceLock<Bytes>,
 }
 
 /// How many there are, for who looks for what was left behind (C10).
@@ -38,7 +40,8 @@ impl<T: Serialize + Send + 'static> Moved<T> {
     /// One that was measured.
     pub(crate) fn part(value: T, length: usize) -> Part {
         ON_THEIR_WAY.fetch_add(1, Ordering::Relaxed);
-        Part::Value(Arc::new(Self { value: Mutex::new(Some(value)), length }))
+        let (value, encoded) = (Mutex::new(Some(value)), OnceLock::new());
+        Part::Value(Arc::new(Self { value, length, encoded }))
     }
 }
 
@@ -63,6 +66,12 @@ impl<T: Serialize + Send + 'static> Handed for Moved<T> {
         let encoded = rmp_serde::to_vec(value).map_err(|error| error.to_string())?;
         Ok(encoded.into())
     }
+
+    fn encoded(&self) -> Result<&[u8], String> {
+        // Encoded anew, so that what was taken is not found here.
+        let encoded = self.encode()?;
+        Ok(self.encoded.get_or_init(|| encoded))
+    }
 }
 
 impl<T> Drop for Moved<T> {
@@ -76,21 +85,21 @@ impl<T> Drop for Moved<T> {
 }
 
 /// What has come.
-pub(crate) enum Taken<T> {
+pub(crate) enum Taken<'a, T> {
     /// The same value.
     Value(T),
     /// What it is for who wants another type.
-    Encoded(Bytes),
+    Encoded(&'a [u8]),
 }
 
 /// Takes a value that has come: the same, if it is of the type that is wanted; else to be decoded.
-pub(crate) fn take<T: 'static>(value: &Arc<dyn Handed>) -> Result<Taken<T>, FrameError> {
-    let any: &dyn Any = &**value;
+pub(crate) fn take<T: 'static>(value: &dyn Handed) -> Result<Taken<'_, T>, FrameError> {
+    let any: &dyn Any = value;
     match any.downcast_ref::<Moved<T>>() {
         Some(moved) => {
             moved.take().map(Taken::Value).ok_or_else(|| FrameError::Decode(TAKEN.to_owned()))
         }
-        None => value.encode().map(Taken::Encoded).map_err(FrameError::Decode),
+        None => value.encoded().map(Taken::Encoded).map_err(FrameError::Decode),
     }
 }
 

@@ -48,6 +48,14 @@ pub trait Handed: Any + Send + Sync {
     /// # Errors
     /// The same.
     fn encode(&self) -> Result<Bytes, String>;
+
+    /// The same of one that is all of a message, kept with it.
+    ///
+    /// # Errors
+    /// The same, and that it is a part of one.
+    fn encoded(&self) -> Result<&[u8], String> {
+        Err("a part of a message in the place of one".to_owned())
+    }
 }
 
 impl Part {
