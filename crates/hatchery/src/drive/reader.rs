@@ -202,3 +202,27 @@ fn is_on_one_cpu() -> bool {
 
 /// So many bytes are worth waiting for.
 const LENT: usize = 32 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    /// C10: what was handed over and not read goes with its reader, and not with who holds the other
+    /// end, a supervisor as it may be; nor does anything wait there afterwards.
+    #[test]
+    fn what_was_not_read_goes_with_its_reader() {
+        let lane = Arc::new(Lane::default());
+        let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        tokio.block_on(async {
+            let (ours, _theirs) = UnixStream::pair().unwrap();
+            ours.set_nonblocking(true).unwrap();
+            let inbox = Inbox::new(Arc::new(Socket::new(ours).unwrap()), 1 << 16);
+            let inbox = inbox.with_lane(Some(lane.clone()));
+            lane.push([Part::Bytes(Bytes::from_static(b"unread"))]);
+            drop(inbox);
+        });
+        assert_eq!(lane.pop(), None);
+        assert_eq!(lane.push([Part::Bytes(Bytes::from_static(b"late"))]).len(), 1);
+    }
+}
