@@ -51,8 +51,7 @@ pub struct Config {
     /// `#[serde(skip)]` leaves out is still there, and nothing fails or is changed in decoding; and
     /// the result of a context can be had once. Everything else is as ever: `Serialize` runs once,
     /// to count for limits and credit, and what can't be encoded is the same error. Without effect
-    /// on processes and between peers, for which values are always encoded. Pays from about 1 KiB
-    /// on.
+    /// on processes and between peers, for which values are always encoded.
     pub move_from_bytes: Option<usize>,
     /// How much may be queued on one channel before calls wait. Default 1 MiB.
     pub outbox_bytes: usize,
