@@ -193,11 +193,19 @@ fn a_panic_comes_back_with_message_and_place() {
 fn an_end_during_a_call_names_the_status() {
     for_each(here!(), &PROCESSES, async |runtime| {
         for (how, status) in [(0, ExitStatus::Code(7)), (1, ExitStatus::Signal(6))] {
+            let (tell, told) = tokio::sync::oneshot::channel();
             let died = runtime.nursery(async |n| {
                 let worker = n.start("worker").await?;
-                Ok(worker.call(end(how)).await?)
+                // In a task of its own: the death drops the body.
+                let call = tokio::spawn(async move {
+                    tell.send(worker.call(end(how)).await.unwrap_err()).unwrap();
+                });
+                Ok(call.await?)
             });
             let error = died.await.unwrap_err();
+            let told = told.await.unwrap();
+            assert!(matches!(told, CallError::Died(_)), "{told:?}");
+            assert_eq!(told.fault().kind, FaultKind::Died(status));
             assert_eq!(error.faults().len(), 1, "{}", error.render());
             assert_eq!(error.fault().kind, FaultKind::Died(status));
             assert_eq!(error.fault().path.as_str(), "root/worker");

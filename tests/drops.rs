@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use hatchery::{CallError, Config, Error, FaultKind, Portal, nursery};
+use hatchery::{CallError, Config, Error, FaultKind, Portal, Runtime, nursery};
 use hatchery_testkit::await_points::drop_at_each;
+use hatchery_testkit::fault::children_of;
 use hatchery_tests::{BACKENDS, ROOMY, each, for_each, here};
 
 #[hatchery::function]
@@ -62,6 +63,23 @@ async fn delegate(a: u64) -> Result<u64, Error> {
     Ok(nursery(async |n| Ok(n.start("below").await?.call(add(a, 1)).await?)).await?)
 }
 
+/// Waits until so many actors of this process are left. Ended by that, or by the scenario's bound.
+async fn are_left(runtime: &Runtime, count: usize) {
+    let is_actor = |task: &std::fs::DirEntry| {
+        let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        // Those of a runtime and of the harness have none of these names.
+        let name = name.trim();
+        ["once", "worker", "below"].contains(&name)
+            || name.strip_prefix('a').is_some_and(|number| number.parse::<u64>().is_ok())
+    };
+    let threads = || std::fs::read_dir("/proc/self/task").unwrap().flatten().filter(is_actor);
+    let processes = || runtime.forkserver_pid().map_or(0, |server| children_of(server).len());
+    while threads().count() + processes() != count {
+        // Whoever has gone for good sends nothing.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// Answers after that many rounds of its runtime.
 #[hatchery::function]
 async fn answer_after(rounds: u64) -> u64 {
@@ -88,6 +106,8 @@ fn a_start_that_is_dropped_at_any_await_point_leaves_nothing() {
                 .await;
             }
             assert!(points > 0, "a start waits for a handshake");
+            // By their own drop, and not by the nursery's end; those that were up serve until then.
+            are_left(&runtime, 10).await;
             Ok(n.start("after").await?.call(add(1, 1)).await?)
         });
         assert_eq!(done.await.unwrap(), 2);
@@ -111,6 +131,8 @@ fn a_nursery_that_is_dropped_at_any_await_point_leaves_nothing() {
             async |_| {},
         );
         assert!(points.await > 2);
+        // By their own drop, and not by the runtime's end.
+        are_left(&runtime, 0).await;
         let sum = runtime.nursery(async |n| Ok(n.start("a").await?.call(add(1, 1)).await?));
         assert_eq!(sum.await.unwrap(), 2);
         runtime.close().await;

@@ -12,7 +12,7 @@ use hatchery::{
     Portal, Reason, Runtime, Watch, Why,
 };
 use hatchery_testkit::{fault, isolate};
-use hatchery_tests::{BACKENDS, PROCESSES, for_each, here, with, with_worker};
+use hatchery_tests::{BACKENDS, PROCESSES, came_down, for_each, here, with, with_worker};
 
 #[derive(Debug, PartialEq, thiserror::Error, serde::Serialize, serde::Deserialize)]
 #[error("{0} is broken")]
@@ -357,32 +357,40 @@ fn who_cancelled_the_third_actor_is_the_same_on_every_side() {
 }
 
 /// The same when the third one dies: the second, and through it the first, are told that it is lost;
-/// its own spawner how it died.
+/// its own spawner how it died. It has a nursery of its own: what is told is not that the two others
+/// were cancelled for it.
 #[test]
 fn the_death_of_the_third_actor_is_told_to_the_first() {
     for_each(here!(), &PROCESSES, async |runtime| {
-        let mut told = None;
-        let nursery = runtime.nursery(async |n| {
-            let (second, third) = (n.start("second").await?, n.start("third").await?);
-            let peer = third.peer().await?;
-            let ended = second.open_context(relay(peer, Way::Stay), async |mut cx| {
-                assert_eq!(cx.recv().await?, Some(1));
-                fault::sigkill(third.pid().unwrap()).unwrap();
-                Ok(cx.result().await?)
-            });
-            // Unless the nursery, which hears of the death too, is quicker.
-            told = Some(ended.await.unwrap_err());
+        let done = runtime.nursery(async |n| {
+            let second = n.start("second").await?;
+            let mut told = None;
+            let down: Result<(), _> = runtime
+                .nursery(async |n| {
+                    let third = n.start("third").await?;
+                    let peer = third.peer().await?;
+                    // In a task of its own: the death drops the body.
+                    told = Some(tokio::spawn(async move {
+                        let ended = second.open_context(relay(peer, Way::Stay), async |mut cx| {
+                            assert_eq!(cx.recv().await?, Some(1));
+                            fault::sigkill(third.pid().unwrap()).unwrap();
+                            Ok(cx.result().await?)
+                        });
+                        ended.await
+                    }));
+                    std::future::pending().await
+                })
+                .await;
+            let error = came_down(down);
+            let killed = FaultKind::Died(ExitStatus::Signal(9));
+            assert_eq!(error.fault().kind, killed, "{}", error.render());
+            let told = told.unwrap().await?.unwrap_err();
+            let fault = told.fault();
+            let is_lost = fault.kind == FaultKind::Lost && fault.path.name() == "third";
+            assert!(is_lost, "{told:?}");
             Ok(())
         });
-        let error = nursery.await.unwrap_err();
-        let killed = FaultKind::Died(ExitStatus::Signal(9));
-        assert_eq!(error.faults()[0].kind, killed, "{}", error.render());
-        if let Some(told) = told {
-            let fault = told.fault();
-            let cancelled = matches!(&fault.kind, FaultKind::Cancelled(_));
-            let lost = fault.kind == FaultKind::Lost && fault.path.name() == "third";
-            assert!(lost || cancelled, "{told:?}");
-        }
+        done.await.unwrap_or_else(|error| panic!("{}", error.render()));
         runtime.close().await;
     });
 }

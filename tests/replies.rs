@@ -130,22 +130,26 @@ fn an_end_during_a_call_is_told_by_its_exact_status() {
         let signals = [libc::SIGKILL, libc::SIGSEGV, libc::SIGABRT, libc::SIGBUS, libc::SIGTERM];
         let ends = signals.map(|signal| (signal, ExitStatus::Signal(signal)));
         for (signal, status) in ends.into_iter().chain([(0, ExitStatus::Code(7))]) {
+            let (tell, told) = tokio::sync::oneshot::channel();
             let died = runtime.nursery(async |n| {
                 let worker = n.start("worker").await?;
-                let at = Instant::now();
-                let error = worker.call(end_by(signal)).await.unwrap_err();
-                assert!(at.elapsed() < SLACK, "{:?}", at.elapsed());
-                if signal == libc::SIGTERM {
-                    // That one asks an actor to go.
-                    assert!(!matches!(error, CallError::Deadline(_)), "{error:?}");
-                    return Ok(());
-                }
-                assert!(matches!(error, CallError::Died(_)), "{error:?}");
-                assert_eq!(error.fault().kind, FaultKind::Died(status), "{error:?}");
-                Ok(())
+                // In a task of its own: the death drops the body.
+                let call = tokio::spawn(async move {
+                    let at = Instant::now();
+                    let error = worker.call(end_by(signal)).await.unwrap_err();
+                    tell.send((error, at.elapsed())).unwrap();
+                });
+                Ok(call.await?)
             });
             let died = died.await;
-            if signal != libc::SIGTERM {
+            let (error, took) = told.await.unwrap();
+            assert!(took < SLACK, "{took:?}");
+            if signal == libc::SIGTERM {
+                // That one asks an actor to go.
+                assert!(!matches!(error, CallError::Deadline(_)), "{error:?}");
+            } else {
+                assert!(matches!(error, CallError::Died(_)), "{error:?}");
+                assert_eq!(error.fault().kind, FaultKind::Died(status), "{error:?}");
                 let error = died.unwrap_err();
                 assert_eq!(error.faults().len(), 1, "{}", error.render());
                 assert_eq!(error.fault().kind, FaultKind::Died(status));
