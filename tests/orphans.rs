@@ -168,7 +168,7 @@ async fn kill_in_teardown(victim: &'static str) -> (Vec<String>, (Result<(), Sco
     });
     let tree = nursery_with_report(async |n| {
         tokio::select! {
-            ended = tend(&n, 3, Load::Stubborn) => ended,
+            ended = tend(&n, 3, Load::Stubborn) => panic!("it ended before it was struck: {ended:?}"),
             // All are there: it comes down.
             _ = up => Ok(()),
         }
