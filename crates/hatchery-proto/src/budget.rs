@@ -45,7 +45,7 @@ impl Rungs {
 
 /// What is left of a budget that was so long on its way. Who is given it counts from there, as its
 /// spawner does, or levels that a busy machine lets wait would each add that to what is below them.
-/// Nothing is on its way for longer than [`PAUSE`] unless everybody stood still, which is counted
+/// Nothing is on its way for longer than a second unless everybody stood still, which is counted
 /// against nobody (C2).
 #[must_use]
 pub fn after(budget: Duration, late: Duration) -> Duration {
