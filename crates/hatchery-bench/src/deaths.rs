@@ -71,7 +71,8 @@ fn tell(what: String, samples: &Samples, median: Duration) {
 /// What holds for every single one.
 fn tell_all(what: String, samples: &Samples, most: Duration) {
     let Figure { max, count, .. } = samples.figure();
-    let note = format!("at most {} of {count}", human(max, Unit::Seconds));
+    let most_of = max.map_or("none".to_owned(), |max| human(max, Unit::Seconds));
+    let note = format!("at most {most_of} of {count}");
     let row = Row::new("deaths", what, Unit::Seconds).alone(samples).note(note);
     row.goal(Goal::MaxAtMost(most.as_secs_f64())).tell();
 }

@@ -17,7 +17,30 @@ pub(crate) struct Figure {
     pub(crate) p75: f64,
     pub(crate) p99: f64,
     pub(crate) p999: f64,
-    pub(crate) max: f64,
+    /// Earlier versions wrote none.
+    #[serde(default)]
+    pub(crate) min: Option<f64>,
+    #[serde(default)]
+    pub(crate) max: Option<f64>,
+}
+
+impl Figure {
+    /// From where to where the middle half of the samples reaches; of few samples, all of them.
+    /// Nothing if that isn't known.
+    pub(crate) fn spread(&self) -> Option<Spread> {
+        match self.count {
+            0 | 1 => None,
+            2..QUARTILES => Some(Spread::All(self.min?, self.max?)),
+            _ => Some(Spread::MiddleHalf(self.p25, self.p75)),
+        }
+    }
+}
+
+/// What lies between two bounds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Spread {
+    All(f64, f64),
+    MiddleHalf(f64, f64),
 }
 
 impl Samples {
@@ -33,6 +56,14 @@ impl Samples {
         Self(vec![value])
     }
 
+    pub(crate) fn of(span: Duration) -> Self {
+        Self::one(span.as_secs_f64())
+    }
+
+    pub(crate) fn sum(&self) -> f64 {
+        self.0.iter().sum()
+    }
+
     pub(crate) fn append(&mut self, more: &Self) {
         self.0.extend_from_slice(&more.0);
     }
@@ -41,8 +72,14 @@ impl Samples {
         self.figure().p50
     }
 
+    /// Nothing if there is no sample that is a number.
+    pub(crate) fn told(&self) -> Option<Figure> {
+        Some(self.figure()).filter(|figure| figure.count > 0)
+    }
+
     pub(crate) fn figure(&self) -> Figure {
-        let mut sorted = self.0.clone();
+        // What was divided by nothing is no figure.
+        let mut sorted: Vec<f64> = self.0.iter().copied().filter(|one| one.is_finite()).collect();
         sorted.sort_unstable_by(f64::total_cmp);
         let at = |part: f64| {
             let last = sorted.len().saturating_sub(1);
@@ -62,7 +99,8 @@ impl Samples {
             p75: at(0.75),
             p99: at(0.99),
             p999: at(0.999),
-            max: at(1.0),
+            min: sorted.first().copied(),
+            max: sorted.last().copied(),
         }
     }
 }
@@ -91,8 +129,38 @@ impl Turns {
     }
 }
 
+/// Fewer samples than that have no quartiles.
+const QUARTILES: usize = 5;
+
 /// A count as a number that can be divided.
 #[allow(clippy::cast_precision_loss, reason = "no count here comes near 2^52")]
 pub(crate) fn float(count: u64) -> f64 {
     count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Samples, Spread};
+
+    fn of(values: &[f64]) -> Option<Spread> {
+        let mut samples = Samples::default();
+        values.iter().for_each(|value| samples.push(*value));
+        samples.told()?.spread()
+    }
+
+    /// Of four samples a quarter is one: that it is the first quartile would be a lie.
+    #[test]
+    fn few_samples_are_told_from_the_least_to_the_most() {
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&[1.0]), None);
+        assert_eq!(of(&[3.0, 1.0, 2.0]), Some(Spread::All(1.0, 3.0)));
+        assert_eq!(of(&[5.0, 1.0, 2.0, 4.0, 3.0]), Some(Spread::MiddleHalf(2.0, 4.0)));
+    }
+
+    /// A ratio to nothing is none, and JSON couldn't carry it.
+    #[test]
+    fn what_is_no_number_is_no_sample() {
+        assert!(Samples::one(f64::NAN).told().is_none());
+        assert_eq!(of(&[f64::INFINITY, 1.0, 2.0]), Some(Spread::All(1.0, 2.0)));
+    }
 }

@@ -1,11 +1,12 @@
 //! Rows of figures: made by a part in its own process, passed on as JSON lines, shown as tables.
 
-use std::fmt::Write as _;
-
-use comfy_table::{Table, presets};
 use serde::{Deserialize, Serialize};
 
 use crate::figures::{Figure, Samples, Turns};
+
+mod table;
+
+pub(crate) use table::{human, shown};
 
 /// What a figure counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +17,7 @@ pub(crate) enum Unit {
     BytesPerSecond,
     Bytes,
     Count,
+    PerCent,
 }
 
 /// What is to be reached; any one of several where it says so.
@@ -37,6 +39,7 @@ pub(crate) struct Row {
     pub(crate) part: String,
     pub(crate) what: String,
     /// What it was measured beside.
+    #[serde(default)]
     pub(crate) beside: String,
     /// Bytes or actors, for plots of cost against size.
     pub(crate) size: Option<u64>,
@@ -46,8 +49,10 @@ pub(crate) struct Row {
     /// Of hatchery to what it was measured beside, turn by turn.
     pub(crate) ratio: Option<Figure>,
     /// Reached if any of these is.
+    #[serde(default)]
     pub(crate) goals: Vec<Goal>,
     /// Said instead of a figure that is missing, or about one.
+    #[serde(default)]
     pub(crate) note: String,
 }
 
@@ -70,14 +75,14 @@ impl Row {
     /// Measured in turn with `floor`.
     pub(crate) fn beside(mut self, floor: &str, turns: &Turns) -> Self {
         floor.clone_into(&mut self.beside);
-        self.floor = Some(turns.floor.figure());
-        self.ours = Some(turns.ours.figure());
-        self.ratio = Some(turns.ratios.figure());
+        self.floor = turns.floor.told();
+        self.ours = turns.ours.told();
+        self.ratio = turns.ratios.told();
         self
     }
 
     pub(crate) fn alone(mut self, ours: &Samples) -> Self {
-        self.ours = Some(ours.figure());
+        self.ours = ours.told();
         self
     }
 
@@ -112,7 +117,7 @@ impl Row {
             Goal::AtMost(most) => own <= most,
             Goal::AtLeast(least) => own >= least,
             Goal::P99AtMost(most) => p99 <= most,
-            Goal::MaxAtMost(most) => max <= most,
+            Goal::MaxAtMost(most) => max.is_some_and(|max| max <= most),
             Goal::RatioAtMost(most) => ratio <= most,
             Goal::RatioAtLeast(least) => ratio >= least,
         });
@@ -120,115 +125,19 @@ impl Row {
     }
 }
 
-/// All rows as tables, one a part.
-pub(crate) fn shown(rows: &[Row]) -> String {
-    let mut parts: Vec<&str> = rows.iter().map(|row| row.part.as_str()).collect();
-    parts.dedup();
-    let mut out = String::new();
-    for part in parts {
-        let mut table = Table::new();
-        table.load_preset(presets::UTF8_BORDERS_ONLY);
-        table.set_header([
-            part,
-            "beside",
-            "floor p50",
-            "p50",
-            "p25–p75",
-            "p99",
-            "p99.9",
-            "ratio",
-            "of turns",
-            "goal",
-        ]);
-        for row in rows.iter().filter(|row| row.part == part) {
-            table.add_row(cells(row));
-        }
-        // Writing to a string can't fail.
-        let _written = writeln!(out, "{table}\n");
-    }
-    out
-}
+#[cfg(test)]
+mod tests {
+    use super::{Row, shown};
 
-fn cells(row: &Row) -> [String; 10] {
-    let show = |value: f64| human(value, row.unit);
-    let of = |figure: Option<Figure>, pick: fn(&Figure) -> f64| {
-        figure.as_ref().map_or("-".to_owned(), |figure| show(pick(figure)))
-    };
-    let many = row.ours.is_some_and(|own| own.count >= 100);
-    let few = row.ours.filter(|_| many);
-    let spread = row.ours.filter(|own| own.count > 1);
-    let what =
-        if row.note.is_empty() { row.what.clone() } else { format!("{} ({})", row.what, row.note) };
-    let goal = match row.reached() {
-        None => goals(row),
-        Some(true) => format!("{} ✓", goals(row)),
-        Some(false) => format!("{} ✗", goals(row)),
-    };
-    [
-        folded(&what),
-        if row.beside.is_empty() { "-".to_owned() } else { row.beside.clone() },
-        of(row.floor, |floor| floor.p50),
-        row.ours.map_or("missing".to_owned(), |own| show(own.p50)),
-        spread.map_or("-".to_owned(), |own| format!("{}–{}", show(own.p25), show(own.p75))),
-        of(few, |own| own.p99),
-        of(few, |own| own.p999),
-        row.ratio.map_or("-".to_owned(), |ratio| format!("{:.2}", ratio.p50)),
-        row.ratio.map_or("-".to_owned(), |ratio| format!("{:.2}–{:.2}", ratio.p25, ratio.p75)),
-        goal,
-    ]
-}
-
-/// Broken into lines between words.
-fn folded(text: &str) -> String {
-    let (mut out, mut width) = (String::new(), 0);
-    for word in text.split(' ') {
-        if width > 0 && width + word.len() > WIDTH {
-            out.push('\n');
-            width = 0;
-        } else if width > 0 {
-            out.push(' ');
-        }
-        out.push_str(word);
-        width += word.len() + 1;
-    }
-    out
-}
-
-fn goals(row: &Row) -> String {
-    let one = |goal: &Goal| match *goal {
-        Goal::AtMost(most) => format!("≤ {}", human(most, row.unit)),
-        Goal::AtLeast(least) => format!("≥ {}", human(least, row.unit)),
-        Goal::P99AtMost(most) => format!("p99 ≤ {}", human(most, row.unit)),
-        Goal::MaxAtMost(most) => format!("max ≤ {}", human(most, row.unit)),
-        Goal::RatioAtMost(most) => format!("≤ {most} ×"),
-        Goal::RatioAtLeast(least) => format!("≥ {least} ×"),
-    };
-    let all: Vec<String> = row.goals.iter().map(one).collect();
-    if all.is_empty() { "-".to_owned() } else { all.join(" or ") }
-}
-
-/// A figure with its unit, three digits of it.
-pub(crate) fn human(value: f64, unit: Unit) -> String {
-    let scaled = |steps: &[(f64, &str)]| {
-        let fits = steps.iter().find(|(step, _)| value.abs() >= *step).or(steps.last());
-        let (step, name) = fits.copied().unwrap_or((1.0, ""));
-        let value = value / step;
-        let digits = if value.abs() >= 100.0 { 0 } else { 1 + usize::from(value.abs() < 10.0) };
-        format!("{value:.digits$}{name}")
-    };
-    match unit {
-        Unit::Seconds => scaled(&[(1.0, " s"), (1e-3, " ms"), (1e-6, " µs"), (1e-9, " ns")]),
-        Unit::PerSecond => scaled(&[(1e6, " M/s"), (1e3, " k/s"), (1.0, " /s")]),
-        Unit::BytesPerSecond => scaled(&[(1e9, " GB/s"), (1e6, " MB/s"), (1e3, " kB/s")]),
-        Unit::Bytes => scaled(&[
-            (1_073_741_824.0, " GiB"),
-            (1_048_576.0, " MiB"),
-            (1024.0, " KiB"),
-            (1.0, " B"),
-        ]),
-        Unit::Count => scaled(&[(1e6, " M"), (1.0, "")]),
+    /// What an earlier version wrote, without what came later, can still be shown and drawn.
+    #[test]
+    fn rows_of_an_earlier_version_are_read() {
+        let figure = r#"{"count":3,"p25":1.0,"p50":2.0,"p75":3.0,"p99":3.0,"p999":3.0}"#;
+        let text = format!(
+            r#"[{{"part":"starts","what":"w","unit":"seconds","ours":{figure},"goals":[{{"max-at-most":9.0}}]}}]"#
+        );
+        let rows: Vec<Row> = serde_json::from_str(&text).unwrap();
+        assert!(shown(&rows).contains("2.00 s"));
+        assert_eq!(rows[0].reached(), Some(false), "a most that isn't known reaches no goal");
     }
 }
-
-/// What a row is about may be this wide.
-const WIDTH: usize = 90;
