@@ -8,7 +8,6 @@ use clap::{Parser, Subcommand, ValueEnum};
 use hatchery_testkit::matrix::{Backend, Case, Load, Trigger};
 
 use crate::report::{Row, shown};
-use crate::worker::Mode;
 use crate::{Outcome, pin, plot};
 
 /// What hatchery costs, beside floors measured in the same run, in turn and on the same cores.
@@ -86,8 +85,6 @@ impl Part {
 enum Inside {
     /// One part.
     Part { part: Part },
-    /// The other side of a floor.
-    Worker { mode: Mode, place: pin::Place },
     /// The hot paths, for valgrind.
     Hot,
     /// So many of that, for strace.
@@ -130,7 +127,6 @@ pub(crate) fn run() -> Outcome {
     let extent = Extent { smoke: cli.smoke, size: cli.size };
     match cli.inside {
         Some(Inside::Part { part }) => measure(part, extent),
-        Some(Inside::Worker { mode, place }) => mode.run(place),
         Some(Inside::Hot) => crate::hot::run(),
         Some(Inside::Syscalls { work, count }) => crate::syscalls::run(work, count),
         #[cfg(feature = "peers")]

@@ -6,63 +6,93 @@ use hatchery::{Nursery, Portal, Runtime, Stdio};
 use tokio::task::JoinSet;
 
 use crate::cli::Extent;
-use crate::figures::{Samples, float};
+use crate::figures::{Samples, Turns, float};
+use crate::floors::Forks;
+use crate::pin::Place;
 use crate::report::{Goal, Row, Unit};
 use crate::{Outcome, proc, tree};
+
+mod nested;
 
 #[hatchery::function]
 async fn touch(x: u64) -> u64 {
     x
 }
 
-/// Starts `breadth` actors below this one, calls each, and takes them down again; in error, it has
-/// one of them fail.
-#[hatchery::function]
-async fn branch(breadth: u32, fail: bool) -> Result<(), hatchery::Error> {
-    hatchery::nursery(async |n| {
-        let actors = up(&n, breadth).await?;
-        call(&actors).await?;
-        if fail { Err(hatchery::Error::msg("as it was told")) } else { Ok(()) }
-    })
-    .await?;
-    Ok(())
-}
-
 pub(crate) fn measure(extent: Extent) -> Outcome {
     proc::raise_fd_limit();
     let sizes: &[(u32, usize)] =
         extent.pick(&[(10, 1), (100, 1)], &[(10, 9), (100, 9), (1000, 5), (5000, 3), (10_000, 3)]);
+    let mut forks = Forks::start(Place::Two)?;
     for &(size, turns) in sizes {
         let mut crowd = Crowd::default();
-        for _ in 0..turns {
-            tree::on_tokio(crowd.turn(size))?;
-        }
-        crowd.tell(size);
-    }
-    let sizes: &[(u32, usize)] = extent.pick(&[(10, 1)], &[(100, 5), (1000, 3), (4900, 3)]);
-    for &(size, turns) in sizes {
-        let breadth = (1..).find(|b| b * b + b >= size).unwrap_or(1);
-        let nested = breadth * breadth + breadth;
-        for (fail, how) in
-            [(false, "up, called, down"), (true, "up, called, every branch fails, down")]
-        {
-            let mut all = Samples::default();
-            for _ in 0..turns {
-                all.span(tree::on_tokio(two_levels(breadth, fail))?);
+        let warm = usize::from(u64::from(size) <= WARMED);
+        for turn in 0..turns + warm {
+            let floor = floor(&mut forks, size)?;
+            let lap = tree::on_tokio(lap(size))?;
+            // The first warms both up, where that is cheap.
+            if turn >= warm {
+                crowd.turn(floor, &lap);
             }
-            let what = format!("T(2,{breadth}), {nested} actors: {how}");
-            Row::new("crowd", what, Unit::Seconds).size(nested.into()).alone(&all).tell();
         }
+        crowd.tell(size, &forks);
     }
-    Ok(())
+    forks.end()?;
+    nested::measure(extent)
+}
+
+/// What so many forks take, one after the other: with a runtime and a message, and bare. Of more
+/// than a thousand, a thousand are measured.
+fn floor(forks: &mut Forks, size: u32) -> Outcome<[Samples; 2]> {
+    let count = size.min(1000);
+    let all = f64::from(size) / f64::from(count);
+    let all = |samples: &Samples| Samples::one(samples.sum() * all);
+    Ok([all(&forks.with_tokio(count as usize)?), all(&forks.bare(count as usize)?)])
+}
+
+/// One crowd, once.
+pub(crate) struct Lap {
+    pub(crate) up: Duration,
+    pub(crate) called: Duration,
+    pub(crate) down: Duration,
+    private: Samples,
+    pss: Samples,
+    fds: Samples,
+}
+
+pub(crate) async fn lap(size: u32) -> Outcome<Lap> {
+    let runtime = Runtime::builder().stdio(Stdio::Null).signals(false).open()?;
+    let before = proc::own_fds();
+    let began = Instant::now();
+    let (mut upped, mut called, mut looked) = (began, began, began);
+    let [mut private, mut pss, mut fds] = <[Samples; 3]>::default();
+    runtime
+        .nursery(async |n| {
+            let actors = up(&n, size).await?;
+            upped = Instant::now();
+            call(&actors).await?;
+            called = Instant::now();
+            let more = proc::own_fds().zip(before).map(|(now, before)| now.saturating_sub(before));
+            more.into_iter().for_each(|more| fds.push(float(more)));
+            for pid in actors.iter().take(50).filter_map(Portal::pid) {
+                proc::private(pid).into_iter().for_each(|bytes| private.push(bytes));
+                proc::pss(pid).into_iter().for_each(|bytes| pss.push(bytes));
+            }
+            looked = Instant::now();
+            Ok(())
+        })
+        .await?;
+    let down = looked.elapsed();
+    runtime.close().await;
+    Ok(Lap { up: upped - began, called: called - upped, down, private, pss, fds })
 }
 
 /// What several turns of one size cost.
 #[derive(Default)]
 struct Crowd {
-    up: Samples,
+    up: Turns,
     called: Samples,
-    down: Samples,
+    down: Turns,
     all: Samples,
     private: Samples,
     pss: Samples,
@@ -70,76 +100,34 @@ struct Crowd {
 }
 
 impl Crowd {
-    async fn turn(&mut self, size: u32) -> Outcome {
-        let runtime = Runtime::builder().stdio(Stdio::Null).signals(false).open()?;
-        let fds = proc::own_fds();
-        let began = Instant::now();
-        let (mut upped, mut called, mut looked) = (began, began, began);
-        runtime
-            .nursery(async |n| {
-                let actors = up(&n, size).await?;
-                upped = Instant::now();
-                call(&actors).await?;
-                called = Instant::now();
-                self.fds.push(float(proc::own_fds().saturating_sub(fds)));
-                for pid in actors.iter().take(50).filter_map(Portal::pid) {
-                    proc::private(pid).into_iter().for_each(|bytes| self.private.push(bytes));
-                    proc::pss(pid).into_iter().for_each(|bytes| self.pss.push(bytes));
-                }
-                looked = Instant::now();
-                Ok(())
-            })
-            .await?;
-        let down = looked.elapsed();
-        runtime.close().await;
-        self.up.span(upped - began);
-        self.called.span(called - upped);
-        self.down.span(down);
-        self.all.span((called - began) + down);
-        Ok(())
+    fn turn(&mut self, [with_tokio, bare]: [Samples; 2], lap: &Lap) {
+        self.up.turn(&with_tokio, &Samples::of(lap.up));
+        self.called.span(lap.called);
+        self.down.turn(&bare, &Samples::of(lap.down));
+        self.all.span(lap.up + lap.called + lap.down);
+        self.private.append(&lap.private);
+        self.pss.append(&lap.pss);
+        self.fds.append(&lap.fds);
     }
 
-    fn tell(&self, size: u32) {
-        let row = |what: &str, unit, samples: &Samples, goals: &[(u32, f64)]| {
-            let row = Row::new("crowd", format!("{size} actors: {what}"), unit);
-            let row = row.size(size.into()).alone(samples);
+    fn tell(&self, size: u32, forks: &Forks) {
+        let row = |what: &str, unit, goals: &[(u32, f64)]| {
+            let row = Row::new("crowd", format!("{size} actors: {what}"), unit).size(size.into());
             let goal = goals.iter().find(|(at, _)| *at == size);
-            goal.map_or(row.clone(), |&(_, most)| row.goal(Goal::AtMost(most))).tell();
+            goal.map_or(row.clone(), |&(_, most)| row.goal(Goal::AtMost(most)))
         };
-        row("up", Unit::Seconds, &self.up, &[(10_000, 5.0)]);
-        row("each called once", Unit::Seconds, &self.called, &[(10_000, 1.0)]);
-        row("down", Unit::Seconds, &self.down, &[(1000, 0.2), (10_000, 2.0)]);
-        row("up, called, down", Unit::Seconds, &self.all, &[(1000, 0.6)]);
-        row("private memory of one", Unit::Bytes, &self.private, &[(10_000, 150.0 * 1024.0)]);
-        row("proportional memory of one", Unit::Bytes, &self.pss, &[]);
-        row("fds in the root", Unit::Count, &self.fds, &[(10_000, 10_100.0)]);
+        let up = row("up", Unit::Seconds, &[(10_000, 5.0)]).note(forks.size());
+        up.beside("as many × fork + tokio + one message", &self.up).tell();
+        let called = row("each called once", Unit::Seconds, &[(10_000, 1.0)]);
+        called.alone(&self.called).tell();
+        let down = row("down", Unit::Seconds, &[(1000, 0.2), (10_000, 2.0)]);
+        down.beside("as many × fork + _exit + waitid", &self.down).tell();
+        row("up, called, down", Unit::Seconds, &[(1000, 0.6)]).alone(&self.all).tell();
+        let private = row("private memory of one", Unit::Bytes, &[(10_000, 150.0 * 1024.0)]);
+        private.alone(&self.private).tell();
+        row("proportional memory of one", Unit::Bytes, &[]).alone(&self.pss).tell();
+        row("fds in the root", Unit::Count, &[(10_000, 10_100.0)]).alone(&self.fds).tell();
     }
-}
-
-async fn two_levels(breadth: u32, fail: bool) -> Outcome<Duration> {
-    let runtime = Runtime::builder().stdio(Stdio::Null).signals(false).open()?;
-    let began = Instant::now();
-    let ended = runtime
-        .nursery(async |n| {
-            let actors = up(&n, breadth).await?;
-            let mut branches = JoinSet::new();
-            for actor in actors {
-                branches.spawn(async move { actor.call(branch(breadth, fail)).await });
-            }
-            while let Some(done) = branches.join_next().await {
-                // Those that are told to fail shall all have done so before the root ends.
-                let done = done?;
-                if !fail {
-                    done?;
-                }
-            }
-            Ok(())
-        })
-        .await;
-    let all = began.elapsed();
-    runtime.close().await;
-    ended?;
-    Ok(all)
 }
 
 /// Starts actors side by side.
@@ -168,3 +156,6 @@ pub(crate) async fn call(actors: &[Portal]) -> hatchery::Result<()> {
     }
     Ok(())
 }
+
+/// So many actors at most have a turn that only warms up: more take seconds.
+const WARMED: u64 = 1100;

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::cli::Extent;
 use crate::figures::Samples;
+use crate::pin::Place;
 use crate::report::{Goal, Row, Unit};
 use crate::{Outcome, tree};
 
@@ -36,30 +37,42 @@ async fn served() -> u64 {
 }
 
 pub(crate) fn measure(extent: Extent) -> Outcome {
-    tree::on_tokio(async {
-        let (mut killed, mut dropped) = (Samples::default(), Samples::default());
-        for _ in 0..extent.pick(5, 200) {
-            killed.span(one(true).await?);
-            dropped.span(one(false).await?);
+    for place in Place::all() {
+        place.here()?;
+        tree::on_tokio(in_turn(extent, place))?;
+    }
+    Ok(())
+}
+
+async fn in_turn(extent: Extent, place: Place) -> Outcome {
+    let (mut killed, mut dropped) = (Samples::default(), Samples::default());
+    for turn in 0..=extent.pick(5, 200) {
+        let (kill, drop) = (one(place, true).await?, one(place, false).await?);
+        // The first warms both up.
+        if turn > 0 {
+            killed.span(kill);
+            dropped.span(drop);
         }
-        let row = |what: &str, samples: &Samples| {
-            let row = Row::new("errors", what, Unit::Seconds).alone(samples);
-            row.goal(Goal::P99AtMost(50e-3)).tell();
-        };
-        row("SIGKILL in a call, to the caller's error", &killed);
-        row("a call dropped, to its destructor on the other side", &dropped);
-        Ok(())
-    })
+    }
+    let row = |what: &str, samples: &Samples| {
+        let what = format!("{what}, {}", place.name());
+        let row = Row::new("errors", what, Unit::Seconds).alone(samples);
+        row.goal(Goal::P99AtMost(50e-3)).tell();
+    };
+    row("SIGKILL in a call, to the caller's error", &killed);
+    row("a call dropped, to its destructor on the other side", &dropped);
+    Ok(())
 }
 
 /// One actor that is killed in a call, or whose call is dropped. In a task of its own: with the
 /// actor goes the nursery's body.
-async fn one(kill: bool) -> Outcome<Duration> {
+async fn one(place: Place, kill: bool) -> Outcome<Duration> {
     let runtime = Runtime::builder().stdio(Stdio::Null).signals(false).open()?;
     let (tell, told) = oneshot::channel();
     let _killed = runtime
         .nursery(async |n| {
             let actor = n.start("a").await?;
+            actor.call(tree::stand(place)).await?;
             let cut = tokio::spawn(async move {
                 let took = cut(&actor, kill).await.map_err(|error| error.to_string());
                 // Who asks waits until it is told.

@@ -5,14 +5,15 @@ use std::os::unix::net::UnixStream;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use nix::sys::wait::waitpid;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::figures::Samples;
 use crate::pin::Place;
+use crate::report::{Unit, human};
 use crate::worker::Mode;
-use crate::{Outcome, sockets};
+use crate::{Outcome, proc, sockets};
 
 /// A small process with one thread that forks when it is asked to.
 pub(crate) struct Forks {
@@ -35,6 +36,15 @@ impl Forks {
     /// From the fork to a message from a tokio runtime in the child.
     pub(crate) fn with_tokio(&mut self, count: usize) -> Outcome<Samples> {
         self.ask(WITH_TOKIO, count)
+    }
+
+    /// How large the process is that forks: only what is its own is copied, the rest is its image.
+    pub(crate) fn size(&self) -> String {
+        let Some((all, own)) = proc::resident(self.child.id()) else {
+            return "forked from a process whose size can't be read".to_owned();
+        };
+        let [all, own] = [all, own].map(|bytes| human(bytes, Unit::Bytes));
+        format!("forked from a process of {all}, {own} of it its own")
     }
 
     fn ask(&mut self, what: u8, count: usize) -> Outcome<Samples> {
@@ -60,25 +70,34 @@ pub(crate) fn serve_forks() -> Outcome {
     let mut socket = sockets::given()?;
     let mut what = [0];
     while socket.read_exact(&mut what).is_ok() {
-        let span = fork_once(if what == [BARE] { nothing } else { one_message })?;
+        let span = if what == [BARE] { bare()? } else { with_message()? };
         let nanos = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
         socket.write_all(&nanos.to_ne_bytes())?;
     }
     Ok(())
 }
 
-fn fork_once(child: fn(UnixStream)) -> Outcome<Duration> {
-    let began = Instant::now();
-    let (mut ours, pid) = hatchery_spawn::fork_floor(child)?;
-    let child = Pid::from_raw(pid.cast_signed());
-    // A child that says nothing closes its end.
-    let said = ours.read(&mut [0])?;
-    let span = began.elapsed();
-    waitpid(child, None)?;
-    Ok(if said == 0 { began.elapsed() } else { span })
+fn bare() -> Outcome<Duration> {
+    let (child, began) = hatchery_spawn::fork_floor(|| {})?;
+    reap(child)?;
+    Ok(began.elapsed())
 }
 
-fn nothing(_: UnixStream) {}
+fn with_message() -> Outcome<Duration> {
+    let began = Instant::now();
+    let (mut ours, theirs) = UnixStream::pair()?;
+    let paired = began.elapsed();
+    let (child, began) = hatchery_spawn::fork_floor(move || one_message(theirs))?;
+    let said = ours.read(&mut [0])?;
+    let span = paired + began.elapsed();
+    reap(child)?;
+    if said == 1 { Ok(span) } else { Err("a child that said nothing".into()) }
+}
+
+fn reap(child: u32) -> Outcome {
+    waitid(Id::Pid(Pid::from_raw(child.cast_signed())), WaitPidFlag::WEXITED)?;
+    Ok(())
+}
 
 fn one_message(socket: UnixStream) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -1,11 +1,12 @@
-//! What a start costs while the root is heavy: a gibibyte of touched memory and ten thousand fds.
+//! What starts cost while the root is heavy: a gibibyte of touched memory and ten thousand fds.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use crate::cli::Extent;
+use crate::crowd::{self, Lap};
 use crate::figures::{Samples, Turns};
-use crate::pin::Place;
+use crate::pin::{self, Place};
 use crate::report::{Goal, Row, Unit};
 use crate::{Outcome, proc, starts, tree};
 
@@ -21,6 +22,15 @@ impl Ballast {
         let null = File::open("/dev/null")?;
         let fds = (0..fds).map(|_| Ok(null.try_clone()?.into())).collect::<Outcome<_>>()?;
         Ok(Self { memory, fds })
+    }
+
+    /// Sees to it that it was there until now.
+    fn end(self, memory: usize, fds: usize) -> Outcome {
+        if self.memory.len() == memory && self.fds.len() == fds {
+            Ok(())
+        } else {
+            Err("there was too little ballast".into())
+        }
     }
 }
 
@@ -44,16 +54,38 @@ pub(crate) fn measure(extent: Extent) -> Outcome {
                 }
                 Ok(())
             }))?;
-            let ballast = ballast.ok_or("there was no ballast")?;
-            if ballast.memory.len() != memory || ballast.fds.len() != fds {
-                return Err("there was too little ballast".into());
-            }
+            ballast.ok_or("there was no ballast")?.end(memory, fds)?;
             // The first warms both up.
             if turn > 0 {
                 turns.turn(&light, &heavy);
             }
         }
         tell(memory, fds, when, &turns);
+    }
+    crowds(extent, memory, fds)
+}
+
+/// A crowd below a heavy root, beside one below the same root when it is light.
+fn crowds(extent: Extent, memory: usize, fds: usize) -> Outcome {
+    pin::anywhere()?;
+    let size = extent.pick(20, 1000);
+    let mut all = <[Turns; 3]>::default();
+    for turn in 0..=extent.pick(1, 5) {
+        let light = tree::on_tokio(crowd::lap(size))?;
+        let ballast = Ballast::new(memory, fds)?;
+        let heavy = tree::on_tokio(crowd::lap(size))?;
+        ballast.end(memory, fds)?;
+        let each = |lap: &Lap| [lap.up, lap.called, lap.down].map(Samples::of);
+        for ((turns, light), heavy) in all.iter_mut().zip(each(&light)).zip(each(&heavy)) {
+            // The first warms both up.
+            if turn > 0 {
+                turns.turn(&light, &heavy);
+            }
+        }
+    }
+    for (what, turns) in ["up", "each called once", "down"].into_iter().zip(&all) {
+        let what = format!("{size} actors {what}, {} MiB and {fds} fds in the root", memory >> 20);
+        Row::new("heavy", what, Unit::Seconds).beside("the same without", turns).tell();
     }
     Ok(())
 }
@@ -74,7 +106,7 @@ pub(crate) fn copies(extent: Extent) {
     for size in [64 << 10, 1 << 20, 64 << 20] {
         let (from, mut to) = (vec![1_u8; size], vec![0_u8; size]);
         let mut samples = Samples::default();
-        for _ in 0..extent.pick(3, 30) {
+        for turn in 0..=extent.pick(3, 30) {
             let rounds = (64 << 20) / size;
             let began = std::time::Instant::now();
             for _ in 0..rounds {
@@ -82,7 +114,10 @@ pub(crate) fn copies(extent: Extent) {
                 std::hint::black_box(&mut to);
             }
             let bytes = crate::figures::float((rounds * size) as u64);
-            samples.push(bytes / began.elapsed().as_secs_f64());
+            // The first warms up.
+            if turn > 0 {
+                samples.push(bytes / began.elapsed().as_secs_f64());
+            }
         }
         let what = format!("floor: copies of {} KiB in memory", size >> 10);
         Row::new("streams", what, Unit::BytesPerSecond).alone(&samples).tell();

@@ -43,6 +43,9 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 type Outcome<T = ()> = Result<T, Failure>;
 
 fn main() -> Outcome {
+    if let Some((mode, place)) = worker::Mode::told() {
+        return mode.run(place);
+    }
     // It runs its children from here.
     #[cfg(feature = "peers")]
     procspawn::init();

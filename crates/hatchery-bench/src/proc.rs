@@ -25,21 +25,35 @@ fn rollup(pid: u32, begins: &str) -> Option<f64> {
     Some(float(kib) * 1024.0)
 }
 
-/// The time that all threads of a process have run, in seconds.
-pub(crate) fn run_time(pid: u32) -> f64 {
-    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return 0.0 };
-    tasks.flatten().map(|task| one_run_time(&task.path())).sum()
+/// What a process has in memory, and how much of that is no file's, in bytes.
+pub(crate) fn resident(pid: u32) -> Option<(f64, f64)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let bytes = |begins: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(begins))?;
+        let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+        Some(float(kib) * 1024.0)
+    };
+    bytes("VmRSS:").zip(bytes("RssAnon:"))
 }
 
-fn one_run_time(task: &Path) -> f64 {
-    let text = fs::read_to_string(task.join("schedstat")).unwrap_or_default();
-    let nanos = text.split_whitespace().next().and_then(|nanos| nanos.parse::<u64>().ok());
-    float(nanos.unwrap_or(0)) / 1e9
+/// The time that all threads of a process have run, in seconds; not a number if none can be read,
+/// so that it is told as missing.
+pub(crate) fn run_time(pid: u32) -> f64 {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return f64::NAN };
+    // One that ends meanwhile can't be read either.
+    let each = tasks.flatten().filter_map(|task| one_run_time(&task.path()));
+    each.reduce(|sum, one| sum + one).unwrap_or(f64::NAN)
+}
+
+fn one_run_time(task: &Path) -> Option<f64> {
+    let text = fs::read_to_string(task.join("schedstat")).ok()?;
+    let nanos: u64 = text.split_whitespace().next()?.parse().ok()?;
+    Some(float(nanos) / 1e9)
 }
 
 /// How many fds this process holds.
-pub(crate) fn own_fds() -> u64 {
-    fs::read_dir("/proc/self/fd").map_or(0, |fds| fds.count() as u64)
+pub(crate) fn own_fds() -> Option<u64> {
+    Some(fs::read_dir("/proc/self/fd").ok()?.count() as u64)
 }
 
 /// Allows this process as many fds as it may have.

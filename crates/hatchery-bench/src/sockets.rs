@@ -11,7 +11,7 @@ use tokio::net::UnixStream;
 
 use crate::pin::Place;
 use crate::way::SPIN;
-use crate::worker::Mode;
+use crate::worker::{Mode, WORKER};
 use crate::{Outcome, pin};
 
 /// A floor's process and the socket to it.
@@ -63,7 +63,7 @@ pub(crate) fn start(mode: Mode, place: Place) -> Outcome<(std::os::unix::net::Un
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     let mut command = Command::new("/proc/self/exe");
     let (variable, cores) = pin::told();
-    command.arg("worker").arg(mode.name()).arg(place.argument()).env(variable, cores);
+    command.arg(WORKER).arg(mode.name()).arg(place.argument()).env(variable, cores);
     let child = command.stdin(Stdio::from(OwnedFd::from(theirs))).spawn()?;
     Ok((ours, child))
 }

@@ -17,24 +17,42 @@ use crate::{Outcome, tree};
 pub(crate) fn measure(extent: Extent) -> Outcome {
     Place::One.here()?;
     let mut forks = Forks::start(Place::One)?;
-    for backend in [Backend::Forkserver, Backend::Exec, Backend::Thread] {
-        let slow = matches!(backend, Backend::Exec);
-        let count = if slow { extent.pick(5, 20) } else { extent.pick(15, 100) };
+    let count = extent.pick(15, 100);
+    for backend in [Backend::Forkserver, Backend::Thread] {
         let runtime = Way::OneCore.runtime().backend(backend.clone());
-        let turns = tree::on_tokio(in_turn(extent, runtime, count, &mut forks))?;
-        let row =
-            Row::new("starts", format!("start to first reply, {}", backend.name()), Unit::Seconds);
-        let row = row.beside("fork + tokio + one message", &turns);
+        let turns = in_turn(extent, runtime, count, |count| forks.with_tokio(count));
+        let row = row(&backend).beside(FORK, &tree::on_tokio(turns)?).note(forks.size());
         if matches!(backend, Backend::Forkserver) { row.goal(Goal::RatioAtMost(2.0)) } else { row }
             .tell();
     }
-    let count = extent.pick(15, 500);
-    let bare = forks.bare(count)?;
-    Row::new("starts", "floor: fork + _exit + waitid", Unit::Seconds).alone(&bare).tell();
-    let images = floors::new_images(extent.pick(5, 100))?;
-    Row::new("starts", "floor: new image to first message", Unit::Seconds).alone(&images).tell();
+    let runtime = Way::OneCore.runtime().backend(Backend::Exec);
+    let turns = in_turn(extent, runtime, extent.pick(5, 20), floors::new_images);
+    row(&Backend::Exec).beside("new image to first message", &tree::on_tokio(turns)?).tell();
+    two_floors(extent, &mut forks)?;
     forks.end()?;
     two_cores(extent)
+}
+
+fn row(backend: &Backend) -> Row {
+    Row::new("starts", format!("start to first reply, {}", backend.name()), Unit::Seconds)
+}
+
+/// What a runtime and a message cost, beside the fork alone.
+fn two_floors(extent: Extent, forks: &mut Forks) -> Outcome {
+    let mut turns = Turns::default();
+    for turn in 0..=extent.pick(2, 10) {
+        let bare = forks.bare(extent.pick(15, 100))?;
+        let with_tokio = forks.with_tokio(extent.pick(15, 100))?;
+        // The first warms both up.
+        if turn > 0 {
+            turns.turn(&bare, &with_tokio);
+        }
+    }
+    Row::new("starts", format!("floor: {FORK}"), Unit::Seconds)
+        .beside("fork + _exit + waitid", &turns)
+        .note(forks.size())
+        .tell();
+    Ok(())
 }
 
 /// The same while both may use every core.
@@ -42,11 +60,10 @@ fn two_cores(extent: Extent) -> Outcome {
     pin::anywhere()?;
     let mut forks = Forks::start(Place::Two)?;
     for way in Way::all().into_iter().filter(|way| way.place() == Place::Two) {
-        let turns = in_turn(extent, way.runtime(), extent.pick(15, 100), &mut forks);
+        let count = extent.pick(15, 100);
+        let turns = in_turn(extent, way.runtime(), count, |count| forks.with_tokio(count));
         let what = format!("start to first reply, forkserver, {}", way.name());
-        Row::new("starts", what, Unit::Seconds)
-            .beside("fork + tokio + one message", &tree::on_tokio(turns)?)
-            .tell();
+        Row::new("starts", what, Unit::Seconds).beside(FORK, &tree::on_tokio(turns)?).tell();
     }
     forks.end()
 }
@@ -55,14 +72,14 @@ async fn in_turn(
     extent: Extent,
     runtime: Builder,
     count: usize,
-    forks: &mut Forks,
+    mut floor: impl FnMut(usize) -> Outcome<Samples>,
 ) -> Outcome<Turns> {
     let runtime = runtime.open()?;
     let mut turns = Turns::default();
     runtime
         .nursery(async |n| {
             for turn in 0..=extent.pick(2, 10) {
-                let floor = forks.with_tokio(count).map_err(tree::told)?;
+                let floor = floor(count).map_err(tree::told)?;
                 let mut ours = Samples::default();
                 for i in 0..count {
                     ours.span(one(&n, &format!("a{turn}-{i}")).await?);
@@ -115,3 +132,6 @@ pub(crate) async fn one(n: &Nursery, name: &str) -> hatchery::Result<Duration> {
     worker.settled().await;
     Ok(span)
 }
+
+/// What a start can't be less than.
+const FORK: &str = "fork + tokio + one message";

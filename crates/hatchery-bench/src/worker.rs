@@ -31,6 +31,16 @@ impl Mode {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
+    /// What this process was started for, if that is one of these. Looked at before the command
+    /// line is parsed: a process that forks shall be small.
+    pub(crate) fn told() -> Option<(Self, Place)> {
+        let mut arguments = std::env::args().skip(1);
+        let mut next = || arguments.next();
+        (next()? == WORKER).then_some(())?;
+        let mode = Self::from_str(&next()?, false).ok()?;
+        Some((mode, Place::from_str(&next()?, false).ok()?))
+    }
+
     pub(crate) fn run(self, place: Place) -> Outcome {
         match (self, place) {
             // Its children are the other side.
@@ -108,6 +118,9 @@ async fn drain(mut socket: UnixStream) -> Outcome {
 async fn hello(mut socket: UnixStream) -> Outcome {
     Ok(socket.write_all(b"x").await?)
 }
+
+/// The first argument of such a process.
+pub(crate) const WORKER: &str = "worker";
 
 /// What is read at once: as much as hatchery's own reader takes.
 const BUFFER: usize = 64 * 1024;

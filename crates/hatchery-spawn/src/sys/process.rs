@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::os::fd::RawFd;
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -75,24 +76,21 @@ pub(crate) fn kill_own_child(pid: i32, group: bool, signal: i32) {
     unsafe { libc::kill(target, signal) };
 }
 
-/// A bare fork, for benchmarks to compare with: runs `child` on its end of a socket pair, then
-/// exits; gives back the other end and the pid.
+/// A bare fork, for benchmarks to compare with: the child does `work`, then exits. Gives back its
+/// pid, and when the fork began: looking for other threads is no part of it.
 ///
 /// # Errors
-/// What socketpair(2) or fork(2) says, or `EBUSY` if this process has more than one thread.
-pub fn fork_floor(
-    child: fn(std::os::unix::net::UnixStream),
-) -> std::io::Result<(std::os::unix::net::UnixStream, u32)> {
+/// What fork(2) says, or `EBUSY` if this process has more than one thread.
+pub fn fork_floor(work: impl FnOnce()) -> std::io::Result<(u32, Instant)> {
     if crate::thread_count()? != 1 {
         return Err(Errno::EBUSY.into());
     }
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    let began = Instant::now();
     match fork()? {
         Forked::Child => {
-            drop(ours);
-            child(theirs);
+            work();
             super::exit::exit_now(0)
         }
-        Forked::Parent { child } => Ok((ours, child.cast_unsigned())),
+        Forked::Parent { child } => Ok((child.cast_unsigned(), began)),
     }
 }
