@@ -147,7 +147,11 @@ fn left(was_killed: bool) -> io::Result<Vec<Process>> {
         wait_for_children(Instant::now() + ORPHANS_GONE)?;
     }
     reap_the_dead()?;
-    Ok(counts::children().into_keys().filter_map(Process::of).collect())
+    let mut left: Vec<Process> = counts::children().into_keys().filter_map(Process::of).collect();
+    // Who has ended between the two lines above is dead, and was only ours to reap.
+    reap_the_dead()?;
+    left.retain(|process| Process::of(process.pid).is_some());
+    Ok(left)
 }
 
 /// Kills all children, and theirs, which become ours, until there are none.
