@@ -497,14 +497,15 @@ fn what_has_come_to_nobody_is_dropped() {
         let worker = n.start("worker").await?;
         look_at(Some((&worker, None)));
         let mut call = Box::pin(worker.call(pass_on(counted(10, count))).into_future());
-        assert!(poll_immediate(&mut call).await.is_none());
+        // Another core may have answered before this has looked; then that is nobody's as well.
+        let called = poll_immediate(&mut call).await;
         let mut opening = Box::pin(worker.context(pour(counted(10, count), 3)).handle());
-        assert!(poll_immediate(&mut opening).await.is_none());
+        let opened = poll_immediate(&mut opening).await;
         for _ in 0..10 {
             assert_eq!(worker.call(add(1, 2)).await?, 3);
         }
         assert!(Arc::strong_count(count) > 1);
-        drop((call, opening));
+        drop((call, opening, called, opened));
         all_gone(&worker, count).await;
 
         for policy in [Policy::Wait, Policy::DropOldest] {
