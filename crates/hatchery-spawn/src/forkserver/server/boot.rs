@@ -10,11 +10,11 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::super::crib::Crib;
 use super::clients::shared_pair;
 use super::{CallFailed, Server};
 use crate::forkserver::book::{Book, Owner};
 use crate::forkserver::confined::Confined;
+use crate::forkserver::crib::Crib;
 use crate::forkserver::pidfds::Pidfds;
 use crate::forkserver::wire::{Answer, MAX_BYTES};
 use crate::held::is_forbidden;
