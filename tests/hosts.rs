@@ -11,7 +11,8 @@ use std::time::Duration;
 use hatchery::{Backend, CallError, Config, ExitStatus, FaultKind, Runtime, Stdio};
 use hatchery_spawn::Pidfd;
 use hatchery_testkit::isolate;
-use hatchery_tests::{BACKENDS, PROCESSES, for_each, here, many_fds, with};
+use hatchery_tests::{BACKENDS, HANG, PROCESSES, for_each, here, many_fds, with};
+use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
 use nix::sys::wait::{WaitStatus, waitpid};
 
@@ -155,37 +156,51 @@ fn set_handler(signal: Signal, handler: SigHandler) {
     unsafe { nix::sys::signal::sigaction(signal, &action) }.unwrap();
 }
 
-/// Scenario 15, C9: the host waits for whatever it gets, in a loop: no status is lost either way.
+/// Scenario 15, C9: the host waits for whatever it gets, in a loop: no status is lost either way, also
+/// of those that ended before it has looked.
 #[test]
 #[allow(clippy::zombie_processes, reason = "the host's loop reaps them")]
 fn a_host_that_waits_for_everybody_loses_no_status_and_takes_none() {
     for_each(here!(), &PROCESSES, async |runtime| {
+        let exits = async |code| {
+            let died = runtime.nursery(async |n| Ok(n.start("a").await?.call(exit(code)).await?));
+            let error = died.await.unwrap_err();
+            assert_eq!(error.fault().kind, FaultKind::Died(ExitStatus::Code(code)));
+        };
+        let early = own_of_the_host();
+        assert!(Pidfd::open(early.id()).unwrap().wait_dead(HANG));
+        exits(ROUNDS + 1).await;
         let stop = Arc::new(AtomicBool::new(false));
         let host = std::thread::spawn({
             let stop = stop.clone();
             move || {
                 let mut own = 0;
-                while !stop.load(Ordering::Relaxed) || own < ROUNDS {
+                while !stop.load(Ordering::Relaxed) || own <= ROUNDS {
                     match waitpid(None, None) {
                         Ok(WaitStatus::Exited(_, 55)) => own += 1,
+                        // It has lost one, and would look for it for ever.
+                        Err(Errno::ECHILD) if stop.load(Ordering::Relaxed) => break,
                         Ok(_) | Err(_) => std::thread::yield_now(),
                     }
                 }
                 own
             }
         });
-        for round in 0..ROUNDS {
-            std::process::Command::new("sh").args(["-c", "exit 55"]).spawn().unwrap();
-            let code = round + 1;
-            let died = runtime.nursery(async |n| Ok(n.start("a").await?.call(exit(code)).await?));
-            let error = died.await.unwrap_err();
-            assert_eq!(error.fault().kind, FaultKind::Died(ExitStatus::Code(code)));
+        for code in 1..=ROUNDS {
+            own_of_the_host();
+            exits(code).await;
         }
         // The forkserver is the host's child too, and may be its last.
         runtime.close().await;
         stop.store(true, Ordering::Relaxed);
-        assert_eq!(host.join().unwrap(), ROUNDS);
+        assert_eq!(host.join().unwrap(), ROUNDS + 1);
     });
+}
+
+/// A process that the host's loop will reap.
+#[allow(clippy::disallowed_types, reason = "the scenario is a host that uses it")]
+fn own_of_the_host() -> std::process::Child {
+    std::process::Command::new("sh").args(["-c", "exit 55"]).spawn().unwrap()
 }
 
 /// Scenario 15, C9: the same beside processes that the host starts and waits for itself.
