@@ -120,6 +120,17 @@ pub fn many_fds() {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("up to the hard limit");
 }
 
+/// How many sockets a process has open.
+///
+/// # Panics
+/// If there is no such process.
+#[must_use]
+pub fn sockets(pid: u32) -> usize {
+    let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("a process").flatten();
+    let targets = fds.filter_map(|fd| std::fs::read_link(fd.path()).ok());
+    targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
+}
+
 /// Opens a nursery with one actor and ends with the runtime closed.
 ///
 /// # Panics

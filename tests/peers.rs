@@ -16,7 +16,7 @@ use hatchery::{
 };
 use hatchery_testkit::{fault, isolate};
 use hatchery_tests::events::Events;
-use hatchery_tests::{BACKENDS, BUDGET, HANG, PROCESSES, for_each, here, within};
+use hatchery_tests::{BACKENDS, BUDGET, HANG, PROCESSES, for_each, here, sockets, within};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
@@ -474,13 +474,6 @@ fn the_last_handle_closes_the_connection() {
         well(nursery).await;
         runtime.close().await;
     });
-}
-
-/// How many a process has open.
-fn sockets(pid: u32) -> usize {
-    let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
-    let targets = fds.filter_map(|fd| std::fs::read_link(fd.path()).ok());
-    targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
 }
 
 fn parts(peer: &Peer) -> (String, [u8; 16], [u8; 16]) {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 use hatchery::{Callee, Error, Nothing, Receiver, Sender, StreamError};
 use hatchery_testkit::await_points::drop_at_each;
-use hatchery_tests::{BACKENDS, for_each, for_each_within, here, with_worker};
+use hatchery_tests::{BACKENDS, for_each, for_each_within, here, sockets, with_worker};
 
 /// Sends the numbers up to `count`, and reads as many that must come in order; rests after every
 /// `every` of them, if that is not 0.
@@ -273,12 +273,17 @@ fn a_context_can_be_dropped_at_each_of_its_await_points() {
     });
 }
 
-/// H23: the same for a peer's connection and what is opened through it.
+/// H23, C10: the same for a peer's connection and what is opened through it; no connection that was
+/// dropped is kept by either side, none is waited for at the end.
 #[test]
 fn a_connection_can_be_dropped_at_each_of_its_await_points() {
     for_each(here!(), &BACKENDS, async |runtime| {
-        with_worker(runtime, async |worker| {
+        let (ended, report) = hatchery::nursery_with_report(async |n| {
+            let worker = n.start("worker").await?;
             let peer = worker.peer().await?;
+            let open = |pid: Option<u32>| pid.map_or(0, sockets);
+            let (here, there) = (Some(std::process::id()), worker.pid());
+            let before = (open(here), open(there));
             let visit = || async {
                 let portal = peer.connect().await?;
                 portal.call(ping()).await?;
@@ -291,14 +296,26 @@ fn a_connection_can_be_dropped_at_each_of_its_await_points() {
                 assert_eq!(first, Some(1));
                 Ok::<_, Error>(())
             };
+            // More visits are given up than the door has room for strangers.
+            let mut points = 0;
+            while points < 200 {
+                points += drop_at_each(|| peer.connect(), async |_| ()).await;
+            }
             let mut points = 0;
             while points < 100 {
                 points += drop_at_each(visit, async |_| worker.call(ping()).await.unwrap()).await;
             }
             visit().await?;
+            while open(here) > before.0 || open(there) > before.1 {
+                worker.call(ping()).await?;
+            }
             Ok(())
         })
         .await;
+        ended.unwrap_or_else(|error| panic!("{}", error.render()));
+        let kept = report.flatten().into_iter().find(|actor| !actor.undrained.is_empty());
+        assert!(kept.is_none() && report.forced().is_empty(), "{report}");
+        runtime.close().await;
     });
 }
 

@@ -88,3 +88,74 @@ pub(super) fn copy_small(parts: &mut Parts, frame: &mut BytesMut) {
 const SMALL: usize = 16 * 1024;
 /// No thread holds on to a larger buffer than this.
 const KEPT: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::sync::{Arc, mpsc};
+    use std::time::Duration;
+
+    use hatchery_proto::board::Kind;
+    use hatchery_proto::stream::{Policy, Terms};
+    use hatchery_proto::{ActorPath, Config, Encoded, Lane};
+    use serde::Serializer;
+
+    use super::*;
+    use crate::board::Mark;
+    use crate::drive::pipe::{Pipe, Side};
+    use crate::drive::socket::Socket;
+    use crate::drive::writer::Outbox;
+
+    /// Its destructor looks at the context that it was sent in, as a user's may.
+    struct Looks(Arc<Pipe>, mpsc::Sender<u64>);
+
+    impl Drop for Looks {
+        fn drop(&mut self) {
+            self.1.send(self.0.stats().sent).unwrap();
+        }
+    }
+
+    impl Serialize for Looks {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.serialize_unit()
+        }
+    }
+
+    /// A context that is open, on a connection inside this process.
+    fn open(lane: &Arc<Lane>) -> (Arc<Pipe>, Arc<Outbox>) {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let config = Config { move_from_bytes: Some(0), ..Config::default() };
+        let outbox = Outbox::new(Arc::new(Socket::new(ours).unwrap()), &config);
+        let outbox = Arc::new(outbox.with_lane(Some(lane.clone())));
+        let line = Mark::new(&Arc::default()).enter(Kind::Context, 0, "root/a", "f");
+        let terms = Terms { credit: config.stream_credit, policy: Policy::default() };
+        let (call, peer) = (CallId::new(1), ActorPath::root());
+        let pipe = Pipe::new(Side::Opener, call, peer, outbox.clone(), terms, line);
+        pipe.started(Encoded::of(&()).unwrap()).unwrap();
+        (pipe, outbox)
+    }
+
+    /// C14: a message that nobody takes any more is dropped after the locks of whoever sends it, both
+    /// when its reader is gone and when the connection is closed, which the context doesn't know yet.
+    #[test]
+    fn a_message_that_nobody_takes_is_dropped_without_locks() {
+        let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _inside = tokio.enter();
+        for is_closed in [false, true] {
+            let lane = Arc::new(Lane::default());
+            let (pipe, outbox) = open(&lane);
+            if is_closed {
+                outbox.break_channel()
+            } else {
+                lane.close()
+            }
+            let (dropped, told) = mpsc::channel();
+            let sending = pipe.clone();
+            std::thread::spawn(move || drop(pipe.try_send(Looks(sending, dropped))));
+            // Only a hang takes this long.
+            let sent = told.recv_timeout(Duration::from_secs(10)).expect("it could look");
+            assert_eq!(sent, u64::from(!is_closed));
+        }
+    }
+}
