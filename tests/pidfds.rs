@@ -18,10 +18,12 @@ use hatchery_testkit::fault::children_of;
 use hatchery_testkit::isolate;
 use hatchery_tests::events::Events;
 use hatchery_tests::{
-    BACKENDS, HANG, PROCESSES, ROOMY, SLACK, came_down, each, hasty, here, many_fds, within,
+    BACKENDS, BUDGET, HANG, PROCESSES, ROOMY, SLACK, came_down, each, hasty, here, many_fds, within,
 };
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use tokio::sync::watch;
 
@@ -117,6 +119,11 @@ fn forbid(calls: &[libc::c_long], errno: i32) {
     assert!(Pidfd::open(std::process::id()).is_err());
 }
 
+/// By its number, as nothing else works here.
+fn signal(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
+}
+
 /// Starts a T(2,2), and cancels it when all of it is up and was called.
 async fn cancelled(runtime: &Runtime) -> Report {
     let down: Result<(), _> = runtime
@@ -182,6 +189,29 @@ fn stuck_actors_without_pidfds_are_killed() {
                 "{steps:?}"
             );
         }
+        runtime.close().await;
+    });
+}
+
+/// H25, C16: whom only the forkserver can kill and reap, and that stands still, is unreapable, and that
+/// is an error.
+#[test]
+fn who_can_neither_be_killed_nor_seen_to_be_dead_is_unreapable() {
+    let config = Config::with_budget(BUDGET);
+    without_pidfds(here!(), &config, &[Backend::Forkserver], 1, async |runtime| {
+        let down: Result<(), _> = runtime
+            .nursery(async |n| {
+                stick(&n.start("a").await?).await;
+                signal(runtime.forkserver_pid().unwrap(), Signal::SIGSTOP);
+                n.cancel();
+                std::future::pending().await
+            })
+            .await;
+        let error = down.unwrap_err();
+        signal(runtime.forkserver_pid().unwrap(), Signal::SIGCONT);
+        assert_eq!(error.report().actors[0].steps.last().unwrap().step, Step::Unreapable);
+        let unreapable = |fault: &hatchery::Fault| fault.kind == FaultKind::Unreapable;
+        assert!(error.faults().iter().any(unreapable), "{}", error.render());
         runtime.close().await;
     });
 }

@@ -222,6 +222,13 @@ impl Teardown {
         (stage, self.began.map(|(_, until)| until))
     }
 
+    /// Whether it would be called unreapable now. Whoever can see that it is dead says so before:
+    /// [`Event::Exited`], and [`Event::Settled`] with what is known.
+    #[must_use]
+    pub fn gives_up(&self, now: Time) -> bool {
+        matches!(self.state, State::Killing { until } if until <= now)
+    }
+
     /// Whether it was ended by force, or given up on.
     #[must_use]
     pub fn was_forced(&self) -> bool {

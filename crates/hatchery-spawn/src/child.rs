@@ -126,6 +126,11 @@ impl Core {
         self.latch(Err(WaitError::ServerGone { name: self.name.clone() }));
     }
 
+    /// The forkserver takes too long to say how it ended.
+    fn unreported(&self) {
+        self.latch(Err(WaitError::Unreported { name: self.name.clone() }));
+    }
+
     /// The first status stays.
     fn latch(&self, status: Result<Exit, WaitError>) {
         self.status.send_if_modified(|latched| {
@@ -291,6 +296,9 @@ impl ChildHandle {
     ///
     /// # Errors
     /// [`WaitError::ServerGone`]: the forkserver died first; the child is dead too.
+    /// [`WaitError::Unreported`]: the child is dead, and somebody has [forgone] its status.
+    ///
+    /// [forgone]: Self::forgo_status
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing: the status stays latched.
@@ -321,6 +329,24 @@ impl ChildHandle {
     /// See [`ChildHandle::wait`].
     pub fn try_wait(&self) -> Result<Option<Exit>, WaitError> {
         self.core.status.borrow().clone().transpose()
+    }
+
+    /// Gives up on the status of a process that is dead, and says whether it is: true if it has
+    /// ended, reaped or not, and then all who wait are told of that, with
+    /// [`WaitError::Unreported`] unless the status has come. False of one that lives, of one that
+    /// can't be looked at without a pidfd, and of a thread: nothing happens to those.
+    ///
+    /// For who has waited long enough for a forkserver that stands still. Never blocks.
+    #[must_use]
+    pub fn forgo_status(&self) -> bool {
+        let dead = match &self.core.body {
+            Body::Process { grip, .. } => self.core.status.borrow().is_some() || grip.is_dead(),
+            Body::Thread { .. } => false,
+        };
+        if dead {
+            self.core.unreported();
+        }
+        dead
     }
 
     /// Sends SIGTERM: through a pidfd, or, where none can be had, through the forkserver. A child

@@ -103,6 +103,13 @@ pub enum WaitError {
         /// The child's name.
         name: String,
     },
+    /// The child is dead, and whoever waited was told to do without its status: see
+    /// [`ChildHandle::forgo_status`](crate::ChildHandle::forgo_status).
+    #[error("waiting for `{name}`: it is dead, and the forkserver has not said how it ended")]
+    Unreported {
+        /// The child's name.
+        name: String,
+    },
 }
 
 /// A signal that was not sent.

@@ -41,6 +41,18 @@ impl Grip {
         }
     }
 
+    /// Whether the process is known to have ended, reaped or not.
+    pub(crate) fn is_dead(&self) -> bool {
+        match self {
+            Self::Parent => false,
+            Self::Held(pidfd) => pidfd.is_dead(),
+            Self::Known { pid, identity } => match Pidfd::open(*pid) {
+                Ok(pidfd) => pidfd.identity() != Some(*identity) || pidfd.is_dead(),
+                Err(error) => is_gone(&error),
+            },
+        }
+    }
+
     /// Sends a signal. A process that is gone is no error.
     pub(crate) fn signal(&self, signal: i32) -> Result<(), NotSent> {
         let sent = match self {

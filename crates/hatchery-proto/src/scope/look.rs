@@ -26,6 +26,17 @@ impl Scope {
         self.members.get(&id).map_or(Duration::ZERO, |member| member.teardown.last_words(now))
     }
 
+    /// Whom [`Scope::handle_timeout`] would call unreapable now: see [`Teardown::gives_up`].
+    ///
+    /// [`Teardown::gives_up`]: crate::teardown::Teardown::gives_up
+    pub fn gives_up(&self, now: Time) -> impl Iterator<Item = ActorId> + '_ {
+        let due = self.timers.iter().take_while(move |(at, _)| *at <= now);
+        let member = |id: ActorId| self.members.get(&id).map(|member| (id, member));
+        due.filter_map(move |(_, id)| member(*id))
+            .filter(move |(_, member)| member.teardown.gives_up(now))
+            .map(|(id, _)| id)
+    }
+
     /// Whether this actor was ended by force, or given up on.
     #[must_use]
     pub fn was_forced(&self, id: ActorId) -> bool {

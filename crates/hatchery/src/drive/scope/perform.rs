@@ -101,6 +101,7 @@ impl Core {
             }
             let now = clock::now();
             let mut mind = lock(&self.mind);
+            mind.spare_the_dead(now);
             mind.scope.handle_timeout(now);
             let outcome = self.perform(&mut mind);
             mind.show(None);

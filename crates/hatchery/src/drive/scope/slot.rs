@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hatchery_proto::handshake::{self, Handshake};
-use hatchery_proto::scope::Scope;
+use hatchery_proto::scope::{Event, Scope};
 use hatchery_proto::{ActorId, Reason, Step, Time, ToChild, teardown};
 use hatchery_spawn::{Child, ChildId, notice};
 use tokio::sync::oneshot;
@@ -75,6 +75,18 @@ impl Mind {
         self.handshakes.pop_first();
         let outcome = self.slots.get_mut(&id).and_then(|slot| slot.handshake.handle_timeout(now));
         Some((id, outcome))
+    }
+
+    /// Nobody is called unreapable who is dead, and whom only the forkserver has had no time to reap:
+    /// his status is given up on instead.
+    pub(super) fn spare_the_dead(&mut self, now: Time) {
+        let due: Vec<_> = self.scope.gives_up(now).collect();
+        for id in due {
+            let child = self.slots.get(&id).and_then(|slot| slot.child.as_ref());
+            if child.is_some_and(|child| child.handle().forgo_status()) {
+                self.scope.handle(Event::Exited(id), now);
+            }
+        }
     }
 
     /// Writes down how the nursery and one of its actors are doing.
