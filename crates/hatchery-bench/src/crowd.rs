@@ -23,22 +23,36 @@ pub(crate) fn measure(extent: Extent) -> Outcome {
     proc::raise_fd_limit();
     let sizes: &[(u32, usize)] =
         extent.pick(&[(10, 1), (100, 1)], &[(10, 9), (100, 9), (1000, 5), (5000, 3), (10_000, 3)]);
+    for pages in [Pages::Small, Pages::Huge] {
+        flat(sizes, pages)?;
+    }
+    nested::measure(extent)
+}
+
+/// What the forkserver's code lies on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pages {
+    Small,
+    Huge,
+}
+
+/// All actors in one nursery.
+fn flat(sizes: &[(u32, usize)], pages: Pages) -> Outcome {
     let mut forks = Forks::start(Place::Two)?;
     for &(size, turns) in sizes {
         let mut crowd = Crowd::default();
         let warm = usize::from(u64::from(size) <= WARMED);
         for turn in 0..turns + warm {
             let floor = floor(&mut forks, size)?;
-            let lap = tree::on_tokio(lap(size))?;
+            let lap = tree::on_tokio(lap(size, pages))?;
             // The first warms both up, where that is cheap.
             if turn >= warm {
                 crowd.turn(floor, &lap);
             }
         }
-        crowd.tell(size, &forks);
+        crowd.tell(size, pages, &forks);
     }
-    forks.end()?;
-    nested::measure(extent)
+    forks.end()
 }
 
 /// What so many forks take, one after the other: with a runtime and a message, and bare. Of more
@@ -60,8 +74,9 @@ pub(crate) struct Lap {
     fds: Samples,
 }
 
-pub(crate) async fn lap(size: u32) -> Outcome<Lap> {
-    let runtime = Runtime::builder().stdio(Stdio::Null).signals(false).open()?;
+pub(crate) async fn lap(size: u32, pages: Pages) -> Outcome<Lap> {
+    let runtime = Runtime::builder().stdio(Stdio::Null).signals(false);
+    let runtime = runtime.huge_pages(pages == Pages::Huge).open()?;
     let before = proc::own_fds();
     let began = Instant::now();
     let (mut upped, mut called, mut looked) = (began, began, began);
@@ -110,9 +125,11 @@ impl Crowd {
         self.fds.append(&lap.fds);
     }
 
-    fn tell(&self, size: u32, forks: &Forks) {
+    fn tell(&self, size: u32, pages: Pages, forks: &Forks) {
+        let pages = if pages == Pages::Huge { ", huge pages" } else { "" };
         let row = |what: &str, unit, goals: &[(u32, f64)]| {
-            let row = Row::new("crowd", format!("{size} actors: {what}"), unit).size(size.into());
+            let what = format!("{size} actors{pages}: {what}");
+            let row = Row::new("crowd", what, unit).size(size.into());
             let goal = goals.iter().find(|(at, _)| *at == size);
             goal.map_or(row.clone(), |&(_, most)| row.goal(Goal::AtMost(most)))
         };

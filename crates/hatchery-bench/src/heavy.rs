@@ -71,9 +71,9 @@ fn crowds(extent: Extent, memory: usize, fds: usize) -> Outcome {
     let size = extent.pick(20, 1000);
     let mut all = <[Turns; 3]>::default();
     for turn in 0..=extent.pick(1, 5) {
-        let light = tree::on_tokio(crowd::lap(size))?;
+        let light = tree::on_tokio(crowd::lap(size, crowd::Pages::Small))?;
         let ballast = Ballast::new(memory, fds)?;
-        let heavy = tree::on_tokio(crowd::lap(size))?;
+        let heavy = tree::on_tokio(crowd::lap(size, crowd::Pages::Small))?;
         ballast.end(memory, fds)?;
         let each = |lap: &Lap| [lap.up, lap.called, lap.down].map(Samples::of);
         for ((turns, light), heavy) in all.iter_mut().zip(each(&light)).zip(each(&heavy)) {

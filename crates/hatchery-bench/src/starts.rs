@@ -25,6 +25,11 @@ pub(crate) fn measure(extent: Extent) -> Outcome {
         if matches!(backend, Backend::Forkserver) { row.goal(Goal::RatioAtMost(2.0)) } else { row }
             .tell();
     }
+    let runtime = Way::OneCore.runtime().huge_pages(true);
+    let turns = in_turn(extent, runtime, count, |count| forks.with_tokio(count));
+    let huge = Row::new("starts", "start to first reply, forkserver, huge pages", Unit::Seconds);
+    let huge = huge.beside(FORK, &tree::on_tokio(turns)?).note(forks.size());
+    huge.goal(Goal::RatioAtMost(2.0)).tell();
     let runtime = Way::OneCore.runtime().backend(Backend::Exec);
     let turns = in_turn(extent, runtime, extent.pick(5, 20), floors::new_images);
     row(&Backend::Exec).beside("new image to first message", &tree::on_tokio(turns)?).tell();

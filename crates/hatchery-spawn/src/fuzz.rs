@@ -99,7 +99,7 @@ pub fn good_requests() -> Vec<Vec<u8>> {
 pub fn good_answers() -> Vec<Vec<u8>> {
     let call = || "fork".to_owned();
     let all = [
-        Answer::Ready { pidfds: true },
+        Answer::Ready { pidfds: true, small_pages: String::new() },
         Answer::Unfit { call: call(), errno: 1 },
         Answer::Failed { number: 3, call: call(), errno: 11 },
         Answer::Spawned { number: 3, pid: 99, withheld: false },

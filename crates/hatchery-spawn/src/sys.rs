@@ -9,6 +9,7 @@ pub(crate) mod ctor;
 pub(crate) mod env;
 pub(crate) mod exit;
 pub(crate) mod fds;
+pub(crate) mod huge;
 pub(crate) mod landlock;
 pub(crate) mod memfd;
 pub(crate) mod memory;

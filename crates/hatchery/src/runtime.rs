@@ -45,7 +45,14 @@ pub struct Builder {
     config: Config,
     defaults: Defaults,
     signals: bool,
+    root: RootOptions,
+}
+
+/// What only a root decides.
+#[derive(Debug, Clone)]
+struct RootOptions {
     watchdog: Option<Duration>,
+    huge_pages: bool,
 }
 
 impl Runtime {
@@ -53,7 +60,8 @@ impl Runtime {
     #[must_use]
     pub fn builder() -> Builder {
         let (config, defaults) = (Config::default(), Defaults::default());
-        Builder { config, defaults, signals: true, watchdog: Some(WATCHDOG) }
+        let root = RootOptions { watchdog: Some(WATCHDOG), huge_pages: false };
+        Builder { config, defaults, signals: true, root }
     }
 
     /// Opens a nursery at the root of this runtime's tree; see [`nursery`](crate::nursery()).
@@ -189,7 +197,16 @@ impl Builder {
     /// [`arm_watchdog`](crate::arm_watchdog).
     #[must_use]
     pub fn watchdog(mut self, bound: impl Into<Option<Duration>>) -> Self {
-        self.watchdog = bound.into();
+        self.root.watchdog = bound.into();
+        self
+    }
+
+    /// Whether the forkserver moves the program's code to huge pages, which makes starts cheaper and
+    /// hides the names of functions from profilers that look in `/proc/PID/maps`; see
+    /// [`Bounds::huge_pages`](hatchery_spawn::Bounds::huge_pages). Default: no.
+    #[must_use]
+    pub fn huge_pages(mut self, yes: bool) -> Self {
+        self.root.huge_pages = yes;
         self
     }
 
@@ -201,7 +218,7 @@ impl Builder {
     /// signal handler could be had.
     pub fn open(self) -> Result<Runtime, OpenError> {
         self.config.validate().map_err(OpenError::Config)?;
-        let inner = Inner::new(self.config, self.defaults, self.watchdog, true);
+        let inner = Inner::new(self.config, self.defaults, Some(self.root));
         let root = Arc::new(Actor::new(ActorPath::root(), inner, None));
         if self.signals {
             let watch = Watch::start(root.clone())
@@ -254,6 +271,8 @@ pub(crate) struct Inner {
     pub(crate) offers: Offers,
     /// Only the root may end the tree as a whole.
     is_root: bool,
+    /// Whether its forkserver's code shall lie on huge pages.
+    huge_pages: bool,
     /// How thread actors find the runtime they were born into.
     token: u64,
     forkserver: Mutex<Option<Forkserver>>,
@@ -277,22 +296,18 @@ struct Supervisor {
 }
 
 impl Inner {
-    fn new(
-        config: Config,
-        defaults: Defaults,
-        watchdog: Option<Duration>,
-        is_root: bool,
-    ) -> Arc<Self> {
+    fn new(config: Config, defaults: Defaults, root: Option<RootOptions>) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let inner = Arc::new(Self {
             config,
             defaults,
             threads: Threads::new(),
             board: Arc::default(),
-            watchdog,
+            watchdog: root.as_ref().and_then(|root| root.watchdog),
             births: Semaphore::new(MAX_BIRTHS),
             offers: Offers::default(),
-            is_root,
+            is_root: root.is_some(),
+            huge_pages: root.is_some_and(|root| root.huge_pages),
             token: NEXT.fetch_add(1, Ordering::Relaxed),
             forkserver: Mutex::default(),
             killable: Mutex::default(),
@@ -305,7 +320,7 @@ impl Inner {
 
     /// The runtime of an actor that has a process of its own.
     pub(crate) fn of_process(hello: &Hello) -> Arc<Self> {
-        Self::new(hello.config.clone(), Defaults::of(hello), None, false)
+        Self::new(hello.config.clone(), Defaults::of(hello), None)
     }
 
     /// The runtime that a thread actor was born into.
@@ -331,7 +346,8 @@ impl Inner {
             Some(inherited) => inherited,
             None => {
                 let orphan_grace = self.config.orphan_grace;
-                Forkserver::start(Bounds { orphan_grace, ..Bounds::default() })?
+                let huge_pages = self.huge_pages;
+                Forkserver::start(Bounds { orphan_grace, huge_pages, ..Bounds::default() })?
             }
         };
         *slot = Some(server.clone());

@@ -260,8 +260,19 @@ impl Client {
 
     fn answered(&self, answer: Answer, mut received: Received) -> Result<(), String> {
         match answer {
-            Answer::Ready { pidfds: true } => {}
-            Answer::Ready { pidfds: false } => self.without_pidfds(),
+            Answer::Ready { pidfds, small_pages } => {
+                if !pidfds {
+                    self.without_pidfds();
+                }
+                if !small_pages.is_empty() {
+                    notice::post(move || {
+                        tracing::warn!(
+                            why = small_pages,
+                            "no huge pages for the forkserver's code"
+                        );
+                    });
+                }
+            }
             Answer::Unfit { call, errno } => {
                 return Err(format!("it could not start: {call}: {}", Errno::from_raw(errno)));
             }

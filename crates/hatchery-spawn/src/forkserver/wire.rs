@@ -115,8 +115,9 @@ impl Default for Run {
 /// From the forkserver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// It is up. Without pidfds the kernel, or a filter, lets it have none.
-    Ready { pidfds: bool },
+    /// It is up. Without pidfds the kernel, or a filter, lets it have none; `small_pages` is why its
+    /// code stays on small pages, empty if it does not or nobody asked for others.
+    Ready { pidfds: bool, small_pages: String },
     /// It can't be; the last message.
     Unfit { call: String, errno: i32 },
     /// No child came of this request.
@@ -233,8 +234,8 @@ impl Answer {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Writer(Vec::with_capacity(32));
         match self {
-            Self::Ready { pidfds } => {
-                out.u8(0);
+            Self::Ready { pidfds, small_pages } => {
+                out.tagged(0, small_pages);
                 out.u8(u8::from(*pidfds));
             }
             Self::Unfit { call, errno } => {
@@ -268,7 +269,7 @@ impl Answer {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut input = Reader(bytes);
         let answer = match input.u8()? {
-            0 => Self::Ready { pidfds: input.u8()? != 0 },
+            0 => Self::Ready { small_pages: input.text()?, pidfds: input.u8()? != 0 },
             1 => Self::Unfit { call: input.text()?, errno: input.i32()? },
             2 => Self::Failed { call: input.text()?, number: input.u64()?, errno: input.i32()? },
             3 => {
@@ -481,7 +482,7 @@ mod tests {
     fn what_is_written_is_read_back() {
         assert_eq!(Request::decode(&request().encode()), Ok(request()));
         for answer in [
-            Answer::Ready { pidfds: false },
+            Answer::Ready { pidfds: false, small_pages: "none free".into() },
             Answer::Unfit { call: "prctl".into(), errno: 1 },
             Answer::Failed { number: 3, call: "fork".into(), errno: 11 },
             Answer::Spawned { number: 3, pid: 99, withheld: true },

@@ -21,7 +21,7 @@ use crate::held::is_forbidden;
 use crate::image::Preload;
 use crate::prelude::MARK;
 use crate::sys::pidfd::Pidfd;
-use crate::sys::{env, fds, scm_rights, sigaction, title};
+use crate::sys::{env, fds, huge, scm_rights, sigaction, title};
 
 impl Server {
     pub(super) fn start(
@@ -61,7 +61,7 @@ impl Server {
             .map_err(call("prctl(PR_SET_CHILD_SUBREAPER)"))?;
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
             .map_err(call("sigprocmask"))?;
-        let (grace, quota) = bounds();
+        let (grace, quota, huge_pages) = bounds();
         let null = open("/dev/null", OFlag::O_RDWR).map_err(call("open(/dev/null)"))?;
         let image = open("/proc/self/exe", OFlag::O_PATH).map_err(call("open(/proc/self/exe)"))?;
         preload()?;
@@ -91,7 +91,8 @@ impl Server {
         for slot in 0..3 {
             fds::place(null.as_raw_fd(), slot, false).map_err(call("dup3"))?;
         }
-        let ready = Answer::Ready { pidfds: pidfds.are_available() };
+        let small_pages = if huge_pages { why_small() } else { String::new() };
+        let ready = Answer::Ready { pidfds: pidfds.are_available(), small_pages };
         scm_rights::send(client.as_fd(), &ready.encode(), &[]).map_err(call("sendmsg"))?;
         Ok(Self {
             book: Book::default(),
@@ -147,15 +148,23 @@ fn preload() -> Result<(), CallFailed> {
     }
 }
 
-/// The orphan grace and the quota of children that the root has told.
-fn bounds() -> (u64, usize) {
-    let text = std::env::var(BOUNDS).unwrap_or_default();
-    env::remove(BOUNDS.as_ref());
-    let told = text
-        .split_once(',')
-        .and_then(|(grace, quota)| Some((grace.parse().ok()?, quota.parse().ok()?)));
-    told.unwrap_or((500_000_000, 10_000))
+/// Moves the code to huge pages, and says why not if that can't be done: a wish, and no need.
+fn why_small() -> String {
+    huge::move_code().err().map_or_else(String::new, |(step, error)| format!("{step}: {error}"))
 }
 
-/// The variable that carries the orphan grace in nanoseconds and the quota of children.
+/// What the root has told: the orphan grace, the quota of children, whether to ask for huge pages.
+fn bounds() -> (u64, usize, bool) {
+    let text = std::env::var(BOUNDS).unwrap_or_default();
+    env::remove(BOUNDS.as_ref());
+    let mut told = text.split(',');
+    let mut next = || told.next();
+    let (grace, quota, huge) = (next(), next(), next());
+    let grace = grace.and_then(|text| text.parse().ok()).unwrap_or(500_000_000);
+    let quota = quota.and_then(|text| text.parse().ok()).unwrap_or(10_000);
+    (grace, quota, huge == Some("huge"))
+}
+
+/// The variable that carries the orphan grace in nanoseconds, the quota of children, and `huge` or
+/// `small` for the pages of the code.
 pub(crate) const BOUNDS: &str = "HATCHERY_BOUNDS";
