@@ -16,7 +16,6 @@ use crate::ledger::{Ledger, Who};
 use crate::own_thread::OwnThread;
 use crate::prelude::{RECORD, Step, parse_report};
 use crate::stdio::Tail;
-use crate::sys::pidfd::Pidfd;
 
 /// A child and the right to its life: dropping it kills the process (SIGKILL); the forkserver
 /// reaps it, whatever becomes of this process or its runtime.
@@ -73,6 +72,8 @@ enum Body {
         pid: u32,
         number: u64,
         grip: Grip,
+        /// Its cgroup is killed with it, which is for the forkserver to do.
+        has_cgroup: bool,
         server: Weak<Client>,
     },
     Thread {
@@ -87,13 +88,13 @@ impl Core {
     pub(crate) fn process(
         name: String,
         (number, pid): (u64, u32),
-        pidfd: Option<Pidfd>,
+        (grip, has_cgroup): (Grip, bool),
         server: Weak<Client>,
         birth: Option<Arc<OwnedFd>>,
     ) -> Arc<Self> {
         let (status, _) = watch::channel(None);
         let birth = Mutex::new(birth);
-        let body = Body::Process { pid, number, grip: Grip::new(pid, pidfd), server };
+        let body = Body::Process { pid, number, grip, has_cgroup, server };
         Arc::new(Self { name, body, status, birth, died_in: OnceLock::new() })
     }
 
@@ -243,18 +244,23 @@ impl Drop for Child {
 impl Core {
     fn signal(&self, signal: i32) -> Result<(), SignalError> {
         let name = || self.name.clone();
-        let Body::Process { number, grip, server, .. } = &self.body else {
+        let Body::Process { number, grip, has_cgroup, server, .. } = &self.body else {
             return Err(SignalError::Thread { name: name() });
         };
+        // Its parent needs no fd for that. Whom nobody has reaped gets it, and nobody else.
+        let by_server = || {
+            let server = server.upgrade().filter(|_| self.status.borrow().is_none());
+            server.map_or(Ok(()), |server| server.signal(*number, signal))
+        };
+        if *has_cgroup && signal == libc::SIGKILL {
+            // Before it is reaped. Here too, as the forkserver may have been stopped.
+            let _sent_below = by_server();
+        }
         match grip.signal(signal) {
             Ok(()) => Ok(()),
             Err(NotSent::Refused(cause)) => Err(SignalError::System { name: name(), cause }),
-            // Its parent needs no fd for that. Whom nobody has reaped gets it, and nobody else.
-            Err(NotSent::OutOfReach) => {
-                let server = server.upgrade().filter(|_| self.status.borrow().is_none());
-                let sent = server.map_or(Ok(()), |server| server.signal(*number, signal));
-                sent.map_err(|errno| SignalError::System { name: name(), cause: errno.into() })
-            }
+            Err(NotSent::OutOfReach) => by_server()
+                .map_err(|errno| SignalError::System { name: name(), cause: errno.into() }),
         }
     }
 

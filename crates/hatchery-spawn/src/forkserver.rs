@@ -335,6 +335,7 @@ impl Forkserver {
             birth: Arc::new(birth),
             // What was asked for on top of a plain fork is answered for at the start.
             execs: !matches!(run, Run::Main(_)) || !spec.confine.is_empty(),
+            has_cgroup: spec.confine.cgroup.is_some(),
             stdin: None,
             stdout: None,
             stderr: None,

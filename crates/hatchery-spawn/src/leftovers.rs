@@ -181,7 +181,8 @@ impl LeftTree {
                 break;
             }
         }
-        ending.kept = self.cgroups.into_iter().filter(|path| !cgroup::remove(path)).collect();
+        ending.kept =
+            self.cgroups.into_iter().filter(|path| !cgroup::remove_until(path, until)).collect();
         ending
     }
 }
@@ -296,9 +297,11 @@ fn is_ours(path: &Path) -> bool {
     own == 0 || fs::symlink_metadata(path).is_ok_and(|found| found.uid() == own)
 }
 
+/// Who is in it, or in one that was made in it.
 fn members(path: &Path) -> Vec<u32> {
-    let members = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
-    members.lines().filter_map(|pid| pid.parse().ok()).collect()
+    let text = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    let own = text.lines().filter_map(|pid| pid.parse().ok());
+    own.chain(cgroup::inside(path).iter().flat_map(|inner| members(inner))).collect()
 }
 
 /// How long a kill may take: it needs nobody's consent.

@@ -310,6 +310,10 @@ fn a_cgroup_is_removed_with_who_has_no_name() {
                 assert!(Instant::now() < until);
                 std::thread::yield_now();
             }
+            // Into one that was made in it.
+            let inner = place.inside().remove(0).join("one/in-it");
+            fs::create_dir_all(&inner).unwrap();
+            fs::write(inner.join("cgroup.procs"), stray).unwrap();
             kill_both(root, &server, &actor);
             let tree = left_of(root.process.id()).expect("it is found");
             assert_eq!(tree.cgroups(), place.inside());

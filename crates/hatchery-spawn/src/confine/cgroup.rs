@@ -21,7 +21,15 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 ///
 /// What isn't there fails the start with [`SpawnError::Call`](crate::SpawnError::Call), which names
 /// the file: a directory of another kind, `cgroup.kill` (Linux 5.14), a controller that is neither
-/// enabled below the parent nor can be enabled there.
+/// enabled below the parent nor can be enabled there (ENOENT: it was not delegated; EBUSY: a process
+/// is in the parent itself). Who is not the superuser may only move processes inside of what was
+/// delegated: the whole tree must live there, or the start fails with step `cgroup`, EACCES.
+///
+/// A SIGKILL by the spawner, or of an orphan, is one of all that is in it: of actors further down
+/// and of strays too, also if the actor itself can't die (uninterruptible sleep).
+///
+/// An actor of the same user may write there what it likes. So this keeps a mistake within bounds,
+/// and malice only together with [`Confinement::user`](crate::Confinement::user).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cgroup {
     pub(crate) parent: PathBuf,
@@ -45,7 +53,8 @@ impl Cgroup {
         self
     }
 
-    /// At most so many processes and threads.
+    /// At most so many processes and threads. With so many, its actor can't start any (EAGAIN), and
+    /// the start of another actor further down fails with step `cgroup`, EAGAIN.
     #[must_use]
     pub fn pids(mut self, count: u64) -> Self {
         self.pids = Some(count);
@@ -71,7 +80,7 @@ impl Cgroup {
             return Err(("open(cgroup.kill)", Errno::EOPNOTSUPP));
         }
         if let Some(bytes) = self.memory {
-            self.set(path, "memory", "memory.max", &bytes.to_string(), "write(memory.max)")?;
+            self.set(path, &MEMORY, bytes)?;
             // Or one of them dies alone, and the others wait for it.
             write(&path.join("memory.oom.group"), "1")
                 .map_err(failed("write(memory.oom.group)"))?;
@@ -84,7 +93,7 @@ impl Cgroup {
             }
         }
         if let Some(count) = self.pids {
-            self.set(path, "pids", "pids.max", &count.to_string(), "write(pids.max)")?;
+            self.set(path, &PIDS, count)?;
         }
         Ok(())
     }
@@ -93,24 +102,61 @@ impl Cgroup {
     fn set(
         &self,
         path: &Path,
-        controller: &str,
-        file: &str,
-        value: &str,
-        call: &'static str,
+        controller: &Controller,
+        limit: u64,
     ) -> Result<(), (&'static str, Errno)> {
-        let file = path.join(file);
+        let file = path.join(controller.file);
         if !file.exists() {
-            let enable = self.parent.join("cgroup.subtree_control");
-            let enabled = write(&enable, &format!("+{controller}"));
-            enabled.map_err(failed("write(cgroup.subtree_control)"))?;
+            // With a process in the parent the kernel refuses memory, but not pids: and lets nobody
+            // into any cgroup below it from then on, limited or not.
+            if has_processes(&self.parent) {
+                return Err((controller.enabling, Errno::EBUSY));
+            }
+            let enabled = write(&self.parent.join("cgroup.subtree_control"), controller.enabled_by);
+            enabled.map_err(failed(controller.enabling))?;
         }
-        write(&file, value).map_err(failed(call))
+        write(&file, &limit.to_string()).map_err(failed(controller.limiting))
     }
 }
 
-/// Moves this process into it.
+/// What limits something, and what the calls for it are named in an error.
+struct Controller {
+    file: &'static str,
+    enabled_by: &'static str,
+    enabling: &'static str,
+    limiting: &'static str,
+}
+
+const MEMORY: Controller = Controller {
+    file: "memory.max",
+    enabled_by: "+memory",
+    enabling: "write(cgroup.subtree_control, +memory)",
+    limiting: "write(memory.max)",
+};
+
+const PIDS: Controller = Controller {
+    file: "pids.max",
+    enabled_by: "+pids",
+    enabling: "write(cgroup.subtree_control, +pids)",
+    limiting: "write(pids.max)",
+};
+
+/// Whether a process is in it itself. In the root of all that is no matter, which has no type.
+fn has_processes(path: &Path) -> bool {
+    let processes = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    !processes.is_empty() && path.join("cgroup.type").exists()
+}
+
+/// Moves this process into it. EAGAIN: more are in it than may be. The kernel refuses a fork in
+/// there for that, but no move into it, and all actors were forked elsewhere.
 pub(crate) fn join(path: &Path) -> Result<(), Errno> {
-    write(&path.join("cgroup.procs"), "0").map_err(|error| errno(&error))
+    write(&path.join("cgroup.procs"), "0").map_err(|error| errno(&error))?;
+    let number = |file| fs::read_to_string(path.join(file)).ok()?.trim().parse::<u64>().ok();
+    // No limit is "max", and without the controller there are no such files.
+    match (number("pids.current"), number("pids.max")) {
+        (Some(current), Some(most)) if current > most => Err(Errno::EAGAIN),
+        (_, _) => Ok(()),
+    }
 }
 
 /// Ends all that is in it.
@@ -119,12 +165,34 @@ pub(crate) fn kill(path: &Path) {
     let _gone = write(&path.join("cgroup.kill"), "1");
 }
 
-/// Removes it; says whether it is gone. Not while anything is in it.
+/// Removes it with those that were made in it; says whether it is gone. Not while anything is in
+/// any of them.
 pub(crate) fn remove(path: &Path) -> bool {
-    match fs::remove_dir(path) {
+    let gone = || match fs::remove_dir(path) {
         Ok(()) => true,
         Err(error) => error.kind() == io::ErrorKind::NotFound,
+    };
+    // Nobody but its actors makes others in there, and they seldom do.
+    gone() || (inside(path).iter().filter(|inner| remove(inner)).count() > 0 && gone())
+}
+
+/// The same once all in it are gone, of which the kernel's books may know a little later.
+pub(crate) fn remove_until(path: &Path, until: Instant) -> bool {
+    while !remove(path) {
+        if Instant::now() >= until {
+            return false;
+        }
+        std::thread::yield_now();
     }
+    true
+}
+
+/// The cgroups in one. None if it is covered by a mount: what is in that is somebody else's.
+pub(crate) fn inside(path: &Path) -> Vec<PathBuf> {
+    let entries = is_cgroup(path).then(|| fs::read_dir(path).ok()).flatten();
+    let entries = entries.into_iter().flatten().flatten();
+    let dirs = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    dirs.map(|entry| entry.path()).collect()
 }
 
 /// How many processes of it the kernel has killed for want of memory. 0 without a memory controller:
@@ -175,9 +243,7 @@ pub(crate) fn sweep(tree: &str, until: Instant) {
     drop(parents);
     for path in left {
         kill(&path);
-        while !remove(&path) && Instant::now() < until {
-            std::thread::yield_now();
-        }
+        let _gone = remove_until(&path, until);
     }
 }
 

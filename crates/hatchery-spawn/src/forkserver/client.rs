@@ -23,6 +23,7 @@ use super::wire::{self, Answer, MAX_BYTES, MAX_ELSEWHERE};
 use crate::child::{BirthFailure, Child, Core, read_birth};
 use crate::error::SpawnError;
 use crate::exit::Exit;
+use crate::grip::Grip;
 use crate::notice;
 use crate::own_thread::OwnThread;
 use crate::stdio::Tail;
@@ -41,6 +42,8 @@ pub(crate) struct Waiting {
     pub(crate) birth: Arc<OwnedFd>,
     /// Another image comes after the fork: it is only there when the birth pipe says so.
     pub(crate) execs: bool,
+    /// It has a cgroup of its own.
+    pub(crate) has_cgroup: bool,
     pub(crate) stdin: Option<OwnedFd>,
     pub(crate) stdout: Option<OwnedFd>,
     pub(crate) stderr: Option<OwnedFd>,
@@ -327,7 +330,8 @@ impl Client {
             Some(_) => {}
         }
         let who = (number, pid.cast_unsigned());
-        let core = Core::process(name, who, pidfd, self.me.clone(), birth);
+        let grip = Grip::new(who.1, pidfd);
+        let core = Core::process(name, who, (grip, waiting.has_cgroup), self.me.clone(), birth);
         let mut state = self.state();
         state.children.insert(number, core.clone());
         if waiting.execs {
@@ -585,6 +589,7 @@ mod tests {
             bound: Duration::from_secs(5),
             birth: Arc::new(birth),
             execs: false,
+            has_cgroup: false,
             stdin: None,
             stdout: None,
             stderr: None,

@@ -107,6 +107,14 @@ impl Confined {
         }
     }
 
+    /// A child is killed: so is all that is in a cgroup of its own, which else would outlive it until
+    /// the last actor in there is gone, or for ever if it can't die.
+    pub(crate) fn kill(&self, pid: i32) {
+        if let Some(Bound { own_cgroup: true, cgroup: Some(path), .. }) = self.living.get(&pid) {
+            cgroup::kill(path);
+        }
+    }
+
     /// Kills what is left in cgroups without actors and removes those that are empty; says whether
     /// all are gone.
     pub(crate) fn clear(&mut self) -> bool {

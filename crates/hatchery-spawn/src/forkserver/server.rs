@@ -109,6 +109,7 @@ impl Server {
             for pid in self.book.due(now) {
                 process::kill_own_child(pid, true, libc::SIGKILL);
                 process::kill_own_child(pid, false, libc::SIGKILL);
+                self.confined.kill(pid);
             }
             if self.crowded_at.is_some_and(|at| at <= now) {
                 self.crowded_at = None;

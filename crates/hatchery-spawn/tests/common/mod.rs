@@ -181,6 +181,9 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// A directory where cgroups (version 2) may be made, removed at the end. `None` says why not.
+///
+/// Beside this process's own cgroup, where controllers can be had, as nobody is in the one above: so
+/// it is wherever a session or a service was delegated one. Else inside of its own.
 pub(crate) struct Delegated(pub(crate) PathBuf);
 
 impl Delegated {
@@ -193,7 +196,15 @@ impl Delegated {
         };
         let own = fs::read_to_string("/proc/self/cgroup").unwrap();
         let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
-        let path = Path::new(mount).join(own).join(format!("test-{name}-{}", std::process::id()));
+        let own = Path::new(mount).join(own);
+        let name = format!("test-{name}-{}", std::process::id());
+        let beside =
+            own.parent().filter(|above| !words(above, "cgroup.subtree_control").is_empty());
+        let beside = beside.map(|above| above.join(&name));
+        if let Some(path) = beside.filter(|path| fs::create_dir(path).is_ok()) {
+            return Some(Self(path));
+        }
+        let path = own.join(name);
         match fs::create_dir(&path) {
             Ok(()) => Some(Self(path)),
             Err(error) => {
@@ -203,14 +214,31 @@ impl Delegated {
         }
     }
 
+    /// One with those controllers.
+    pub(crate) fn with(controllers: &[&str], name: &str) -> Option<Self> {
+        let place = Self::new(name)?;
+        let there = words(&place.0, "cgroup.controllers");
+        let missing = controllers.iter().find(|wanted| !there.iter().any(|it| it == *wanted));
+        if let Some(missing) = missing {
+            eprintln!("not tested: no {missing} controller (version 2) at {}", place.0.display());
+            return None;
+        }
+        Some(place)
+    }
+
     pub(crate) fn inside(&self) -> Vec<PathBuf> {
         let all = fs::read_dir(&self.0).unwrap().flatten();
         all.filter(|entry| entry.file_type().unwrap().is_dir()).map(|entry| entry.path()).collect()
     }
 
     pub(crate) fn is_empty_soon(&self) {
+        self.holds_soon(0);
+    }
+
+    /// Waits until so many are left in it.
+    pub(crate) fn holds_soon(&self, count: usize) {
         let until = Instant::now() + Duration::from_secs(2);
-        while !self.inside().is_empty() {
+        while self.inside().len() != count {
             assert!(Instant::now() < until, "{:?}", self.inside());
             std::thread::yield_now();
         }
@@ -224,6 +252,12 @@ impl Drop for Delegated {
             std::thread::yield_now();
         }
     }
+}
+
+/// The words of a cgroup's file.
+pub(crate) fn words(cgroup: &Path, file: &str) -> Vec<String> {
+    let text = fs::read_to_string(cgroup.join(file)).unwrap_or_default();
+    text.split_whitespace().map(str::to_owned).collect()
 }
 
 fn marked(marker: &str) -> Vec<u32> {

@@ -163,6 +163,9 @@ impl Server {
                 // Its own child that nobody has reaped, or it has none of that number any more.
                 if let Some(pid) = self.book.child_of(owner, number) {
                     process::kill_own_child(pid, false, signal.into());
+                    if i32::from(signal) == libc::SIGKILL {
+                        self.confined.kill(pid);
+                    }
                 }
                 continue;
             }
