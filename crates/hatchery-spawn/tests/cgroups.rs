@@ -24,6 +24,7 @@ inventory::submit! { Main { name: "quit", run: |_| 3 } }
 inventory::submit! { Main { name: "hang", run: hang } }
 inventory::submit! { Main { name: "hog", run: hog } }
 inventory::submit! { Main { name: "pair", run: pair } }
+inventory::submit! { Main { name: "has-pair", run: has_pair } }
 inventory::submit! { Main { name: "forks", run: forks } }
 inventory::submit! { Main { name: "breeds", run: breeds } }
 inventory::submit! { Main { name: "nests", run: nests } }
@@ -55,7 +56,8 @@ fn stray() -> u32 {
     stray.unwrap().id()
 }
 
-/// Has a stray and an actor below it, tells both, and starts another actor when it is told to.
+/// Has a stray and an actor below it, tells both and itself, and starts another actor when it is told
+/// to.
 fn pair(birth: Birth) -> i32 {
     let mut channel = birth.channel.unwrap();
     let stray = stray();
@@ -64,9 +66,20 @@ fn pair(birth: Birth) -> i32 {
     let ChildId::Process(pid) = child.id() else { panic!("a thread") };
     tell(&mut channel, stray);
     tell(&mut channel, pid);
+    tell(&mut channel, std::process::id());
     let other = below(&line(&mut channel));
     // They are wanted whatever happens here.
     std::mem::forget((child, other));
+    park()
+}
+
+/// Has one in a cgroup, which speaks in its place.
+fn has_pair(birth: Birth) -> i32 {
+    let server = Forkserver::inherited().unwrap().unwrap();
+    let place = String::from_utf8(birth.payload).unwrap();
+    let spec = in_cgroup("pair", Cgroup::under(place)).stdout(Stdio::Null);
+    let spec = spec.channel(birth.channel.unwrap().into());
+    let _wanted = block_on(server.fork().spawn(spec)).unwrap();
     park()
 }
 
@@ -175,10 +188,10 @@ fn over_its_memory_a_cgroup_dies_as_a_whole() {
         for backend in both(&server) {
             let cgroup = Cgroup::under(&place.0).memory(32 << 20);
             let (child, mut channel) = spawn(&*backend, in_cgroup("pair", cgroup)).unwrap();
-            let others = [held(&mut channel), held(&mut channel)];
+            let all = [held(&mut channel), held(&mut channel), held(&mut channel)];
             tell(&mut channel, "hog");
             assert_eq!(block_on(child.wait()).unwrap(), killed(true));
-            assert!(others.iter().all(|it| it.wait_dead(BOUND)));
+            assert!(all.iter().all(|it| it.wait_dead(BOUND)));
             place.holds_soon(1);
         }
         assert!(!process(&other).is_dead());
@@ -249,24 +262,33 @@ fn the_kill_of_an_actor_is_one_of_its_cgroup() {
     });
 }
 
-/// The same at once where the actor itself can't die: here, as it is in a frozen cgroup of version 1.
+/// The same at once where the actor itself can't die, also if nobody but the forkserver is there to
+/// kill it: here, as it is in a frozen cgroup of version 1.
 #[test]
 fn the_cgroup_of_an_actor_that_can_not_die_is_killed() {
     isolated("the_cgroup_of_an_actor_that_can_not_die_is_killed", || {
         let Some(place) = Delegated::new("unkillable") else { return };
-        let Some(frozen) = Frozen::new() else { return };
+        let payload = place.0.to_str().unwrap().as_bytes().to_vec();
         let server = start();
-        let spec = in_cgroup("pair", Cgroup::under(&place.0));
-        let (child, mut channel) = spawn(&server.fork(), spec).unwrap();
-        let others = [held(&mut channel), held(&mut channel)];
-        let own = process(&child);
-        frozen.holds(&child);
-        child.kill().unwrap();
-        assert!(others.iter().all(|it| it.wait_dead(BOUND)));
-        assert!(!own.is_dead());
-        drop(frozen);
-        assert_eq!(block_on(child.wait()).unwrap(), killed(false));
-        place.is_empty_soon();
+        for spec in [
+            in_cgroup("pair", Cgroup::under(&place.0)),
+            // Killed, it leaves an orphan with a grace.
+            Spec::main("has-pair").payload(payload),
+        ] {
+            let Some(frozen) = Frozen::new() else { return };
+            let (child, mut channel) = spawn(&server.fork(), spec).unwrap();
+            let others = [held(&mut channel), held(&mut channel)];
+            let pid = line(&mut channel);
+            let own = Pidfd::open(pid.parse().unwrap()).unwrap();
+            frozen.holds(&pid);
+            child.kill().unwrap();
+            assert!(others.iter().all(|it| it.wait_dead(BOUND)));
+            assert!(!own.is_dead());
+            drop(frozen);
+            assert_eq!(block_on(child.wait()).unwrap(), killed(false));
+            assert!(own.wait_dead(BOUND));
+            place.is_empty_soon();
+        }
     });
 }
 
@@ -411,9 +433,8 @@ impl Frozen {
         }
     }
 
-    fn holds(&self, child: &Child) {
-        let ChildId::Process(pid) = child.id() else { panic!("a thread") };
-        fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
+    fn holds(&self, pid: &str) {
+        fs::write(self.0.join("cgroup.procs"), pid).unwrap();
         fs::write(self.0.join("freezer.state"), "FROZEN").unwrap();
         let until = Instant::now() + BOUND;
         while words(&self.0, "freezer.state") != ["FROZEN"] {
