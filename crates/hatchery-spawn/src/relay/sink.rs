@@ -27,6 +27,8 @@ pub(super) struct Sink {
 enum Kind {
     /// RWF_NOWAIT: another writer may have taken the room that poll saw.
     Pipe,
+    /// Where that isn't known or is forbidden: an open file of our own for each write.
+    OldPipe,
     /// MSG_DONTWAIT.
     Socket,
     /// A file never waits for a reader; a terminal that polls writable has room.
@@ -125,12 +127,17 @@ impl Sink {
         let piece = most.iter().rposition(|byte| *byte == b'\n').map_or(most, |end| &most[..=end]);
         match self.kind {
             Kind::Pipe => match nowait::write(self.output, piece) {
-                // An older kernel: between poll and this write another writer may be faster.
-                Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => {
-                    self.kind = Kind::Other;
-                    nix::unistd::write(self.output, piece)
+                Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EPERM) => {
+                    self.kind = Kind::OldPipe;
+                    self.write_once()
                 }
                 result => result,
+            },
+            Kind::OldPipe => match nowait::reopen(self.output) {
+                Ok(own) => nix::unistd::write(own, piece),
+                // Another user's, or no room for an fd: between poll and this write another writer
+                // may be faster.
+                Err(_) => nix::unistd::write(self.output, piece),
             },
             Kind::Socket => {
                 let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
@@ -188,6 +195,43 @@ mod tests {
         let (tell, told) = mpsc::channel();
         std::thread::spawn(move || tell.send(sink.write_once()));
         assert_eq!(told.recv_timeout(Duration::from_secs(10)), Ok(Err(Errno::EAGAIN)));
+    }
+
+    /// The same where RWF_NOWAIT isn't known to pipes (Linux 6.1), or the call not to the filter.
+    #[test]
+    fn a_write_to_a_full_pipe_does_not_wait_on_older_kernels() {
+        for errno in [Errno::EOPNOTSUPP, Errno::ENOSYS, Errno::EPERM] {
+            let (tell, told) = mpsc::channel();
+            // The filter is for ever, and for this thread alone.
+            std::thread::spawn(move || {
+                forbid(libc::SYS_pwritev2, errno);
+                let (read, mut sink) = sink();
+                sink.push("", &[b'x'; 200_000]);
+                sink.write();
+                let full = sink.write_once();
+                // All that is left comes when there is room.
+                let reader = std::thread::spawn(move || {
+                    let mut line = String::new();
+                    BufReader::new(read).read_line(&mut line).map(|_length| line.len())
+                });
+                let done = sink.drain(Instant::now() + Duration::from_secs(10));
+                tell.send((full, done, reader.join().unwrap().unwrap())).unwrap();
+            });
+            let said = told.recv_timeout(Duration::from_secs(20));
+            assert_eq!(said, Ok((Err(Errno::EAGAIN), true, 200_001)), "{errno}");
+        }
+    }
+
+    fn forbid(call: i64, errno: Errno) {
+        use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+        let filter = SeccompFilter::new(
+            [(call, vec![])].into_iter().collect(),
+            SeccompAction::Allow,
+            SeccompAction::Errno((errno as i32).cast_unsigned()),
+            std::env::consts::ARCH.try_into().unwrap(),
+        );
+        let program: BpfProgram = filter.unwrap().try_into().unwrap();
+        seccompiler::apply_filter(&program).unwrap();
     }
 
     /// Every line comes out, or is counted in a note.
