@@ -42,11 +42,17 @@ pub fn post(notice: impl FnOnce() + Send + 'static) {
     if board.speaking {
         return;
     }
-    let thread = std::thread::Builder::new().name("hatchery-notice".to_owned()).spawn(speak);
+    // It has nothing more to do, or it would be speaking; but it may not be gone yet.
+    let before = board.thread.take();
+    let thread = std::thread::Builder::new().name("hatchery-notice".to_owned()).spawn(move || {
+        speak();
+        if let Some(before) = before {
+            let _panicked = before.join();
+        }
+    });
     match thread {
         Ok(thread) => {
             board.speaking = true;
-            // The one before it has nothing more to do, or it would be speaking.
             board.thread = Some(thread);
         }
         Err(_) => {
@@ -103,14 +109,19 @@ const MOST: usize = 1024;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc::channel;
 
     use super::*;
+
+    /// There is one board, and the tests of this process run side by side.
+    static TURN: Mutex<()> = Mutex::new(());
 
     /// H6: who posts never waits. What finds no room is counted, and the count is told; the rest is
     /// said in order, also after one that panics, and then there is no thread any more.
     #[test]
     fn what_finds_no_room_is_dropped_and_counted() {
+        let _turn = TURN.lock();
         let (go_on, wait) = channel::<()>();
         let (say, said) = channel();
         let lost = || board().lost;
@@ -137,5 +148,34 @@ mod tests {
         post(move || say.send(()).unwrap());
         said.recv().unwrap();
         flush(Duration::from_secs(60));
+    }
+
+    /// C10: however often one ends and the next begins, none is there after a flush.
+    #[test]
+    fn every_thread_that_spoke_is_gone() {
+        let _turn = TURN.lock();
+        static LIVING: AtomicUsize = AtomicUsize::new(0);
+        struct Life;
+        impl Drop for Life {
+            fn drop(&mut self) {
+                // Long after it was told that there is nothing more to say.
+                (0..100).for_each(|_| std::thread::yield_now());
+                LIVING.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+        thread_local!(static LIFE: Life = {
+            LIVING.fetch_add(1, Ordering::SeqCst);
+            Life
+        });
+        for _ in 0..1000 {
+            let (say, said) = channel();
+            post(move || {
+                LIFE.with(|_| ());
+                say.send(()).unwrap();
+            });
+            said.recv().unwrap();
+        }
+        flush(Duration::from_secs(60));
+        assert_eq!(LIVING.load(Ordering::SeqCst), 0);
     }
 }
