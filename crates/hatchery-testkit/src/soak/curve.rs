@@ -49,8 +49,9 @@ impl Held {
 }
 
 impl Curve {
-    /// What grew: the median of the last quarter against that of the second. The first belongs to
-    /// the allocator, which keeps what it once needed. Too short a curve says nothing.
+    /// What grew: the last quarter against the second. The first belongs to the allocator, which keeps
+    /// what it once needed. Of memory the least counts, as what is kept for a while comes and goes and
+    /// what is lost stays; of the rest the median. Too short a curve says nothing.
     #[must_use]
     pub fn grown(&self) -> Vec<String> {
         let all = &self.0;
@@ -60,8 +61,8 @@ impl Curve {
         let quarter = all.len() / 4;
         let (early, late) = (&all[quarter..2 * quarter], &all[all.len() - quarter..]);
         let mut grown = Vec::new();
-        for (what, of, noise) in KINDS {
-            let (from, to) = (median(early, of), median(late, of));
+        for (what, typical, of, noise) in KINDS {
+            let (from, to) = (typical(early, of), typical(late, of));
             if to > from + noise {
                 grown.push(format!("{what}: from {from} to {to}"));
             }
@@ -100,22 +101,28 @@ impl fmt::Display for Curve {
     }
 }
 
-fn median(part: &[Sample], of: fn(&Sample) -> u64) -> u64 {
+fn least(part: &[Sample], of: Of) -> u64 {
+    part.iter().map(of).min().unwrap_or_default()
+}
+
+fn median(part: &[Sample], of: Of) -> u64 {
     let mut values: Vec<u64> = part.iter().map(of).collect();
     values.sort_unstable();
     values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
-/// A name, where it stands in a sample, and how much of it is noise.
-type Kind = (&'static str, fn(&Sample) -> u64, u64);
+type Of = fn(&Sample) -> u64;
+
+/// A name, what stands for many samples, where it stands in one, and how much of it is noise.
+type Kind = (&'static str, fn(&[Sample], Of) -> u64, Of, u64);
 
 const KINDS: [Kind; 6] = [
-    ("KiB of the root", |one| one.root.private_kib, MEMORY_NOISE_KIB),
-    ("fds of the root", |one| one.root.fds as u64, FD_NOISE),
-    ("threads of the root", |one| one.root.threads as u64, 0),
-    ("KiB of the forkserver", |one| one.server.private_kib, MEMORY_NOISE_KIB),
-    ("fds of the forkserver", |one| one.server.fds as u64, 0),
-    ("threads of the forkserver", |one| one.server.threads as u64, 0),
+    ("KiB of the root", least, |one| one.root.private_kib, MEMORY_NOISE_KIB),
+    ("fds of the root", median, |one| one.root.fds as u64, FD_NOISE),
+    ("threads of the root", median, |one| one.root.threads as u64, 0),
+    ("KiB of the forkserver", least, |one| one.server.private_kib, MEMORY_NOISE_KIB),
+    ("fds of the forkserver", median, |one| one.server.fds as u64, 0),
+    ("threads of the forkserver", median, |one| one.server.threads as u64, 0),
 ];
 
 /// Tasks of the root that were not yet polled for the last time hold one or two.
@@ -141,6 +148,16 @@ mod tests {
         assert_eq!(flat.grown(), Vec::<String>::new());
         let leaky = Curve((0..100).map(|at| sample(at, 9 + usize::from(at > 60))).collect());
         assert_eq!(leaky.grown(), ["fds of the forkserver: from 9 to 10"]);
+        let heap = |lost: u64| {
+            let mut curve = flat.clone();
+            for (at, one) in (0..).zip(&mut curve.0) {
+                // Most of the time much of it is kept, and more so towards the end.
+                one.root.private_kib = 2000 + lost * at + if at % 9 == 0 { 0 } else { 20 * at };
+            }
+            curve.grown()
+        };
+        assert_eq!(heap(0), Vec::<String>::new());
+        assert_eq!(heap(20), ["KiB of the root: from 2540 to 3620"]);
         assert!(leaky.to_string().lines().count() <= 22);
     }
 
