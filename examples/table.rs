@@ -12,15 +12,14 @@ const ROWS: usize = 4 << 20;
 #[hatchery::function]
 async fn sum(table: Blob, rows: Range<usize>) -> u64 {
     let bytes = table.get(rows.start * 8..rows.end * 8).unwrap_or_default();
-    let row = |bytes: &[u8]| bytes.first_chunk().copied().map_or(0, u64::from_le_bytes);
-    bytes.chunks_exact(8).map(row).sum()
+    bytes.as_chunks().0.iter().map(|row| u64::from_le_bytes(*row)).sum()
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut table = BlobBuffer::zeroed(ROWS * 8)?;
-    for (row, bytes) in (0_u64..).zip(table.chunks_exact_mut(8)) {
-        bytes.copy_from_slice(&row.to_le_bytes());
+    for (row, bytes) in (0_u64..).zip(table.as_chunks_mut().0) {
+        *bytes = row.to_le_bytes();
     }
     let table = table.seal()?; // nobody can change it any more
 

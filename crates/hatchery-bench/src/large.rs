@@ -22,10 +22,7 @@ async fn length(blob: Blob) -> u64 {
 /// Looks at every byte.
 #[hatchery::function]
 async fn sum(blob: Blob) -> u64 {
-    blob.chunks_exact(8).fold(0, |sum, word| {
-        let word = word.first_chunk().copied().map_or(0, u64::from_ne_bytes);
-        sum ^ word
-    })
+    blob.as_chunks().0.iter().fold(0, |sum, word| sum ^ u64::from_ne_bytes(*word))
 }
 
 pub(crate) fn measure(extent: Extent) -> Outcome {

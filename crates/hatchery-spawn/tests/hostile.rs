@@ -531,7 +531,9 @@ fn flood(birth: Birth) -> i32 {
     let null = good_fds();
     std::thread::scope(|scope| {
         scope.spawn(|| raw.ends());
-        for number in 1.. {
+        let mut number = 0;
+        loop {
+            number += 1;
             if number == 1_000 {
                 tell(&mut birth.channel.as_ref().unwrap().try_clone().unwrap(), "flooded");
             }

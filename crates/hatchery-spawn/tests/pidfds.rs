@@ -13,8 +13,8 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{BOUND, answer, block_on, isolated, line, park, rooted, say, spawn, tell};
@@ -311,7 +311,7 @@ fn fds_that_are_under_way_elsewhere_hold_nothing_up() {
     isolated("fds_that_are_under_way_elsewhere_hold_nothing_up", || {
         let events = Events::capture();
         filtered(|| {
-            let (refusals, tries) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+            let (refusals, tries) = (Arc::new(Mutex::new(0_usize)), Arc::new(AtomicUsize::new(0)));
             let forkserver = Arc::new(AtomicU32::new(0));
             let judge = {
                 let (refusals, tries) = (refusals.clone(), tries.clone());
@@ -321,28 +321,30 @@ fn fds_that_are_under_way_elsewhere_hold_nothing_up() {
                         return None;
                     }
                     tries.fetch_add(1, SeqCst);
-                    let left = refusals.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1));
-                    left.is_ok().then_some(libc::ETOOMANYREFS)
+                    let mut left = refusals.lock().unwrap();
+                    let refused = (*left > 0).then_some(libc::ETOOMANYREFS);
+                    *left = left.saturating_sub(1);
+                    refused
                 }
             };
             supervise(&[libc::SYS_sendmsg], Arc::new(judge));
             let server = start();
             forkserver.store(server.pid(), SeqCst);
             // For a moment.
-            refusals.store(5, SeqCst);
+            *refusals.lock().unwrap() = 5;
             let (child, _channel) = spawn(&server.fork(), Spec::main("quit")).unwrap();
             assert_eq!(block_on(child.wait()).unwrap(), Exit::Code(3));
             assert!(events.with("no room for a pidfd").is_empty());
             // For ever.
             for backend in [&server.fork() as &dyn Backend, &server.exec()] {
-                refusals.store(usize::MAX, SeqCst);
+                *refusals.lock().unwrap() = usize::MAX;
                 tries.store(0, SeqCst);
                 assert_eq!(ends(backend), good_ends());
                 let tries = tries.load(SeqCst);
                 assert!(tries < 100 * good_ends().len(), "tried {tries} times: that is a loop");
             }
             assert_eq!(events.with("no room for a pidfd").len(), 2 * good_ends().len());
-            refusals.store(0, SeqCst);
+            *refusals.lock().unwrap() = 0;
             assert!(server.has_pidfds());
             has_no_children(&server);
         });
