@@ -16,7 +16,15 @@ use hatchery_spawn::{
 
 inventory::submit! { Main { name: "echo", run: echo } }
 inventory::submit! { Main { name: "cling", run: cling } }
-inventory::submit! { Main { name: "panic", run: |_| panic!("on purpose: {}", 7) } }
+inventory::submit! { Main { name: "panic", run: panic } }
+
+/// With a text that is known when it is compiled, or with one that is made of the payload.
+fn panic(birth: Birth) -> i32 {
+    match birth.payload.first() {
+        Some(number) => panic!("on purpose: {number}"),
+        None => panic!("on purpose"),
+    }
+}
 
 /// Builds a runtime of its own, says one byte, and ends when its channel does.
 fn echo(birth: Birth) -> i32 {
@@ -71,11 +79,14 @@ fn a_thousand_threads_up_and_down_leave_nothing() {
 /// C4: a panic is a status of its own and carries its message; every waiter gets it.
 #[test]
 fn a_panic_carries_its_message() {
-    let child = block_on(Threads::new().spawn(Spec::main("panic"))).unwrap();
-    let expected = Exit::Panicked("on purpose: 7".to_owned());
-    let handle = child.handle();
-    assert_eq!(block_on(child.wait()).unwrap(), expected);
-    assert_eq!(block_on(handle.wait()).unwrap(), expected);
+    for (payload, message) in [(vec![], "on purpose"), (vec![7], "on purpose: 7")] {
+        let spec = Spec::main("panic").payload(payload);
+        let child = block_on(Threads::new().spawn(spec)).unwrap();
+        let expected = Exit::Panicked(message.to_owned());
+        let handle = child.handle();
+        assert_eq!(block_on(child.wait()).unwrap(), expected);
+        assert_eq!(block_on(handle.wait()).unwrap(), expected);
+    }
 }
 
 /// C5: a thread that was given up on is in the ledger until it ends, and nobody waits for it.
