@@ -40,7 +40,7 @@ async fn talk(guests: Vec<Peer>, words: Vec<String>) -> Result<(), Error> {
     Ok(())
 }
 
-#[tokio::main(flavor = "current_thread")]
+#[hatchery::main(flavor = "current_thread")]
 async fn main() -> Result<(), hatchery::ScopeError> {
     nursery(async |n| {
         let mut guests = Vec::new();

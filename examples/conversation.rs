@@ -38,7 +38,7 @@ async fn till(callee: Callee<Request, Reply>, coins: u64) -> Result<u64, Error> 
     Ok(holds)
 }
 
-#[tokio::main(flavor = "current_thread")]
+#[hatchery::main(flavor = "current_thread")]
 async fn main() -> Result<(), hatchery::ScopeError> {
     nursery(async |n| {
         let shop = n.start("shop").await?;

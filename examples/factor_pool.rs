@@ -18,7 +18,7 @@ async fn factor(number: u64) -> Vec<u64> {
     factors
 }
 
-#[tokio::main(flavor = "current_thread")]
+#[hatchery::main(flavor = "current_thread")]
 async fn main() -> Result<(), hatchery::ScopeError> {
     let numbers: Vec<u64> = (0..12).map(|i| 1_000_000_007 * (998_244_353 + 2 * i)).collect();
     let cores = std::thread::available_parallelism().map_or(2, usize::from);

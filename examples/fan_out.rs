@@ -34,7 +34,7 @@ async fn read(mut readings: Subscriber<u64>, pause: Duration) -> Result<(u64, u6
     }
 }
 
-#[tokio::main(flavor = "current_thread")]
+#[hatchery::main(flavor = "current_thread")]
 async fn main() -> Result<(), hatchery::ScopeError> {
     nursery(async |n| {
         let sensor = n.start("sensor").await?;

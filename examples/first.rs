@@ -6,7 +6,7 @@ async fn square(x: u64) -> u64 {
     x * x
 }
 
-#[tokio::main(flavor = "current_thread")]
+#[hatchery::main(flavor = "current_thread")]
 async fn main() -> Result<(), hatchery::ScopeError> {
     let answer = hatchery::nursery(async |n| {
         let worker = n.start("worker").await?;

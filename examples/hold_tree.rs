@@ -37,7 +37,7 @@ async fn plant(
     Ok(actors)
 }
 
-#[tokio::main(flavor = "current_thread")]
+#[hatchery::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (mut backend, mut depth, mut breadth) = (Backend::default(), 2, 2);
     let mut args = std::env::args().skip(1);

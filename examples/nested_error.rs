@@ -40,7 +40,7 @@ async fn leaf_or_error(tank: u32) -> Result<u32, Error> {
     Ok(leaf(tank).here().await?)
 }
 
-#[tokio::main(flavor = "current_thread")]
+#[hatchery::main(flavor = "current_thread")]
 async fn main() {
     let result = nursery(async |n| Ok(n.run("plant", node(1, 0)).await?)).await;
     if let Err(error) = result {

@@ -54,7 +54,7 @@ async fn sum(squarer: Peer, counter: Peer, to: u64) -> Result<u64, Error> {
     Ok(sum.await?)
 }
 
-#[tokio::main(flavor = "current_thread")]
+#[hatchery::main(flavor = "current_thread")]
 async fn main() -> Result<(), hatchery::ScopeError> {
     nursery(async |n| {
         let counter = n.start("counter").await?.peer().await?;

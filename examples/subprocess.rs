@@ -7,7 +7,7 @@ use hatchery_spawn::{Command, Stdio};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::unix::pipe;
 
-#[tokio::main(flavor = "current_thread")]
+#[hatchery::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let output = Command::new("ls").arg("-d").arg("/").output().await?;
     println!("ls: {} ({})", String::from_utf8_lossy(&output.stdout).trim(), output.status);

@@ -15,7 +15,7 @@ async fn sum(table: Blob, rows: Range<usize>) -> u64 {
     bytes.as_chunks().0.iter().map(|row| u64::from_le_bytes(*row)).sum()
 }
 
-#[tokio::main(flavor = "current_thread")]
+#[hatchery::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut table = BlobBuffer::zeroed(ROWS * 8)?;
     for (row, bytes) in (0_u64..).zip(table.as_chunks_mut().0) {

@@ -36,6 +36,8 @@ const SCENARIOS: &[Scenario] = &[
     ("half_a_line_that_nobody_reads_is_ended_by_an_armed_watchdog", half_a_line, gone_with_5),
     ("a_hook_that_came_later_is_ended_by_an_armed_watchdog", later_hook, gone_with_5),
     ("a_pool_that_nobody_leaves_is_ended_by_an_armed_watchdog", armed_pool, gone_with_5),
+    ("a_main_that_has_returned_is_ended_by_the_watchdog", entered, gone_with_5),
+    ("a_main_that_has_failed_is_ended_by_the_watchdog", entered_and_failed, gone_with_1),
     ("a_closed_runtime_leaves_its_watchdog_to_be_armed", armed_when_closed, late_with_5),
     ("a_watchdogs_bound_is_the_one_asked_for", patient_watchdog, late_with_130),
     ("without_a_watchdog_the_process_stays", no_watchdog, still_there),
@@ -102,6 +104,10 @@ fn gone_with_101(verdict: &Verdict) {
 
 fn gone_with_130(verdict: &Verdict) {
     gone_with(verdict, 130);
+}
+
+fn gone_with_1(verdict: &Verdict) {
+    gone_with(verdict, 1);
 }
 
 fn gone_with_5(verdict: &Verdict) {
@@ -322,6 +328,40 @@ fn armed_pool() -> ExitCode {
     hatchery::arm_watchdog(5);
     drop(tokio);
     ExitCode::from(5)
+}
+
+/// H8: nobody says that the end begins; `main` has returned, and that is enough.
+#[hatchery::main]
+async fn entered() -> ExitCode {
+    nobody_leaves().await;
+    ExitCode::from(5)
+}
+
+/// The same on one thread, and with an error.
+#[hatchery::main(flavor = "current_thread")]
+async fn failing() -> Result<(), &'static str> {
+    nobody_leaves().await;
+    Err("it failed")
+}
+
+fn entered_and_failed() -> ExitCode {
+    failing().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+}
+
+/// A nursery that nobody waits for, and a task that tokio waits for.
+async fn nobody_leaves() {
+    let (up, is_up) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        hatchery::nursery(async |n| {
+            n.start("child").await?;
+            up.send(()).unwrap();
+            pending::<hatchery::Result<()>>().await
+        })
+        .await
+    });
+    is_up.await.unwrap();
+    #[allow(clippy::disallowed_methods, reason = "the trap that users fall into")]
+    let _never = tokio::task::spawn_blocking(for_ever);
 }
 
 /// The same after the runtime was closed: what it asked for is remembered.

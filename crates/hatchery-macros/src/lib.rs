@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod context;
+mod entry;
 mod function;
 
 /// Makes an async function one that actors can be asked to run.
@@ -40,4 +41,25 @@ pub fn context(
     context::expand(args.into(), item.into())
         .unwrap_or_else(|error| error.to_compile_error())
         .into()
+}
+
+/// Makes an async function a program's `main`: runs it on tokio, as `#[tokio::main]` does, and bounds
+/// the end of the process.
+///
+/// When it has returned, nurseries that are still open are cancelled and the watchdog is armed with the
+/// status that it returned, as by `hatchery::arm_watchdog`: whatever the process waits for after that
+/// (tokio's pool, half a line that nobody reads, hooks), it ends when the longest budget of its runtimes
+/// and the watchdog's bound are over, with that status.
+///
+/// It may return `()`, [`ExitCode`](std::process::ExitCode), or a `Result` of these whose error is
+/// `Debug`. `flavor = "current_thread"` runs it on its own thread alone.
+///
+/// # Panics
+/// If there is no tokio runtime to be had: no thread, no fd.
+#[proc_macro_attribute]
+pub fn main(
+    args: proc_macro::TokenStream,
+    item: proc_macro::TokenStream,
+) -> proc_macro::TokenStream {
+    entry::expand(args.into(), item.into()).unwrap_or_else(|error| error.to_compile_error()).into()
 }

@@ -12,7 +12,7 @@
 //!     x * x
 //! }
 //!
-//! #[tokio::main]
+//! #[hatchery::main]
 //! async fn main() -> Result<(), hatchery::ScopeError> {
 //!     let answer = hatchery::nursery(async |n| {
 //!         let worker = n.start("worker").await?;
@@ -34,6 +34,7 @@ mod context;
 mod current;
 mod drive;
 pub mod dump;
+mod entry;
 mod error;
 mod function;
 mod items;
@@ -59,7 +60,7 @@ pub use error::{
     StartError, StreamError,
 };
 pub use function::{Call, NoError, RemoteError};
-pub use hatchery_macros::{context, function};
+pub use hatchery_macros::{context, function, main};
 pub use hatchery_proto::stream::Policy;
 pub use hatchery_proto::{
     ActorPath, ActorReport, Blob, Config, ConfigError, ExitStatus, Fault, FaultKind, Forced,
@@ -81,6 +82,7 @@ pub use watchdog::arm_watchdog;
 #[doc(hidden)]
 pub mod __private {
     pub use crate::context::{IsCallee, RawCallee};
+    pub use crate::entry::{Ending, run_main};
     pub use crate::function::context::{
         context_plain, context_result, serve_context_plain, serve_context_result, serve_stream,
         stream_call,

@@ -193,7 +193,8 @@ impl Builder {
     /// of the order in which they came. What happens between the last line of `main` and that hook
     /// is not seen: destructors, as that of tokio's runtime, which waits for its blocking tasks; what
     /// std writes out first, if it was half a line and nobody reads stdout; hooks that were registered
-    /// after the runtime was opened. A program that has any of these says where its end begins, by
+    /// after the runtime was opened. A `main` under [`#[hatchery::main]`](macro@crate::main) has begun to
+    /// exit when it has returned; any other that has any of these says where its end begins, by
     /// [`arm_watchdog`](crate::arm_watchdog).
     #[must_use]
     pub fn watchdog(mut self, bound: impl Into<Option<Duration>>) -> Self {

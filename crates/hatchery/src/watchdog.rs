@@ -13,14 +13,14 @@ use crate::signal;
 /// Says that this process is about to end with `status`: brings down what is still open, and arms the
 /// watchdog ([`Builder::watchdog`](crate::Builder::watchdog)).
 ///
-/// For the end of `main`, and for the line before [`std::process::exit`]:
+/// For the line before [`std::process::exit`], and for the end of a `main` that is not under
+/// [`#[hatchery::main]`](macro@crate::main), which does it:
 ///
 /// ```no_run
-/// #[tokio::main]
-/// async fn main() {
-///     // …
-///     hatchery::arm_watchdog(0);
-/// }
+/// let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+/// // …
+/// hatchery::arm_watchdog(0);
+/// drop(tokio); // waits for its blocking tasks
 /// ```
 ///
 /// From here on the process ends, whatever it waits for: nurseries that are open are cancelled, and at
