@@ -9,6 +9,7 @@ mod common;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio as StdStdio};
 use std::time::{Duration, Instant};
 
@@ -248,6 +249,8 @@ fn what_is_another_users_is_not_found() {
     if !nix::unistd::geteuid().is_root() {
         return eprintln!("not tested: nobody here can be another user");
     }
+    // For another user to run it.
+    let image = Copy::of_this_image();
     isolated(test, || {
         let gone = "0123456789abcdef-4000000-7-0123456789abcdef-7";
         let start = |user: u32| {
@@ -264,7 +267,7 @@ fn what_is_another_users_is_not_found() {
             fs::write(path.join("cgroup.procs"), theirs.0.id().to_string()).unwrap();
             (place, path)
         });
-        let looked = Command::new(std::env::current_exe().unwrap())
+        let looked = Command::new(&image.0)
             .args([test, "--exact", "--nocapture", "--test-threads=1"])
             .env(LOOKS, format!("[{}]", own.0.id()))
             .uid(NOBODY)
@@ -276,6 +279,23 @@ fn what_is_another_users_is_not_found() {
         }
         assert!(looked.unwrap().success());
     });
+}
+
+/// This image where everybody may run it: our own may lie in a home that nobody else is let into.
+struct Copy(PathBuf);
+
+impl Copy {
+    fn of_this_image() -> Self {
+        let copy = std::env::temp_dir().join(format!("hatchery-leftovers.{}", std::process::id()));
+        fs::copy("/proc/self/exe", &copy).unwrap();
+        Self(copy)
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        fs::remove_file(&self.0).unwrap();
+    }
 }
 
 /// A user that has nothing.
