@@ -8,6 +8,8 @@ use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{
@@ -313,6 +315,37 @@ fn the_cgroup_of_an_actor_that_can_not_die_is_killed() {
             assert!(own.wait_dead(BOUND));
             place.is_empty_soon();
         }
+    });
+}
+
+/// The same beside a forkserver that is busy with others, and may have reaped the actor by the time
+/// it comes to read that it was killed.
+#[test]
+fn the_kill_of_an_actor_that_is_dead_already_is_one_of_its_cgroup() {
+    isolated("the_kill_of_an_actor_that_is_dead_already_is_one_of_its_cgroup", || {
+        let Some(place) = Delegated::new("busy-kill") else { return };
+        let orphan_grace = BOUND * 10;
+        let server = Forkserver::start(Bounds { orphan_grace, ..Bounds::default() }).unwrap();
+        let (others, is_done) = (server.clone(), Arc::new(AtomicBool::new(false)));
+        let until = Arc::clone(&is_done);
+        let busy = std::thread::spawn(move || {
+            while !until.load(Ordering::Relaxed) {
+                let quits = || others.fork().spawn(Spec::main("quit").stdout(Stdio::Null));
+                let all: Vec<_> = (0..10).map(|_| quits()).collect();
+                all.into_iter().for_each(|one| drop(block_on(one).map(|one| block_on(one.wait()))));
+            }
+        });
+        for _ in 0..20 {
+            let spec = in_cgroup("pair", Cgroup::under(&place.0));
+            let (child, mut channel) = spawn(&server.fork(), spec).unwrap();
+            let others = [held(&mut channel), held(&mut channel)];
+            child.kill().unwrap();
+            assert_eq!(block_on(child.wait()).unwrap(), killed(false));
+            assert!(others.iter().all(|it| it.wait_dead(BOUND)));
+        }
+        is_done.store(true, Ordering::Relaxed);
+        busy.join().unwrap();
+        place.is_empty_soon();
     });
 }
 

@@ -293,7 +293,9 @@ impl Client {
             Answer::Exited { number, code, signal, core_dumped, out_of_memory, step } => {
                 let core = {
                     let mut state = self.state();
-                    state.signals.retain(|(to, _)| *to != number);
+                    // A kill is for all in its cgroup, if it had one.
+                    let is_kill = |signal: u8| i32::from(signal) == libc::SIGKILL;
+                    state.signals.retain(|(to, signal)| *to != number || is_kill(*signal));
                     state.children.remove(&number)
                 };
                 if let Some(core) = core {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 
+use super::book::Owner;
 use super::wire::Request;
 use crate::confine::{Confinement, cgroup, limits_below};
 
@@ -28,6 +29,9 @@ pub(crate) struct Bound {
 #[derive(Debug, Default)]
 pub(crate) struct Confined {
     living: BTreeMap<i32, Bound>,
+    /// Cgroups whose own actor is dead and that others live in, by who had asked for that actor and
+    /// what it called it: its word that kills them all may be on its way.
+    survived: Vec<((Owner, u64), PathBuf)>,
     /// Cgroups whose last actor is dead, until nothing is in them and they are removed.
     dying: Vec<PathBuf>,
 }
@@ -98,12 +102,18 @@ impl Confined {
         was_killed
     }
 
-    /// A child is dead. If it was the last of its cgroup, all that is left in there goes too.
-    pub(crate) fn died(&mut self, pid: i32) {
-        let Some(path) = self.living.remove(&pid).and_then(|bound| bound.cgroup) else { return };
+    /// A child is dead that was asked for like that. If it was the last of its cgroup, all that is
+    /// left in there goes too.
+    pub(crate) fn died(&mut self, pid: i32, asked: (Owner, u64)) {
+        self.survived.retain(|((owner, _), _)| *owner != Owner::Actor(pid));
+        let Some(bound) = self.living.remove(&pid) else { return };
+        let Some(path) = bound.cgroup else { return };
         if !self.living.values().any(|bound| bound.cgroup.as_ref() == Some(&path)) {
+            self.survived.retain(|(_, survived)| *survived != path);
             self.dying.push(path);
             self.clear();
+        } else if bound.own_cgroup {
+            self.survived.push((asked, path));
         }
     }
 
@@ -111,6 +121,13 @@ impl Confined {
     /// the last actor in there is gone, or for ever if it can't die.
     pub(crate) fn kill(&self, pid: i32) {
         if let Some(Bound { own_cgroup: true, cgroup: Some(path), .. }) = self.living.get(&pid) {
+            cgroup::kill(path);
+        }
+    }
+
+    /// The same for one that was dead before the word came.
+    pub(crate) fn kill_survivors(&self, asked: (Owner, u64)) {
+        for (_, path) in self.survived.iter().filter(|(by, _)| *by == asked) {
             cgroup::kill(path);
         }
     }
@@ -175,6 +192,28 @@ mod tests {
     impl Drop for Stand {
         fn drop(&mut self) {
             let _left = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// C15, C2: the word that an actor is to be killed comes after its death, and is for all in its
+    /// cgroup: as long as somebody lives there, and who gives it does.
+    #[test]
+    fn a_kill_that_comes_late_is_one_of_all_that_are_left() {
+        let stand = Stand::new("survived");
+        let kill = stand.0.join("cgroup.kill");
+        let is_killed = |confined: &Confined, asked| {
+            fs::write(&kill, "").unwrap();
+            confined.kill_survivors(asked);
+            fs::read_to_string(&kill).unwrap() == "1"
+        };
+        for (ends, is_kept) in [(77, true), (2, false), (9, false)] {
+            let (asked, mut confined) = ((Owner::Actor(9), 5), Confined::default());
+            confined.born(1, Bound { own_cgroup: true, ..stand.bound(None) });
+            born_below(&mut confined, 1, 2);
+            confined.died(1, asked);
+            assert!(is_killed(&confined, asked) && !is_killed(&confined, (Owner::Actor(9), 6)));
+            confined.died(ends, (Owner::Root, 1));
+            assert_eq!(is_killed(&confined, asked), is_kept, "{ends}");
         }
     }
 

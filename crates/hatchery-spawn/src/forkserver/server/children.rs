@@ -137,9 +137,9 @@ impl Server {
         self.sweep_at.get_or_insert(now() + SWEEP_DELAY);
         let out_of_memory =
             status.signal() == Some(libc::SIGKILL) && self.confined.ran_out_of_memory(pid);
-        self.confined.died(pid);
         let mark = self.book.mark_of(pid);
         let Some((owner, number)) = self.book.died(pid, now(), self.grace) else { return };
+        self.confined.died(pid, (owner, number));
         let step = mark.and_then(|mark| self.crib.bed(mark).died_in());
         let own: Vec<RawFd> = self.sockets_of(Owner::Actor(pid));
         for fd in own {

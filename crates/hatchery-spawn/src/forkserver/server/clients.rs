@@ -160,13 +160,7 @@ impl Server {
             }
             let message = &self.buffer[..received.length];
             if let Some((number, signal)) = wire::decode_signal(message) {
-                // Its own child that nobody has reaped, or it has none of that number any more.
-                if let Some(pid) = self.book.child_of(owner, number) {
-                    process::kill_own_child(pid, false, signal.into());
-                    if i32::from(signal) == libc::SIGKILL {
-                        self.confined.kill(pid);
-                    }
-                }
+                self.signal(owner, number, signal.into());
                 continue;
             }
             if let (Some(stopped), Owner::Root) = (wire::decode_hold(message), owner) {
@@ -195,6 +189,19 @@ impl Server {
                 continue;
             }
             self.spawn(fd, owner, request, &received.fds);
+        }
+    }
+
+    /// Signals a client's own child that nobody has reaped, or it has none of that number any more.
+    fn signal(&self, owner: Owner, number: u64, signal: i32) {
+        let child = self.book.child_of(owner, number);
+        if let Some(pid) = child {
+            process::kill_own_child(pid, false, signal);
+        }
+        match child {
+            Some(pid) if signal == libc::SIGKILL => self.confined.kill(pid),
+            None if signal == libc::SIGKILL => self.confined.kill_survivors((owner, number)),
+            Some(_) | None => {}
         }
     }
 
