@@ -273,11 +273,22 @@ fn cgroups() -> Vec<(PathBuf, Identity)> {
         let (path, kind) = (words.nth(1)?, words.next()?);
         (kind == "cgroup2").then(|| PathBuf::from(path))
     });
-    let mut found = Vec::new();
-    let mut below: Vec<PathBuf> = mounts.collect();
+    named_below(mounts.collect())
+}
+
+/// Those in any of these directories, which may be one and the same, mounted several times: by the
+/// first.
+fn named_below(mut below: Vec<PathBuf>) -> Vec<(PathBuf, Identity)> {
+    below.reverse();
+    let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
     while let Some(path) = below.pop() {
         // What is removed meanwhile, or closed to us, is not ours to remove.
-        let Ok(entries) = fs::read_dir(&path) else { continue };
+        let (Ok(own), Ok(entries)) = (fs::symlink_metadata(&path), fs::read_dir(&path)) else {
+            continue;
+        };
+        if !seen.insert((own.dev(), own.ino())) {
+            continue;
+        }
         for entry in entries.flatten() {
             if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 continue;
@@ -306,3 +317,21 @@ fn members(path: &Path) -> Vec<u32> {
 
 /// How long a kill may take: it needs nobody's consent.
 const KILL_WAIT: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A cgroup that is seen through two mounts, as of a container's, is one.
+    #[test]
+    fn what_is_mounted_twice_is_found_once() {
+        let name = format!("hatchery-mounts-{}", std::process::id());
+        let place = std::env::temp_dir().join(name);
+        let gone = place.join("a.slice/hatchery-0123456789abcdef-4000000-7-0123456789abcdef-7.1");
+        fs::create_dir_all(&gone).unwrap();
+        let found = named_below(vec![place.clone(), place.join("."), place.join("a.slice")]);
+        fs::remove_dir_all(&place).unwrap();
+        let found: Vec<_> = found.into_iter().map(|(path, _)| path).collect();
+        assert_eq!(found, [gone]);
+    }
+}
