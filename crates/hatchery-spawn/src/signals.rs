@@ -113,6 +113,14 @@ impl Drop for SignalSource {
     }
 }
 
+/// Gives each of these signals its default if this process ignores it, as who was started by nohup(1)
+/// or in the background of a shell does.
+pub fn unignore(signals: &[i32]) {
+    for &signal in signals {
+        sigaction::unignore(signal);
+    }
+}
+
 /// Whether this process ignores the signal, as under nohup(1).
 #[must_use]
 pub fn is_ignored(signal: i32) -> bool {

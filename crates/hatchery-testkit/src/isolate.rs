@@ -20,6 +20,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use hatchery_spawn::signals::unignore;
+use nix::libc::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
 use serde::{Deserialize, Serialize};
 
 use crate::dump::{Dump, Process};
@@ -50,7 +52,7 @@ pub fn observe(name: &str, bound: Duration, scenario: impl FnOnce()) -> Option<V
         Role::Outside => Some(Isolated::new(bound).args(args).run().expect("the watcher starts")),
         Role::Watcher(bound) => watcher::watch(bound),
         Role::Scenario => {
-            die_with_watcher();
+            begin();
             scenario();
             None
         }
@@ -97,10 +99,17 @@ pub fn is_scenario() -> bool {
         Role::Outside => false,
         Role::Watcher(bound) => watcher::watch(bound),
         Role::Scenario => {
-            die_with_watcher();
+            begin();
             true
         }
     }
+}
+
+/// What a scenario's process is before the scenario begins.
+fn begin() {
+    die_with_watcher();
+    // What a runner in the background ignores is none of a scenario's business.
+    unignore(&[SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP]);
 }
 
 /// Has this process killed when its watcher is: a killed watcher can't sweep any more.

@@ -70,6 +70,14 @@ pub(crate) fn reset_all() {
     }
 }
 
+/// A signal gets its default if it is ignored.
+pub(crate) fn unignore(signal: i32) {
+    if is_ignored(signal) {
+        // SAFETY: SIG_DFL is always a valid handler.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
 /// Ignores SIGPIPE, as std does on the way to `main`.
 pub(crate) fn ignore_sigpipe() {
     // SAFETY: SIG_IGN is always a valid handler.
