@@ -134,7 +134,8 @@ pub fn read(first: &[u64], second: &[u64]) -> Result<Board, NotABoard> {
         .filter(|(one, two)| one == two && one[0] != 0 && one[0] % 2 == 0)
         .filter_map(|(one, _)| Some((one[0], Happened::decode(one)?)))
         .collect();
-    seen.sort_by_key(|(number, _)| *number);
+    // Who takes his number first may look at the clock last.
+    seen.sort_by_key(|(number, event)| (event.at, *number));
     board.events = seen.into_iter().map(|(_, event)| event).collect();
     Ok(board)
 }

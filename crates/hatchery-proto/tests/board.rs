@@ -50,6 +50,21 @@ fn what_is_written_is_read() {
     assert_eq!(board::used(&words), words.len());
 }
 
+/// Two threads that take a number and look at the clock at the same moment.
+#[test]
+fn events_are_in_the_order_of_their_times() {
+    let mut words = empty();
+    for (number, at) in [(0, 9), (1, 7), (2, 9)] {
+        let place = board::EVENTS_AT + number * board::EVENT_WORDS;
+        let event = Happened::encode(at, number.try_into().unwrap(), What::Killed, "root/b");
+        words[place..place + board::EVENT_WORDS].copy_from_slice(&event);
+        words[place] = number as u64 * 2 + 2;
+    }
+    let read = board::read(&words, &words).unwrap();
+    let seen: Vec<_> = read.events.iter().map(|event| (event.at, event.actor)).collect();
+    assert_eq!(seen, [(7, 1), (9, 0), (9, 2)]);
+}
+
 #[test]
 fn a_record_that_changes_is_counted_and_not_believed() {
     let (mut first, mut second) = (empty(), empty());
