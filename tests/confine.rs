@@ -189,3 +189,72 @@ async fn kill_with_a_count(place: PathBuf) -> PathBuf {
         return path;
     }
 }
+
+#[hatchery::function]
+async fn takes(mebibytes: usize) -> usize {
+    let taken: Vec<Vec<u8>> = (0..mebibytes).map(|_| vec![1; 1 << 20]).collect();
+    std::hint::black_box(taken).len()
+}
+
+/// Starts actors until it can't; how many, and why.
+#[hatchery::function]
+async fn crowd() -> (usize, String) {
+    let mut started = Vec::new();
+    let refused = nursery(async |n| {
+        Ok(loop {
+            assert!(started.len() < 100, "no limit");
+            match n.start(&format!("below-{}", started.len())).await {
+                Ok(portal) => started.push(portal),
+                Err(error) => break error.fault().to_string(),
+            }
+        })
+    });
+    let refused = refused.await.unwrap();
+    (started.len(), refused)
+}
+
+/// Faults 17 and 29, with the kernel's own hand, where its controllers are in version 2: over its
+/// memory an actor is told as such; over its processes it can start no other, and goes on.
+#[test]
+fn limits_of_a_cgroup_are_told_to_who_meets_them() {
+    isolate::run_test(here!(), HANG * 2, || {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let mount = mounts.lines().find(|line| line.contains(" cgroup2 "));
+        let Some(mount) = mount.and_then(|line| line.split(' ').nth(1)) else {
+            return eprintln!("not tested: no cgroup v2 is mounted");
+        };
+        let enabled = fs::read_to_string(Path::new(mount).join("cgroup.subtree_control")).unwrap();
+        if !(enabled.contains("memory") && enabled.contains("pids")) {
+            return eprintln!("not tested: no memory and pids controllers at {mount}");
+        }
+        let place = Path::new(mount).join(format!("test-limits-{}", std::process::id()));
+        if let Err(error) = fs::create_dir(&place) {
+            return eprintln!("not tested: {}: {error}", place.display());
+        }
+        for backend in PROCESSES {
+            let confined = |cgroup: Cgroup| Confinement::new().cgroup(cgroup);
+            within(HANG, backend, Config::with_budget(ROOMY), async |runtime| {
+                let down = runtime.nursery(async |n| {
+                    let few = confined(Cgroup::under(&place).pids(20));
+                    let crowded = n.actor("crowded").confine(few).start().await?;
+                    let (started, refused) = crowded.call(crowd()).await?;
+                    assert!((1..20).contains(&started), "{started}: {refused}");
+                    assert!(refused.contains("cgroup"), "{refused}");
+                    assert_eq!(crowded.call(takes(1)).await?, 1, "it goes on");
+                    let small = confined(Cgroup::under(&place).memory(48 << 20));
+                    Ok(n.actor("hog").confine(small).start().await?.call(takes(96)).await?)
+                });
+                let error = down.await.unwrap_err();
+                assert_eq!(error.fault().kind, FaultKind::Died(ExitStatus::OutOfMemory));
+                let text = error.render();
+                assert!(text.contains("killed by SIGKILL, out of memory in its cgroup"), "{text}");
+                runtime.close().await;
+            });
+        }
+        let until = std::time::Instant::now() + HANG;
+        while fs::remove_dir(&place).is_err() {
+            assert!(std::time::Instant::now() < until, "{}", place.display());
+            std::thread::yield_now();
+        }
+    });
+}
