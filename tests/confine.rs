@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hatchery::{
     Access, Backend, Cgroup, Config, Confinement, Error, ExitStatus, FaultKind, StartCause,
-    SyscallFilter, nursery,
+    StartError, SyscallFilter, nursery,
 };
 use hatchery_spawn::{Pidfd, SpawnError, Step};
 use hatchery_testkit::isolate;
@@ -64,10 +64,20 @@ fn an_actor_and_those_below_it_are_inside_its_bounds() {
     for_each(here!(), &PROCESSES, async |runtime| {
         let done = runtime.nursery(async |n| {
             let free = n.start("free").await?.call(bounds()).await?;
-            let confined = n.actor("confined").confine(all()).start().await?;
-            Ok((free, confined.call(bounds()).await?, confined.call(bounds_below()).await?))
+            let confined = match n.actor("confined").confine(all()).start().await {
+                Err(StartError { cause: StartCause::Spawn(cause), .. })
+                    if is_landlock(&cause, &NO_LANDLOCK) =>
+                {
+                    eprintln!("not tested: {cause}");
+                    return Ok(None);
+                }
+                confined => confined?,
+            };
+            let (own, below) =
+                (confined.call(bounds()).await?, confined.call(bounds_below()).await?);
+            Ok(Some((free, own, below)))
         });
-        let (free, confined, below) = done.await.unwrap();
+        let Some((free, confined, below)) = done.await.unwrap() else { return };
         let user = getuid().as_raw();
         let other = other_user().unwrap_or(user);
         assert_eq!((free.0, free.2), (user, true));
@@ -86,7 +96,7 @@ fn what_can_not_be_had_fails_the_start() {
             let error = n.actor("nowhere").confine(nowhere).start().await.unwrap_err();
             let StartCause::Spawn(cause) = &error.cause else { panic!("{error:?}") };
             if n.start("other").await?.call(bounds()).await?.0 == getuid().as_raw() {
-                return Ok((error.backend, format!("{cause:?}"), is_landlock(cause)));
+                return Ok((error.backend, format!("{cause:?}"), refused(cause)));
             }
             panic!("the other one is somebody else")
         });
@@ -100,10 +110,16 @@ fn what_can_not_be_had_fails_the_start() {
     });
 }
 
-fn is_landlock(cause: &SpawnError) -> bool {
-    let gone = Some(nix::libc::ENOENT);
+/// What says that this kernel has none that can do what is asked for (Linux 6.2), or not in force.
+const NO_LANDLOCK: [i32; 2] = [nix::libc::ENOSYS, nix::libc::EOPNOTSUPP];
+
+fn refused(cause: &SpawnError) -> bool {
+    is_landlock(cause, &[nix::libc::ENOENT]) || is_landlock(cause, &NO_LANDLOCK)
+}
+
+fn is_landlock(cause: &SpawnError, errnos: &[i32]) -> bool {
     matches!(cause, SpawnError::Step { step: Step::Landlock, cause, .. }
-        if cause.raw_os_error() == gone)
+        if cause.raw_os_error().is_some_and(|errno| errnos.contains(&errno)))
 }
 
 #[hatchery::function]

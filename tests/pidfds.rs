@@ -248,8 +248,7 @@ fn a_tree_without_pidfds_is_killed() {
         let down: Result<(), _> = runtime
             .nursery(async |n| {
                 n.start("one").await?;
-                let server = runtime.forkserver_pid().unwrap().to_string();
-                std::process::Command::new("kill").args(["-9", &server]).status().unwrap();
+                signal(runtime.forkserver_pid().unwrap(), Signal::SIGKILL);
                 std::future::pending().await
             })
             .await;

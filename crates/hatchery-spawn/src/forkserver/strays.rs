@@ -20,14 +20,14 @@ pub(crate) fn new_tree() -> String {
 
 /// The trees that a process says it belongs to: its own, and maybe one around that.
 pub(crate) fn trees_of(pid: u32) -> Vec<Identity> {
-    let path = format!("/proc/{pid}/environ");
-    let mut environment = fs::read(&path).unwrap_or_default();
-    let mut tries = 0;
-    while environment.is_empty() && tries < 10 && is_amid_exec(pid) {
-        std::thread::yield_now();
-        environment = fs::read(&path).unwrap_or_default();
-        tries += 1;
-    }
+    let until = Instant::now() + EXEC_BOUND;
+    let environment = loop {
+        match environment_of(pid) {
+            Ok(environment) => break environment,
+            Err(AmidExec) if Instant::now() >= until => return Vec::new(),
+            Err(AmidExec) => std::thread::yield_now(),
+        }
+    };
     let mut trees: Vec<Identity> = entries(&environment).filter_map(tree_of).collect();
     trees.dedup();
     trees
@@ -43,12 +43,16 @@ fn tree_of(entry: &[u8]) -> Option<Identity> {
     Identity::parse(tree)
 }
 
+/// It has no environment for a moment: look again.
+#[derive(Debug)]
+pub(crate) struct AmidExec;
+
 /// The mark of the actor that a process belongs to.
-pub(crate) fn mark_of(pid: i32, tree: &str) -> Option<u64> {
-    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+pub(crate) fn mark_of(pid: u32, tree: &str) -> Result<Option<u64>, AmidExec> {
+    let environment = environment_of(pid)?;
     let prefix = format!("{MARK}={tree}.");
-    let mark = entries(&environment).find_map(|entry| entry.strip_prefix(prefix.as_bytes()))?;
-    std::str::from_utf8(mark).ok()?.parse().ok()
+    let mark = entries(&environment).find_map(|entry| entry.strip_prefix(prefix.as_bytes()));
+    Ok(mark.and_then(|mark| std::str::from_utf8(mark).ok()?.parse().ok()))
 }
 
 /// Kills all that is left of a tree whose forkserver is gone (C3); `bound` is for a machine that
@@ -77,38 +81,53 @@ fn all_of(tree: &str) -> (Vec<Held>, bool) {
     let Ok(all) = fs::read_dir("/proc") else { return (found, all_seen) };
     let pids = all.flatten().filter_map(|file| file.file_name().to_str()?.parse::<u32>().ok());
     for pid in pids {
-        let look = || {
-            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            if environment.is_empty() && is_amid_exec(pid) {
-                return None;
-            }
-            Some(is_of(&environment, tree))
-        };
+        let look = || environment_of(pid).map(|environment| is_of(&environment, tree));
         // Held first, looked at second: should the number change hands, the signal goes nowhere.
         let held = match look() {
-            Some(false) => continue,
-            Some(true) => Held::open(pid),
-            None => {
+            Ok(false) => continue,
+            Ok(true) => Held::open(pid),
+            Err(AmidExec) => {
                 all_seen = false;
                 continue;
             }
         };
         match (held, look()) {
-            (Ok(process), Some(true)) if !process.is_dead() => found.push(process),
-            (Ok(process), None) if !process.is_dead() => all_seen = false,
+            (Ok(process), Ok(true)) if !process.is_dead() => found.push(process),
+            (Ok(process), Err(AmidExec)) if !process.is_dead() => all_seen = false,
             (_, _) => {}
         }
     }
     (found, all_seen)
 }
 
-/// Whether a process is amid an exec, when it has no environment for a moment. What was started with
-/// an empty one has a place for it, and the kernel's own have no image.
-pub(crate) fn is_amid_exec(pid: u32) -> bool {
+/// What a process has in its environment; nothing if that is closed to us.
+///
+/// Who execs while it is read shows nothing, or the beginning of what it had. Where it lies is another
+/// place after each exec.
+fn environment_of(pid: u32) -> Result<Vec<u8>, AmidExec> {
+    let place = place_of(pid);
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    // The kernel's own have no image. That of who is closed to us is not told.
+    let is_amid = || place.code == 0 && fs::read_link(format!("/proc/{pid}/exe")).is_ok();
+    if place_of(pid) != place || is_amid() { Err(AmidExec) } else { Ok(environment) }
+}
+
+/// Where a process has what it was started with.
+#[derive(PartialEq)]
+struct Place {
+    /// The last that an exec sets.
+    code: u64,
+    environment: [u64; 2],
+}
+
+fn place_of(pid: u32) -> Place {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // Field 51: where its environment ends. The name, which may hold anything, is the second.
-    let end = stat.rsplit_once(')').and_then(|(_, after)| after.split_whitespace().nth(48));
-    end == Some("0") && fs::read_link(format!("/proc/{pid}/exe")).is_ok()
+    // Fields 26, 50 and 51. The name, which may hold anything, is the second.
+    let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
+    let fields: Vec<u64> =
+        after.split_whitespace().map(|field| field.parse().unwrap_or(0)).collect();
+    let field = |number: usize| fields.get(number - 3).copied().unwrap_or(0);
+    Place { code: field(26), environment: [field(50), field(51)] }
 }
 
 /// Whether an environment is one of that tree: of something that an actor has started, or of the
@@ -127,12 +146,36 @@ fn entries(environment: &[u8]) -> impl Iterator<Item = &[u8]> {
     environment.split(|byte| *byte == 0)
 }
 
+/// How long an exec may be waited for: it needs microseconds of a processor, which others may have.
+const EXEC_BOUND: Duration = Duration::from_millis(250);
 /// How long a sweep may take: C3 has a second.
 pub(crate) const SWEEP_BOUND: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
+
+    /// Who becomes one program after another is never seen without his mark (C3).
+    #[test]
+    fn an_exec_hides_nobody() {
+        const AGAIN: &str = r#"[ $N = 0 ] && exec sleep 1000; N=$((N-1)) exec sh -c "$AGAIN""#;
+        let mut busy = Command::new("sh")
+            .args(["-c", AGAIN])
+            .envs([("AGAIN", AGAIN), ("N", "400"), (MARK, "abc.7")])
+            .spawn()
+            .unwrap();
+        let name = || fs::read_to_string(format!("/proc/{}/comm", busy.id())).unwrap();
+        let mut seen = Vec::new();
+        while name() != "sleep\n" {
+            seen.extend(mark_of(busy.id(), "abc").ok());
+        }
+        busy.kill().unwrap();
+        busy.wait().unwrap();
+        let unseen = seen.iter().filter(|mark| **mark != Some(7)).count();
+        assert_eq!((unseen, seen.len() > 100), (0, true), "of {}", seen.len());
+    }
 
     #[test]
     fn an_environment_tells_its_tree() {

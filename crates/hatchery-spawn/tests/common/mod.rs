@@ -13,7 +13,10 @@ use std::process::{Child as Process, Command, Stdio as StdStdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use hatchery_spawn::{Backend, Child, ChildId, Pidfd, SpawnError, Spec, Stdio};
+use hatchery_spawn::{
+    Access, Backend, Child, ChildId, Confinement, Forkserver, Pidfd, SpawnError, Spec, Stdio, Step,
+};
+use nix::libc;
 
 /// Runs `scenario` in a process of its own and says what it left behind, which is an error.
 pub(crate) fn isolated(test: &str, scenario: impl FnOnce()) {
@@ -285,3 +288,16 @@ fn describe(pid: u32) -> String {
 pub(crate) const BOUND: Duration = Duration::from_secs(40);
 const MARKER: &str = "HATCHERY_SCENARIO";
 const SAYS: &str = "@ ";
+
+/// Whether this kernel can confine a process to a list of files (Linux 6.2, and landlock in force); it
+/// says so if not.
+pub(crate) fn has_landlock(server: &Forkserver) -> bool {
+    let any = Spec::program("true").confine(Confinement::new().files([("/", Access::Execute)]));
+    let refused = block_on(server.fork().spawn(any)).err();
+    let is_there = !matches!(&refused, Some(SpawnError::Step { step: Step::Landlock, cause, .. })
+        if matches!(cause.raw_os_error(), Some(libc::ENOSYS | libc::EOPNOTSUPP)));
+    if !is_there {
+        eprintln!("not tested: {}", refused.expect("an error"));
+    }
+    is_there
+}

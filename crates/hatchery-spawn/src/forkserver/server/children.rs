@@ -10,8 +10,9 @@ use super::{CallFailed, Server, now};
 use crate::confine::cgroup;
 use crate::exit::Exit;
 use crate::forkserver::book::Owner;
+use crate::forkserver::fork;
+use crate::forkserver::strays::{self, AmidExec};
 use crate::forkserver::wire::{Answer, Request};
-use crate::forkserver::{fork, strays};
 use crate::prelude::Nest;
 use crate::sys::{process, waitid};
 
@@ -162,13 +163,12 @@ impl Server {
             if self.book.knows(pid) {
                 continue;
             }
-            if strays::is_amid_exec(pid.cast_unsigned()) {
-                self.sweep_at = Some(now() + SWEEP_DELAY);
-                continue;
-            }
-            let mark = strays::mark_of(pid, &self.tree);
-            if mark.is_some_and(|mark| !self.book.has_mark(mark)) {
-                process::kill_own_child(pid, false, libc::SIGKILL);
+            match strays::mark_of(pid.cast_unsigned(), &self.tree) {
+                Ok(Some(mark)) if !self.book.has_mark(mark) => {
+                    process::kill_own_child(pid, false, libc::SIGKILL);
+                }
+                Ok(_) => {}
+                Err(AmidExec) => self.sweep_at = Some(now() + SWEEP_DELAY),
             }
         }
         if !self.confined.clear() {
