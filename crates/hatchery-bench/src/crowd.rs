@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use hatchery::{Nursery, Portal, Runtime, Stdio};
+use hatchery::{Config, Nursery, Portal, Runtime, Stdio};
 use tokio::task::JoinSet;
 
 use crate::cli::Extent;
@@ -75,7 +75,9 @@ pub(crate) struct Lap {
 }
 
 pub(crate) async fn lap(size: u32, pages: Pages) -> Outcome<Lap> {
-    let runtime = Runtime::builder().stdio(Stdio::Null).signals(false);
+    // Who is slow shall be told as slow, and not be killed for it.
+    let config = Config::with_budget(Duration::from_secs(20));
+    let runtime = Runtime::builder().config(config).stdio(Stdio::Null).signals(false);
     let runtime = runtime.huge_pages(pages == Pages::Huge).open()?;
     let before = proc::own_fds();
     let began = Instant::now();

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{BOUND, block_on, isolated, line, park, process, rooted, say, spawn, tell};
+use common::{BOUND, block_on, isolated, line, park, process, rooted, say, say_whole, spawn, tell};
 use hatchery_spawn::{
     Access, Backend, Birth, Bounds, Child, ChildId, Confinement, Exit, Forkserver, Main, Pidfd,
     Resource, SpawnError, Spec, Stdio, Step, SyscallFilter, inventory,
@@ -24,6 +24,7 @@ use seccompiler::{
 inventory::submit! { Main { name: "hang", run: |_| park() } }
 inventory::submit! { Main { name: "quit", run: |_| 3 } }
 inventory::submit! { Main { name: "stamp", run: stamp } }
+inventory::submit! { Main { name: "clock", run: clock } }
 inventory::submit! { Main { name: "become", run: becomes } }
 inventory::submit! { Main { name: "daemon", run: daemon } }
 inventory::submit! { Main { name: "complain", run: complain } }
@@ -36,6 +37,17 @@ fn stamp(birth: Birth) -> i32 {
 }
 
 /// Becomes another program, behind everybody's back.
+/// Says when its code begins, on the stdout that it shares with its root.
+fn clock(_: Birth) -> i32 {
+    say_whole(monotonic().as_nanos());
+    park()
+}
+
+/// A clock that all processes share.
+fn monotonic() -> Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap().into()
+}
+
 fn becomes(birth: Birth) -> i32 {
     use std::os::unix::process::CommandExt as _;
     tell(&mut birth.channel.as_ref().unwrap().try_clone().unwrap(), "soon");
@@ -142,6 +154,32 @@ fn sigkill_of_a_root_with_spawns_in_flight_leaves_none_of_them() {
     let test = "sigkill_of_a_root_with_spawns_in_flight_leaves_none_of_them";
     for round in 0..10 {
         root_with(test, 50, false, round % 2 == 0);
+    }
+}
+
+/// Fault 2: whoever of them is under way when the root dies reaches no code of a user's much later; on a
+/// quiet machine within a few milliseconds.
+#[test]
+fn no_user_code_begins_long_after_the_death_of_its_root() {
+    let test = "no_user_code_begins_long_after_the_death_of_its_root";
+    let scenario = || {
+        let server = start();
+        quits(&server.fork());
+        let clock = || Spec::main("clock").stdout(Stdio::Inherit);
+        let _asked: Vec<_> = (0..50).map(|_| server.fork().spawn(clock())).collect();
+        park()
+    };
+    for _ in 0..10 {
+        rooted(test, scenario, |root| {
+            // Some have begun, and the others are on their way.
+            let first: u64 = root.line().parse().unwrap();
+            root.pidfd.send_signal(libc::SIGKILL).unwrap();
+            let died = monotonic();
+            let begun: Vec<u64> = root.rest().iter().map(|line| line.parse().unwrap()).collect();
+            let last = Duration::from_nanos(begun.iter().copied().max().unwrap_or(first));
+            eprintln!("{} of 50, the last {:?} later", begun.len() + 1, last.saturating_sub(died));
+            assert!(last < died + Duration::from_secs(1), "{last:?}, and it died at {died:?}");
+        });
     }
 }
 

@@ -82,6 +82,13 @@ impl Root {
         self.said.recv_timeout(BOUND).expect("a line from the scenario")
     }
 
+    /// All further lines, of the scenario and of who has its stdout, until the last of them is gone.
+    pub(crate) fn rest(&self) -> Vec<String> {
+        let until = Instant::now() + BOUND;
+        let left = || until.saturating_duration_since(Instant::now());
+        std::iter::from_fn(|| self.said.recv_timeout(left()).ok()).collect()
+    }
+
     /// The process of the next line.
     pub(crate) fn pid(&self) -> Pidfd {
         Pidfd::open(self.line().parse().unwrap()).unwrap()
@@ -130,6 +137,12 @@ impl Drop for Root {
 /// Says a line to whoever looks on from outside.
 pub(crate) fn say(line: impl std::fmt::Display) {
     println!("\n{SAYS}{line}");
+}
+
+/// The same in one piece, for who shares the stdout with others.
+pub(crate) fn say_whole(line: impl std::fmt::Display) {
+    // Nobody may be there to read it any more.
+    let _said = nix::unistd::write(std::io::stdout(), format!("\n{SAYS}{line}\n").as_bytes());
 }
 
 /// Waits for the end that comes from outside.
