@@ -6,13 +6,13 @@ mod common;
 use std::path::PathBuf;
 use std::process::Command as StdCommand;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::{block_on, isolated, spawn};
 use hatchery_spawn::{
-    Backend, Bounds, Command, Exit, Forkserver, Main, Pidfd, Spec, Stdio, inventory, signals,
-    thread_count,
+    Backend, Bounds, Command, Exit, Forkserver, Main, OwnThread, Pidfd, Spec, Stdio, inventory,
+    signals, thread_count,
 };
 use nix::sys::wait::{WaitStatus, waitpid};
 
@@ -93,26 +93,27 @@ fn a_host_that_waits_for_everybody_keeps_its_own_children_and_we_ours() {
         }
         ours();
         let stop = Arc::new(AtomicBool::new(false));
-        let host = std::thread::spawn({
-            let stop = stop.clone();
-            move || {
-                let mut codes = Vec::new();
-                loop {
-                    match waitpid(None, None) {
-                        Ok(WaitStatus::Exited(_, 55)) => codes.push(55),
-                        Err(_) if stop.load(Ordering::Relaxed) => return codes,
-                        Ok(_) | Err(_) => std::thread::yield_now(),
-                    }
+        let codes = Arc::new(AtomicUsize::new(0));
+        let look = {
+            let (stop, codes) = (stop.clone(), codes.clone());
+            move || loop {
+                match waitpid(None, None) {
+                    Ok(WaitStatus::Exited(_, 55)) => drop(codes.fetch_add(1, Ordering::Relaxed)),
+                    Err(_) if stop.load(Ordering::Relaxed) => return,
+                    Ok(_) | Err(_) => std::thread::yield_now(),
                 }
             }
-        });
+        };
+        // One that is off the count when it was joined.
+        let host = OwnThread::spawn("host", look).unwrap();
         for _ in 0..3 {
             own();
             ours();
         }
         // It goes on until it has no child.
         stop.store(true, Ordering::Relaxed);
-        assert_eq!(host.join().unwrap().len(), 8);
+        host.join();
+        assert_eq!(codes.load(Ordering::Relaxed), 8);
         assert_eq!(thread_count().unwrap(), before);
     });
 }
