@@ -1,13 +1,13 @@
 //! Scenarios 4, 11, 16, 18, 29, 35, 37, 41 and 44: whole trees, and what happens to them at odd moments.
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hatchery::{
     CallError, Config, Error, ExitStatus, FaultKind, Runtime, StartCause, Step, nursery,
 };
 use hatchery_spawn::Pidfd;
-use hatchery_testkit::fault::{Fault, Moment};
+use hatchery_testkit::fault::{self, Fault, Moment};
 use hatchery_tests::grown::{at, stubborn};
 use hatchery_tests::{BACKENDS, HANG, PROCESSES, ROOMY, came_down, for_each, for_each_with, here};
 
@@ -174,11 +174,13 @@ fn a_runtime_is_opened_and_closed_a_hundred_times() {
     });
 }
 
-/// Scenario 18, C1: a start that is dropped at any of its await points leaves nothing.
+/// Scenario 18, C1: a start that is dropped at any of its await points leaves nothing, not even until its
+/// nursery goes down.
 #[test]
 fn a_start_that_is_dropped_anywhere_leaves_nothing() {
     for_each(here!(), &BACKENDS, async |runtime| {
         let done = runtime.nursery(async |n| {
+            let mut there = 1;
             for polls in 0..12 {
                 let name = format!("a{polls}");
                 let mut start = Box::pin(n.start(&name));
@@ -190,9 +192,17 @@ fn a_start_that_is_dropped_anywhere_leaves_nothing() {
                     left -= 1;
                     start.as_mut().poll(cx).map(Some)
                 });
-                drop(dropped.await);
+                there += usize::from(matches!(dropped.await, Some(Ok(_))));
             }
             let after = n.start("after").await?;
+            let (server, until) = (runtime.forkserver_pid(), Instant::now() + HANG / 2);
+            while let Some(living) = server.map(|server| fault::children_of(server).len())
+                && living != there
+            {
+                assert!(Instant::now() < until, "{living} for {there} are there");
+                // A process number that is gone has no event.
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
             Ok(after.call(add(1, 1)).await?)
         });
         assert_eq!(done.await.unwrap(), 2);
