@@ -38,6 +38,7 @@ const SCENARIOS: &[Scenario] = &[
     ("a_pool_that_nobody_leaves_is_ended_by_an_armed_watchdog", armed_pool, gone_with_5),
     ("a_main_that_has_returned_is_ended_by_the_watchdog", entered, gone_with_5),
     ("a_main_that_has_failed_is_ended_by_the_watchdog", entered_and_failed, gone_with_1),
+    ("a_main_that_has_panicked_is_ended_by_the_watchdog", entered_and_panicked, gone_with_101),
     ("a_closed_runtime_leaves_its_watchdog_to_be_armed", armed_when_closed, late_with_5),
     ("a_watchdogs_bound_is_the_one_asked_for", patient_watchdog, late_with_130),
     ("without_a_watchdog_the_process_stays", no_watchdog, still_there),
@@ -346,6 +347,18 @@ async fn failing() -> Result<(), &'static str> {
 
 fn entered_and_failed() -> ExitCode {
     failing().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+}
+
+/// The same with a panic, which drops tokio as it unwinds.
+#[hatchery::main]
+async fn panicking() {
+    nobody_leaves().await;
+    panic!("in main");
+}
+
+fn entered_and_panicked() -> ExitCode {
+    panicking();
+    ExitCode::SUCCESS
 }
 
 /// A nursery that nobody waits for, and a task that tokio waits for.

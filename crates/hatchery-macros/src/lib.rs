@@ -47,9 +47,9 @@ pub fn context(
 /// the end of the process.
 ///
 /// When it has returned, nurseries that are still open are cancelled and the watchdog is armed with the
-/// status that it returned, as by `hatchery::arm_watchdog`: whatever the process waits for after that
-/// (tokio's pool, half a line that nobody reads, hooks), it ends when the longest budget of its runtimes
-/// and the watchdog's bound are over, with that status.
+/// status that it returned, or with 101 if it has panicked, as by `hatchery::arm_watchdog`: whatever the
+/// process waits for after that (tokio's pool, half a line that nobody reads, hooks), it ends when the
+/// longest budget of its runtimes and the watchdog's bound are over, with that status.
 ///
 /// It may return `()`, [`ExitCode`](std::process::ExitCode), or a `Result` of these whose error is
 /// `Debug`. `flavor = "current_thread"` runs it on its own thread alone.

@@ -44,13 +44,29 @@ pub fn run_main<F: Future<Output: Ending>>(threaded: bool, main: F) -> F::Output
         tokio::runtime::Builder::new_current_thread()
     };
     let tokio = tokio.enable_all().build().expect("building a tokio runtime for `main`");
+    // Dropped before tokio, also by a panic.
+    let mut end = End { status: PANICKED };
     let ended = tokio.block_on(main);
-    // From here on nothing is needed any more, and all that follows may block: tokio's end waits for
-    // its pool, std writes out what is left, hooks do what they like.
-    arm_watchdog(ended.status());
+    end.status = ended.status();
+    drop(end);
     drop(tokio);
     ended
 }
+
+/// From its drop on nothing is needed any more, and all that follows may block: tokio's end waits for
+/// its pool, std writes out what is left, hooks do what they like.
+struct End {
+    status: i32,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        arm_watchdog(self.status);
+    }
+}
+
+/// What std ends a process with whose `main` has panicked.
+const PANICKED: i32 = 101;
 
 #[cfg(test)]
 mod tests {
