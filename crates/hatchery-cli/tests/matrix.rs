@@ -125,17 +125,18 @@ fn interrupted_by_a_signal_all_cases_end_and_nothing_is_left() {
         let mut command = Command::new(PROGRAM);
         command.args(["matrix", "--depth=3", "--breadth=3,4", "--format=json"]).env(MARK, &mark);
         let mut program = command.stdout(Stdio::piped()).spawn().unwrap();
-        // A state, not a time: trees are up.
-        while marked(&mark) < 10 {
-            std::thread::yield_now();
-        }
+        stop_a_case(&mark);
         Pidfd::open(program.id()).unwrap().send_signal(signal).unwrap();
         let mut stdout = String::new();
         program.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
         assert_eq!(program.wait().unwrap().code(), Some(code), "{stdout}");
         let report: Value = serde_json::from_str(&stdout).unwrap();
-        assert!(cases(&report).any(|case| case["detail"] == "interrupted"), "{stdout}");
-        assert_eq!(marked(&mark), 0);
+        let interrupted = |case: &&Value| case["detail"] == "interrupted";
+        let begun = |case: &Value| case["elapsed_ms"].as_f64().unwrap() > 0.0;
+        // Those under way as well as those that had not begun.
+        assert!(cases(&report).filter(interrupted).any(begun), "{stdout}");
+        assert!(cases(&report).filter(interrupted).any(|case| !begun(case)), "{stdout}");
+        assert_eq!(marked(&mark).len(), 0);
     }
 }
 
@@ -146,29 +147,67 @@ fn killed_it_takes_all_its_trees_along() {
     let mut command = Command::new(PROGRAM);
     command.args(["matrix", "--depth=3", "--breadth=3,4"]).env(MARK, &mark);
     let mut program = command.stdout(Stdio::null()).spawn().unwrap();
-    while marked(&mark) < 10 {
-        std::thread::yield_now();
-    }
+    stop_a_case(&mark);
     program.kill().unwrap();
     program.wait().unwrap();
     let begun = Instant::now();
-    while marked(&mark) > 0 {
-        assert!(begun.elapsed() < Duration::from_secs(1), "{} are left", marked(&mark));
+    loop {
+        let left = marked(&mark);
+        if left.is_empty() {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(1), "{left:?} are left");
         std::thread::yield_now();
     }
 }
 
-/// How many processes carry the mark in their environment.
-fn marked(mark: &str) -> usize {
-    let entry = format!("{MARK}={mark}");
+/// Waits until trees are up, and stops the root of one of them: that case does not end by itself.
+fn stop_a_case(mark: &str) {
+    while marked(mark).len() < 10 {
+        std::thread::yield_now();
+    }
+    while !marked(mark).into_iter().filter(|&pid| is_a_case(pid)).any(stop) {}
+}
+
+/// Whether it runs a case, and is none of those below it.
+fn is_a_case(pid: u32) -> bool {
+    let args = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let inside = |pid| carries(pid, "HATCHERY_ISOLATED=scenario");
+    args.split(|byte| *byte == 0).any(|arg| arg == b"case")
+        && inside(pid)
+        && stat(pid).is_some_and(|(_, parent)| !inside(parent))
+}
+
+/// Says whether it stands still; it may have ended before.
+fn stop(pid: u32) -> bool {
+    let Ok(pidfd) = Pidfd::open(pid) else { return false };
+    let _gone = pidfd.send_signal(nix::libc::SIGSTOP);
+    while !pidfd.is_dead() {
+        if stat(pid).is_some_and(|(state, _)| state == "T") {
+            return true;
+        }
+    }
+    false
+}
+
+/// The processes that carry the mark in their environment.
+fn marked(mark: &str) -> Vec<u32> {
     let all = fs::read_dir("/proc").unwrap().flatten();
-    all.filter(|process| process.file_name().to_string_lossy().parse::<u32>().is_ok())
-        .filter(|process| {
-            // A process that is gone or a zombie has no environment.
-            let environment = fs::read(process.path().join("environ")).unwrap_or_default();
-            environment.split(|byte| *byte == 0).any(|found| found == entry.as_bytes())
-        })
-        .count()
+    let pids = all.filter_map(|process| process.file_name().to_str()?.parse().ok());
+    pids.filter(|&pid| carries(pid, &format!("{MARK}={mark}"))).collect()
+}
+
+/// A process that is gone or a zombie has no environment.
+fn carries(pid: u32, entry: &str) -> bool {
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    environment.split(|byte| *byte == 0).any(|found| found == entry.as_bytes())
+}
+
+/// Its state and its parent.
+fn stat(pid: u32) -> Option<(String, u32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut words = stat.rsplit_once(") ")?.1.split(' ');
+    Some((words.next()?.to_owned(), words.next()?.parse().ok()?))
 }
 
 fn cases(report: &Value) -> impl Iterator<Item = &Value> {
