@@ -53,7 +53,8 @@ pub enum Step {
     Asked,
     /// The cancel was acknowledged (C11).
     Acknowledged,
-    /// No acknowledgement inside its bound: a slow actor, not a dead channel.
+    /// No acknowledgement inside its bound: a slow actor, not a dead channel. One that comes later is
+    /// noted as well.
     Unacknowledged,
     /// The channel broke.
     ChannelDead,

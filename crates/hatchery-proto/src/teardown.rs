@@ -150,9 +150,7 @@ impl Teardown {
 
     /// The time is `now`.
     pub fn handle_timeout(&mut self, now: Time) {
-        if let Some(until) = self.unacknowledged
-            && until <= now
-        {
+        if self.ack_end().is_some_and(|until| until <= now) {
             self.unacknowledged = None;
             self.note(Step::Unacknowledged, now);
         }
@@ -185,7 +183,7 @@ impl Teardown {
     /// When to call [`Teardown::handle_timeout`].
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Time> {
-        match (self.rung_end(), self.unacknowledged) {
+        match (self.rung_end(), self.ack_end()) {
             (Some(rung), Some(ack)) => Some(rung.min(ack)),
             (rung, ack) => rung.or(ack),
         }
@@ -334,9 +332,11 @@ impl Teardown {
         }
     }
 
+    /// Noted once, also when it is late: who is slow may still be on its way.
     fn acked(&mut self, now: Time) {
-        // An acknowledgement that nobody waits for is late, or is of a second cancel.
-        if self.unacknowledged.take().is_some() {
+        self.unacknowledged = None;
+        let took = |step| self.steps.iter().any(|taken| taken.step == step);
+        if took(Step::Asked) && !took(Step::Acknowledged) && !self.is_over() {
             self.note(Step::Acknowledged, now);
         }
     }
@@ -385,13 +385,11 @@ impl Teardown {
     }
 
     /// From here on no rung has an end: nobody is signalled, or called unreapable, because its last
-    /// words take their time.
+    /// words take their time. Its acknowledgement may be among them.
     fn exited(&mut self) {
-        if self.is_over() {
-            return;
+        if !self.is_over() {
+            self.state = State::Exited;
         }
-        self.unacknowledged = None;
-        self.state = State::Exited;
     }
 
     fn settled(&mut self, status: ExitStatus, now: Time) {
@@ -460,6 +458,11 @@ impl Teardown {
             }
             State::Serving | State::Exited | State::GivenUp | State::Settled(_) => None,
         }
+    }
+
+    /// When its acknowledgement is late; who is dead can't be late.
+    fn ack_end(&self) -> Option<Time> {
+        self.unacknowledged.filter(|_| self.state != State::Exited)
     }
 
     fn force(&mut self, step: Step, now: Time) {

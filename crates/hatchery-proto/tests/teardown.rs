@@ -5,7 +5,7 @@ use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use hatchery_proto::teardown::{Action, Event, Kind, Teardown};
-use hatchery_proto::{ActorPath, Config, ExitStatus, Reason, Time, Why};
+use hatchery_proto::{ActorPath, Config, ExitStatus, Reason, Step, Time, Why};
 
 /// The machine beside all that it has done so far.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -231,6 +231,23 @@ fn hurry_after_a_kill_leaves_the_kernel_its_moment() {
     assert_eq!(killed.actions.last(), Some(&Action::Kill));
     let run = killed.step(hurried).unwrap();
     assert!(run.machine.poll_timeout().unwrap() >= run.now + Duration::from_millis(40), "{run:?}");
+}
+
+/// C16: its status may come before what it had said is read, and a slow one is late.
+#[test]
+fn an_acknowledgement_is_noted_whenever_it_comes() {
+    let steps = |run: Run| -> Vec<Step> {
+        run.machine.report().0.into_iter().map(|taken| taken.step).collect()
+    };
+    let asked = Run::new(Kind::Process).step(MOVES[0]).unwrap();
+    let exited = asked.step(Move::Exited).unwrap();
+    assert_eq!(exited.machine.poll_timeout(), None);
+    let settled = exited.step(Move::Acked).unwrap().step(Move::Settled).unwrap();
+    assert_eq!(steps(settled), [Step::Asked, Step::Acknowledged, Step::Settled]);
+    let late = asked.step(Move::NextTimeout).unwrap().step(Move::Acked).unwrap();
+    // That of a second cancel.
+    let twice = late.step(Move::Acked).unwrap();
+    assert_eq!(steps(twice), [Step::Asked, Step::Unacknowledged, Step::Acknowledged]);
 }
 
 /// C2, H14: a level that said its last words in time is not forced for having waited for those below
