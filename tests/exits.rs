@@ -36,7 +36,7 @@ const SCENARIOS: &[Scenario] = &[
     ("half_a_line_that_nobody_reads_is_ended_by_an_armed_watchdog", half_a_line, gone_with_5),
     ("a_hook_that_came_later_is_ended_by_an_armed_watchdog", later_hook, gone_with_5),
     ("a_pool_that_nobody_leaves_is_ended_by_an_armed_watchdog", armed_pool, gone_with_5),
-    ("a_main_that_has_returned_is_ended_by_the_watchdog", entered, gone_with_5),
+    ("a_main_that_has_returned_is_ended_by_the_watchdog", entered::main, gone_with_5),
     ("a_main_that_has_failed_is_ended_by_the_watchdog", entered_and_failed, gone_with_1),
     ("a_main_that_has_panicked_is_ended_by_the_watchdog", entered_and_panicked, gone_with_101),
     ("a_closed_runtime_leaves_its_watchdog_to_be_armed", armed_when_closed, late_with_5),
@@ -332,32 +332,38 @@ fn armed_pool() -> ExitCode {
 }
 
 /// H8: nobody says that the end begins; `main` has returned, and that is enough.
-#[hatchery::main]
-async fn entered() -> ExitCode {
-    nobody_leaves().await;
-    ExitCode::from(5)
+mod entered {
+    #[hatchery::main]
+    pub(crate) async fn main() -> std::process::ExitCode {
+        super::nobody_leaves().await;
+        std::process::ExitCode::from(5)
+    }
 }
 
 /// The same on one thread, and with an error.
-#[hatchery::main(flavor = "current_thread")]
-async fn failing() -> Result<(), &'static str> {
-    nobody_leaves().await;
-    Err("it failed")
+mod failing {
+    #[hatchery::main(flavor = "current_thread")]
+    pub(crate) async fn main() -> Result<(), &'static str> {
+        super::nobody_leaves().await;
+        Err("it failed")
+    }
 }
 
 fn entered_and_failed() -> ExitCode {
-    failing().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+    failing::main().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
 }
 
 /// The same with a panic, which drops tokio as it unwinds.
-#[hatchery::main]
-async fn panicking() {
-    nobody_leaves().await;
-    panic!("in main");
+mod panicking {
+    #[hatchery::main]
+    pub(crate) async fn main() {
+        super::nobody_leaves().await;
+        panic!("in main");
+    }
 }
 
 fn entered_and_panicked() -> ExitCode {
-    panicking();
+    panicking::main();
     ExitCode::SUCCESS
 }
 

@@ -16,6 +16,10 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream
     if sig.asyncness.is_none() {
         return Err(Error::new(sig.fn_token.span(), "what `#[hatchery::main]` runs is async"));
     }
+    if *name != "main" {
+        // The process ends with it.
+        return Err(Error::new(name.span(), "`#[hatchery::main]` is for `main` alone"));
+    }
     if !sig.inputs.is_empty() {
         return Err(Error::new(sig.inputs.span(), "a `main` has no arguments"));
     }
@@ -79,6 +83,13 @@ mod tests {
                     async fn main(x: u8) {}
                 ),
                 "no arguments",
+            ),
+            (
+                quote!(),
+                quote!(
+                    async fn helper() {}
+                ),
+                "`main` alone",
             ),
             (quote!(workers = 2), main(), "`flavor` alone"),
             (quote!(flavor = "green"), main(), "\"current_thread\""),

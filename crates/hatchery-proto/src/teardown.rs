@@ -224,7 +224,8 @@ impl Teardown {
     /// [`Event::Exited`], and [`Event::Settled`] with what is known.
     #[must_use]
     pub fn gives_up(&self, now: Time) -> bool {
-        matches!(self.state, State::Killing { until } if until <= now)
+        // Later than that means that everybody stood still, and it is given its time again.
+        matches!(self.state, State::Killing { until } if until <= now && now.since(until) <= PAUSE)
     }
 
     /// Whether it was ended by force, or given up on.

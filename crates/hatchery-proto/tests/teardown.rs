@@ -175,6 +175,11 @@ fn a_pause_of_everybody_is_counted_against_nobody() {
     assert_eq!(run.machine.poll_action(), None);
     let next = run.machine.poll_timeout().unwrap();
     assert_eq!(next, Time::ZERO + Duration::from_secs(60) + Config::default().graceful);
+    // Nor is anybody called unreapable for it, whose status may be there.
+    let killed = Run::new(Kind::Process).step(Move::Cancel(Duration::ZERO)).unwrap();
+    let until = killed.machine.poll_timeout().unwrap();
+    let gives_up = |late: Duration| killed.machine.gives_up(until + late);
+    assert!(gives_up(Duration::ZERO) && !gives_up(Duration::from_secs(2)));
 }
 
 /// C2: a status that is there is never called missing: while the last words of an actor that has

@@ -68,8 +68,10 @@ pub struct Bounds {
     /// A fork then copies an entry for each 2 MiB, and the child faults in none of it: starts take an
     /// eighth less time. It costs once as much memory as the code is long, and the code is no file's
     /// any more in `/proc/PID/maps`, neither the forkserver's nor its children's: profilers and
-    /// tracers that look there find no names. Debuggers and backtraces do. Where it can't be done an event
-    /// of `tracing` says why, and everything else is the same.
+    /// tracers that look there find no names. Debuggers and backtraces do. Where memory is not
+    /// overcommitted (`vm.overcommit_memory` of 2) each child counts for as much again. Where it can't be
+    /// done, or a tracer has put a probe into the code, an event of `tracing` says why, and everything
+    /// else is the same.
     pub huge_pages: bool,
 }
 

@@ -61,7 +61,8 @@ pub fn find() -> io::Result<Vec<LeftTree>> {
     let mut fates = Fates { world, known: BTreeMap::new() };
     let mut trees: BTreeMap<Identity, LeftTree> = BTreeMap::new();
     let spared = with_ancestors(std::process::id());
-    let candidates = candidates()?;
+    let until = Instant::now() + strays::EXEC_BOUND;
+    let candidates = candidates(until)?;
     // First of all, so that every root is known to live or not.
     for mark in candidates.iter().flat_map(|(_, marks)| marks) {
         fates.of(mark);
@@ -74,7 +75,8 @@ pub fn find() -> io::Result<Vec<LeftTree>> {
         // One tree in another: the living one counts.
         let is_left = marks.iter().all(|mark| fates.of(mark) == Fate::Gone);
         let Some(mark) = marks.into_iter().next().filter(|_| is_left) else { continue };
-        if let Some(process) = LeftProcess::hold(pid, |pid| strays::trees_of(pid).contains(&mark)) {
+        let belongs = |pid| strays::trees_of(pid, until).contains(&mark);
+        if let Some(process) = LeftProcess::hold(pid, belongs) {
             trees
                 .entry(mark.clone())
                 .or_insert_with(|| LeftTree::new(mark))
@@ -228,10 +230,10 @@ impl LeftProcess {
 }
 
 /// All processes that belong to a tree, with the trees that they say.
-fn candidates() -> io::Result<Vec<(u32, Vec<Identity>)>> {
+fn candidates(until: Instant) -> io::Result<Vec<(u32, Vec<Identity>)>> {
     let all = fs::read_dir("/proc")?.flatten();
     let pids = all.filter_map(|file| file.file_name().to_str()?.parse::<u32>().ok());
-    let marked = pids.map(|pid| (pid, strays::trees_of(pid)));
+    let marked = pids.map(|pid| (pid, strays::trees_of(pid, until)));
     Ok(marked.filter(|(_, marks)| !marks.is_empty()).collect())
 }
 

@@ -62,7 +62,8 @@ pub fn post(notice: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Waits until all that was posted has been said and the thread is gone, at most `bound`.
+/// Waits until all that was posted has been said, at most `bound`, and then until the thread is gone,
+/// which has nothing left to do but its destructors.
 pub fn flush(bound: Duration) {
     let (mut board, _) = SILENCE
         .wait_timeout_while(board(), bound, |board| board.speaking)

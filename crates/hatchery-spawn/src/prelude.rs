@@ -282,7 +282,7 @@ pub(crate) fn parse_report(record: &[u8]) -> Option<(Step, i32)> {
 
 /// Says that all went well: closes the birth pipe.
 pub(crate) fn born(slots: &Slots, nest: &Nest<'_>) {
-    nest.bed.leave();
+    nest.bed.leave_for_good();
     fds::close(slots.birth);
 }
 

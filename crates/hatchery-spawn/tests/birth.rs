@@ -18,6 +18,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signa
 inventory::submit! { Main { name: "fds", run: fds } }
 inventory::submit! { Main { name: "status", run: status } }
 inventory::submit! { Main { name: "look", run: look } }
+inventory::submit! { Main { name: "maps", run: maps } }
 
 /// Each open fd and what it is.
 fn fds(birth: Birth) -> i32 {
@@ -44,6 +45,17 @@ fn fds(birth: Birth) -> i32 {
 /// What the kernel says of this process.
 fn status(birth: Birth) -> i32 {
     say(&birth, &fs::read_to_string("/proc/thread-self/status").unwrap())
+}
+
+/// The memory that it shares with others and may write to.
+fn maps(birth: Birth) -> i32 {
+    let all = fs::read_to_string("/proc/self/maps").unwrap();
+    let shared = |line: &&str| {
+        let access = line.split(' ').nth(1).unwrap();
+        access.contains('w') && access.ends_with('s')
+    };
+    let shared: Vec<&str> = all.lines().filter(shared).collect();
+    say(&birth, &shared.join("\n"))
 }
 
 /// What a process can see of itself.
@@ -120,6 +132,17 @@ fn a_child_holds_exactly_what_was_asked_for_whatever_the_root_holds() {
 }
 
 /// C7: a foreign program has stdio, then its channel, then its fds.
+/// C15: who is born shares no memory with the forkserver and its other children.
+#[test]
+fn a_child_shares_no_memory_that_it_may_write_to() {
+    isolated("a_child_shares_no_memory_that_it_may_write_to", || {
+        let server = start();
+        for backend in [&server.fork() as &dyn Backend, &server.exec()] {
+            assert_eq!(answer(backend, Spec::main("maps")), "", "{}", backend.name());
+        }
+    });
+}
+
 #[test]
 fn a_program_finds_its_fds_from_three_on() {
     isolated("a_program_finds_its_fds_from_three_on", || {

@@ -54,7 +54,8 @@ impl Cgroup {
     }
 
     /// At most so many processes and threads. With so many, its actor can't start any (EAGAIN), and
-    /// the start of another actor further down fails with step `cgroup`, EAGAIN.
+    /// the start of another actor further down fails with step `cgroup`, EAGAIN. Of starts that are
+    /// under way at once, and do not all fit, all may fail.
     #[must_use]
     pub fn pids(mut self, count: u64) -> Self {
         self.pids = Some(count);

@@ -90,7 +90,11 @@ fn forked(run: ActorMain, request: &Request, slots: &Slots, nest: &Nest<'_>) -> 
     let channel = slots.channel.map(fds::adopt).transpose();
     let (channel, adopted) = match (channel, adopted) {
         (Ok(channel), Ok(adopted)) => (channel.map(UnixStream::from), adopted),
-        (Err(errno), _) | (_, Err(errno)) => fail(slots.birth(), (Step::Fds, errno)),
+        (Err(errno), _) | (_, Err(errno)) => {
+            // It was in another step last.
+            nest.bed.leave();
+            fail(slots.birth(), (Step::Fds, errno))
+        }
     };
     image::set_shared_socket(slots.shared.unwrap_or(-1));
     let (name, payload) = (request.name.clone(), request.payload.clone());

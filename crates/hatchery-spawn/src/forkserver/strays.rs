@@ -18,9 +18,9 @@ pub(crate) fn new_tree() -> String {
     Identity::new().to_string()
 }
 
-/// The trees that a process says it belongs to: its own, and maybe one around that.
-pub(crate) fn trees_of(pid: u32) -> Vec<Identity> {
-    let until = Instant::now() + EXEC_BOUND;
+/// The trees that a process says it belongs to: its own, and maybe one around that. Who is amid an exec
+/// is waited for until then.
+pub(crate) fn trees_of(pid: u32, until: Instant) -> Vec<Identity> {
     let environment = loop {
         match environment_of(pid) {
             Ok(environment) => break environment,
@@ -146,8 +146,9 @@ fn entries(environment: &[u8]) -> impl Iterator<Item = &[u8]> {
     environment.split(|byte| *byte == 0)
 }
 
-/// How long an exec may be waited for: it needs microseconds of a processor, which others may have.
-const EXEC_BOUND: Duration = Duration::from_millis(250);
+/// How long execs may be waited for in a look at all processes: each needs microseconds of a processor,
+/// which others may have.
+pub(crate) const EXEC_BOUND: Duration = Duration::from_millis(250);
 /// How long a sweep may take: C3 has a second.
 pub(crate) const SWEEP_BOUND: Duration = Duration::from_millis(500);
 

@@ -2,9 +2,11 @@
 //! child doesn't fault it in again by 64 KiB. See madvise(2), mremap(2), proc_pid_maps(5).
 
 use std::ffi::c_void;
+use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::ptr::NonNull;
 
 use nix::sys::mman::{
@@ -12,7 +14,8 @@ use nix::sys::mman::{
 };
 
 /// Moves what of this program's code fills whole huge pages onto such. The process must have one
-/// thread. Where it can't be done, nothing has changed.
+/// thread. Where it can't be done, nothing has changed; but a kernel that has no memory left for its own
+/// books in the very last step leaves a hole, and ends the process.
 ///
 /// # Errors
 /// Which step failed, and why: no whole huge page in the code, no free one, a policy against code in
@@ -28,13 +31,16 @@ pub(crate) fn move_code() -> Result<(), (&'static str, io::Error)> {
         Err(error) => return Err(call("open(/proc/self/task)")(error)),
     }
     let maps = std::fs::read_to_string("/proc/self/maps").map_err(call("open(/proc/self/maps)"))?;
-    let code = code_in(&maps, move_code as *const () as usize)
-        .map(|code| code.start.next_multiple_of(HUGE)..code.end / HUGE * HUGE)
-        .filter(|whole| whole.start < whole.end)
-        .ok_or_else(|| call("huge pages")(io::Error::other("the code fills none")))?;
+    let mapping = code_in(&maps, move_code as *const () as usize)
+        .ok_or_else(|| call("huge pages")(io::Error::other("the code can't be read")))?;
+    let code = mapping.code.start.next_multiple_of(HUGE)..mapping.code.end / HUGE * HUGE;
+    if code.is_empty() {
+        return Err(call("huge pages")(io::Error::other("the code fills none")));
+    }
     let place = Place::new(code.len()).map_err(call("mmap"))?;
     let before = huge_bytes().map_err(call("open(/proc/self/smaps_rollup)"))?;
     place.fill(&code).map_err(call("madvise(MADV_HUGEPAGE)"))?;
+    mapping.is_of_file(&place, &code).map_err(call("read(/proc/self/exe)"))?;
     let after = huge_bytes().map_err(call("open(/proc/self/smaps_rollup)"))?;
     if after.saturating_sub(before) < code.len() {
         return Err(call("huge pages")(io::Error::other("the system gives none")));
@@ -42,14 +48,50 @@ pub(crate) fn move_code() -> Result<(), (&'static str, io::Error)> {
     place.take_over(&code)
 }
 
-/// The mapping that an address lies in.
-fn code_in(maps: &str, address: usize) -> Option<Range<usize>> {
+/// Code as a file has it.
+#[derive(Debug, PartialEq, Eq)]
+struct Mapping {
+    code: Range<usize>,
+    offset: usize,
+    inode: u64,
+}
+
+/// The mapping that an address lies in, which can be read and run.
+fn code_in(maps: &str, address: usize) -> Option<Mapping> {
     maps.lines().find_map(|line| {
-        let (from, to) = line.split_once(' ')?.0.split_once('-')?;
+        let mut words = line.split_ascii_whitespace();
+        let (from, to) = words.next()?.split_once('-')?;
         let number = |text| usize::from_str_radix(text, 16).ok();
-        let range = number(from)?..number(to)?;
-        range.contains(&address).then_some(range)
+        let code = number(from)?..number(to)?;
+        let (access, offset) = (words.next()?, number(words.next()?)?);
+        let inode = words.nth(1)?.parse().ok()?;
+        let is_it = code.contains(&address) && access.starts_with("r-x");
+        is_it.then_some(Mapping { code, offset, inode })
     })
+}
+
+impl Mapping {
+    /// An error unless `place` holds what the program's file has there. Where a tracer has put a
+    /// breakpoint the kernel knows it by its place in a file: in other memory it would end whoever
+    /// comes by.
+    fn is_of_file(&self, place: &Place, code: &Range<usize>) -> io::Result<()> {
+        let program = File::open("/proc/self/exe")?;
+        if program.metadata()?.ino() != self.inode {
+            return Err(io::Error::other("the code is another file's"));
+        }
+        let at = (self.offset + code.start - self.code.start) as u64;
+        let mut bytes = vec![0; HUGE];
+        for (chunk, at) in place.filled(code.len()).chunks(HUGE).zip((at..).step_by(HUGE)) {
+            let bytes = &mut bytes[..chunk.len()];
+            program.read_exact_at(bytes, at)?;
+            if chunk != bytes {
+                return Err(io::Error::other(
+                    "the code in memory is not the file's: a probe in it?",
+                ));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// How much of this process lies on huge pages of no file.
@@ -86,12 +128,19 @@ impl Place {
         // for which `new` made room.
         unsafe { madvise(self.first, code.len(), MmapAdvise::MADV_HUGEPAGE) }?;
         let code_bytes = std::ptr::with_exposed_provenance::<u8>(code.start);
-        // SAFETY: the code is mapped and readable, for it runs, and nobody writes to it; the other
-        // side is ours, as long, and lies elsewhere.
+        // SAFETY: the code is mapped and readable, as the kernel says, and nobody in here writes to
+        // it; the other side is ours, as long, and lies elsewhere.
         unsafe {
             std::ptr::copy_nonoverlapping(code_bytes, self.first.as_ptr().cast(), code.len());
         }
         Ok(())
+    }
+
+    /// Its first `length` bytes, which [`Place::fill`] has written.
+    fn filled(&self, length: usize) -> &[u8] {
+        // SAFETY: our own memory, with room for a code of that length, borrowed as long as this is;
+        // fresh memory is zero, so all of it is initialised.
+        unsafe { std::slice::from_raw_parts(self.first.as_ptr().cast(), length) }
     }
 
     /// Becomes the code.
@@ -132,9 +181,26 @@ mod tests {
                     3000-7ffe00 r-xp 00002000 fe:00 1 /bin/a b\n\
                     nonsense\n\
                     800000-900000 rw-p 00000000 00:00 0 \n";
-        assert_eq!(code_in(maps, 0x3000), Some(0x3000..0x7f_fe00));
-        assert_eq!(code_in(maps, 0x2fff), Some(0x1000..0x3000));
-        assert_eq!(code_in(maps, 0x7f_fe00), None);
+        let found = Mapping { code: 0x3000..0x7f_fe00, offset: 0x2000, inode: 1 };
+        assert_eq!(code_in(maps, 0x3000), Some(found));
+        assert_eq!((code_in(maps, 0x2fff), code_in(maps, 0x7f_fe00)), (None, None));
+        assert_eq!(code_in(&maps.replace("r-xp", "--xp"), 0x3000), None);
+    }
+
+    /// As a breakpoint changes it.
+    #[test]
+    fn code_that_somebody_has_changed_is_not_the_files() {
+        let mapping = code_of_this().unwrap();
+        let code = mapping.code.start..mapping.code.start + 64 * 1024;
+        let place = Place::new(code.len()).unwrap();
+        place.fill(&code).unwrap();
+        mapping.is_of_file(&place, &code).unwrap();
+        let byte = place.filled(code.len())[1000];
+        let changed = place.first.as_ptr().cast::<u8>().wrapping_add(1000);
+        // SAFETY: a byte of our own memory, which nobody borrows.
+        unsafe { changed.write(!byte) };
+        let error = mapping.is_of_file(&place, &code).unwrap_err();
+        assert!(error.to_string().contains("not the file's"), "{error}");
     }
 
     /// A process with other threads, as this one, is left as it is.
@@ -148,7 +214,7 @@ mod tests {
         other.join().unwrap();
     }
 
-    fn code_of_this() -> Option<Range<usize>> {
+    fn code_of_this() -> Option<Mapping> {
         code_in(
             &std::fs::read_to_string("/proc/self/maps").unwrap(),
             move_code as *const () as usize,

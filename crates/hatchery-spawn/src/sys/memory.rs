@@ -1,6 +1,7 @@
 //! Memory that other processes of the same user can read where `/proc/PID/fd` shows it. See
 //! memfd_create(2), mmap(2).
 
+use std::cell::RefCell;
 use std::ffi::CStr;
 use std::io;
 use std::num::NonZeroUsize;
@@ -52,17 +53,35 @@ impl SharedWords {
             .or_else(|_| fcntl(&fd, FcntlArg::F_ADD_SEALS(size)))?;
         Ok((words, fd))
     }
+}
 
-    /// Makes `count` words that this process shares with those that it forks, and with nobody else.
+/// Words that a process of one thread shares with those that it forks, until they let go of them, and
+/// with nobody else. All zero at first.
+#[derive(Debug)]
+pub(crate) struct InheritedWords(RefCell<Option<SharedWords>>);
+
+impl InheritedWords {
+    /// Makes `count` of them.
     ///
     /// # Errors
     /// What mmap says.
-    pub(crate) fn inherited(count: NonZeroUsize) -> io::Result<Self> {
+    pub(crate) fn new(count: NonZeroUsize) -> io::Result<Self> {
         let bytes = count.checked_mul(WORD).ok_or(nix::errno::Errno::EOVERFLOW)?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice; no memory of ours is hidden.
         let first = unsafe { mmap_anonymous(None, bytes, protection, MapFlags::MAP_SHARED) }?;
-        Ok(Self { first: first.cast(), count: count.get() })
+        let words = SharedWords { first: first.cast(), count: count.get() };
+        Ok(Self(RefCell::new(Some(words))))
+    }
+
+    /// What `look` says of a word, which is there and was not let go of.
+    pub(crate) fn with<T>(&self, at: usize, look: impl FnOnce(&AtomicU64) -> T) -> Option<T> {
+        self.0.borrow().as_ref()?.get(at).map(look)
+    }
+
+    /// From here on this process has none of them; the others keep theirs.
+    pub(crate) fn let_go(&self) {
+        self.0.take();
     }
 }
 

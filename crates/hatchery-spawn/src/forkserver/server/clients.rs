@@ -4,11 +4,13 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
-use nix::sys::stat::{SFlag, fstat};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, getsockopt, setsockopt, socketpair, sockopt,
+};
 
 use super::heard::Heard;
 use super::{CallFailed, Server, now};
@@ -127,7 +129,9 @@ impl Server {
         let event = EpollEvent::new(watched, fd.cast_unsigned().into());
         if self.epoll.add(&socket, event).is_ok() {
             let backlog = VecDeque::new();
-            let (crowded, last, heard) = (None, None, Heard::default());
+            // The root is told that this is up.
+            let said = if owner == Owner::Root { now() } else { 0 };
+            let (crowded, last, heard) = (None, None, Heard::greeted(said));
             self.clients
                 .insert(fd, Client { owner, heard, socket, backlog, crowded, watched, last });
         }
@@ -184,7 +188,7 @@ impl Server {
                 return self.leave(fd, Leaving::Broken);
             }
             if owner != Owner::Root && !are_of_their_kind(&received.fds, request.has_channel) {
-                let (number, call) = (request.number, "fstat(SCM_RIGHTS)".to_owned());
+                let (number, call) = (request.number, "fcntl(F_GETPIPE_SZ)".to_owned());
                 self.answer(fd, Answer::Failed { number, call, errno: Errno::EINVAL as i32 }, None);
                 continue;
             }
@@ -284,13 +288,11 @@ fn parse(message: &[u8], fds: &mut Vec<OwnedFd>, truncated: bool) -> Option<Requ
     Some(Request { number, deadline, patience, ..request })
 }
 
-/// Whether the birth pipe is a pipe and the channel a socket; the others may be anything.
+/// Whether the birth pipe is a pipe and the channel a socket; the others may be anything. Asked of the
+/// kernel and not of a file system, whose answer may never come.
 fn are_of_their_kind(fds: &[OwnedFd], has_channel: bool) -> bool {
-    let is = |fd: &OwnedFd, kind: SFlag| {
-        let found = fstat(fd).map(|it| SFlag::from_bits_truncate(it.st_mode & libc::S_IFMT));
-        found == Ok(kind)
-    };
-    is(&fds[0], SFlag::S_IFIFO) && (!has_channel || is(&fds[4], SFlag::S_IFSOCK))
+    let is_pipe = fcntl(&fds[0], FcntlArg::F_GETPIPE_SZ).is_ok();
+    is_pipe && (!has_channel || getsockopt(&fds[4], sockopt::SockType).is_ok())
 }
 
 /// The socket over which actors bring their own: ours, and theirs.

@@ -14,6 +14,11 @@ pub(super) struct Heard {
 }
 
 impl Heard {
+    /// A client that was told then that it may ask.
+    pub(super) fn greeted(said: u64) -> Self {
+        Self { said, ..Self::default() }
+    }
+
     /// Whether it has given up on a request. `deadline` is a patience after it was sent.
     pub(super) fn has_given_up(&mut self, deadline: u64, patience: u64, now: u64) -> bool {
         self.patience = patience;

@@ -129,7 +129,9 @@ impl Core {
         if let Some(breach) = link.breach() {
             fault = Fault { output: fault.output, ..breach };
         }
-        if let Some(failure) = child.handle().birth_failure() {
+        // One of our own making may come in the middle of a birth too: that one did not fail.
+        let failure = child.handle().birth_failure();
+        if let Some(failure) = failure.filter(|failure| failure.errno.is_some() || !was_forced) {
             let step = failure.step.name().to_owned();
             fault.kind = FaultKind::BirthFailed { step };
             fault.message = match failure.errno {
