@@ -3,14 +3,14 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use hatchery::{CallError, Portal, Runtime, Stdio};
+use hatchery::{CallError, Portal};
 use hatchery_testkit::fault;
 use tokio::sync::oneshot;
 
 use crate::cli::Extent;
 use crate::figures::Samples;
-use crate::pin::Place;
 use crate::report::{Goal, Row, Unit};
+use crate::way::Way;
 use crate::{Outcome, tree};
 
 /// How many calls are being served.
@@ -37,17 +37,17 @@ async fn served() -> u64 {
 }
 
 pub(crate) fn measure(extent: Extent) -> Outcome {
-    for place in Place::all() {
-        place.here()?;
-        tree::on_tokio(in_turn(extent, place))?;
+    for way in Way::all() {
+        way.stand_before()?;
+        tree::on_tokio(in_turn(extent, way))?;
     }
     Ok(())
 }
 
-async fn in_turn(extent: Extent, place: Place) -> Outcome {
+async fn in_turn(extent: Extent, way: Way) -> Outcome {
     let (mut killed, mut dropped) = (Samples::default(), Samples::default());
     for turn in 0..=extent.pick(5, 200) {
-        let (kill, drop) = (one(place, true).await?, one(place, false).await?);
+        let (kill, drop) = (one(way, true).await?, one(way, false).await?);
         // The first warms both up.
         if turn > 0 {
             killed.span(kill);
@@ -55,7 +55,7 @@ async fn in_turn(extent: Extent, place: Place) -> Outcome {
         }
     }
     let row = |what: &str, samples: &Samples| {
-        let what = format!("{what}, {}", place.name());
+        let what = format!("{what}, {}", way.name());
         let row = Row::new("errors", what, Unit::Seconds).alone(samples);
         row.goal(Goal::P99AtMost(50e-3)).tell();
     };
@@ -66,13 +66,15 @@ async fn in_turn(extent: Extent, place: Place) -> Outcome {
 
 /// One actor that is killed in a call, or whose call is dropped. In a task of its own: with the
 /// actor goes the nursery's body.
-async fn one(place: Place, kill: bool) -> Outcome<Duration> {
-    let runtime = Runtime::builder().stdio(Stdio::Null).signals(false).open()?;
+async fn one(way: Way, kill: bool) -> Outcome<Duration> {
+    way.stand_before()?;
+    let runtime = way.runtime().open()?;
     let (tell, told) = oneshot::channel();
     let _killed = runtime
         .nursery(async |n| {
             let actor = n.start("a").await?;
-            actor.call(tree::stand(place)).await?;
+            actor.call(tree::stand(way.place())).await?;
+            way.place().here().map_err(|errno| tree::told(errno.into()))?;
             let cut = tokio::spawn(async move {
                 let took = cut(&actor, kill).await.map_err(|error| error.to_string());
                 // Who asks waits until it is told.

@@ -47,15 +47,17 @@ impl Way {
         }
     }
 
+    /// Puts this thread where it makes a channel: who may use one core only then doesn't spin on it.
+    pub(crate) fn stand_before(self) -> nix::Result<()> {
+        if self == Self::Spinning { pin::anywhere() } else { self.place().here() }
+    }
+
     /// Runs `body` with an actor and this thread where they belong.
     pub(crate) async fn with_actor<T>(
         self,
         body: impl AsyncFnOnce(Portal) -> Outcome<T>,
     ) -> Outcome<T> {
-        if self == Self::Spinning {
-            // Who may use one core only, when a channel is made, doesn't spin on it.
-            pin::anywhere()?;
-        }
+        self.stand_before()?;
         tree::with_actor_in(self.runtime(), self.place(), async |actor| {
             self.place().here()?;
             body(actor).await
