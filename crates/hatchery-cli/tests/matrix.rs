@@ -165,10 +165,14 @@ fn killed_it_takes_all_its_trees_along() {
 
 /// Waits until trees are up, and stops the root of one of them: that case does not end by itself.
 fn stop_a_case(mark: &str) {
-    while marked(mark).len() < 10 {
+    let until = Instant::now() + HANG;
+    let is_stopped = |all: Vec<u32>| {
+        assert!(Instant::now() < until, "no tree that stays: {all:?}");
+        all.len() >= 10 && all.into_iter().filter(|&pid| is_a_case(pid)).any(stop)
+    };
+    while !is_stopped(marked(mark)) {
         std::thread::yield_now();
     }
-    while !marked(mark).into_iter().filter(|&pid| is_a_case(pid)).any(stop) {}
 }
 
 /// Whether it runs a case, and is none of those below it.
@@ -226,3 +230,5 @@ fn keys(value: &Value) -> Vec<&str> {
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_hatchery");
 const MARK: &str = "HATCHERY_CLI_TEST";
+/// Nothing here takes this long.
+const HANG: Duration = Duration::from_secs(60);

@@ -131,7 +131,6 @@ fn a_child_holds_exactly_what_was_asked_for_whatever_the_root_holds() {
     });
 }
 
-/// C7: a foreign program has stdio, then its channel, then its fds.
 /// C15: who is born shares no memory with the forkserver and its other children.
 #[test]
 fn a_child_shares_no_memory_that_it_may_write_to() {
@@ -143,6 +142,7 @@ fn a_child_shares_no_memory_that_it_may_write_to() {
     });
 }
 
+/// C7: a foreign program has stdio, then its channel, then its fds.
 #[test]
 fn a_program_finds_its_fds_from_three_on() {
     isolated("a_program_finds_its_fds_from_three_on", || {

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::ptr::NonNull;
 
 use nix::sys::mman::{
@@ -53,7 +53,6 @@ pub(crate) fn move_code() -> Result<(), (&'static str, io::Error)> {
 struct Mapping {
     code: Range<usize>,
     offset: usize,
-    inode: u64,
 }
 
 /// The mapping that an address lies in, which can be read and run.
@@ -64,9 +63,8 @@ fn code_in(maps: &str, address: usize) -> Option<Mapping> {
         let number = |text| usize::from_str_radix(text, 16).ok();
         let code = number(from)?..number(to)?;
         let (access, offset) = (words.next()?, number(words.next()?)?);
-        let inode = words.nth(1)?.parse().ok()?;
         let is_it = code.contains(&address) && access.starts_with("r-x");
-        is_it.then_some(Mapping { code, offset, inode })
+        is_it.then_some(Mapping { code, offset })
     })
 }
 
@@ -76,18 +74,14 @@ impl Mapping {
     /// comes by.
     fn is_of_file(&self, place: &Place, code: &Range<usize>) -> io::Result<()> {
         let program = File::open("/proc/self/exe")?;
-        if program.metadata()?.ino() != self.inode {
-            return Err(io::Error::other("the code is another file's"));
-        }
         let at = (self.offset + code.start - self.code.start) as u64;
         let mut bytes = vec![0; HUGE];
         for (chunk, at) in place.filled(code.len()).chunks(HUGE).zip((at..).step_by(HUGE)) {
             let bytes = &mut bytes[..chunk.len()];
             program.read_exact_at(bytes, at)?;
             if chunk != bytes {
-                return Err(io::Error::other(
-                    "the code in memory is not the file's: a probe in it?",
-                ));
+                let what = "the code in memory is not the file's: a probe in it, or a library?";
+                return Err(io::Error::other(what));
             }
         }
         Ok(())
@@ -181,7 +175,7 @@ mod tests {
                     3000-7ffe00 r-xp 00002000 fe:00 1 /bin/a b\n\
                     nonsense\n\
                     800000-900000 rw-p 00000000 00:00 0 \n";
-        let found = Mapping { code: 0x3000..0x7f_fe00, offset: 0x2000, inode: 1 };
+        let found = Mapping { code: 0x3000..0x7f_fe00, offset: 0x2000 };
         assert_eq!(code_in(maps, 0x3000), Some(found));
         assert_eq!((code_in(maps, 0x2fff), code_in(maps, 0x7f_fe00)), (None, None));
         assert_eq!(code_in(&maps.replace("r-xp", "--xp"), 0x3000), None);

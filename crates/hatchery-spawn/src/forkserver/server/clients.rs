@@ -187,9 +187,11 @@ impl Server {
             if received.fds.len() < 4 + usize::from(request.has_channel) {
                 return self.leave(fd, Leaving::Broken);
             }
-            if owner != Owner::Root && !are_of_their_kind(&received.fds, request.has_channel) {
-                let (number, call) = (request.number, "fcntl(F_GETPIPE_SZ)".to_owned());
-                self.answer(fd, Answer::Failed { number, call, errno: Errno::EINVAL as i32 }, None);
+            if owner != Owner::Root
+                && let Err((call, errno)) = of_their_kind(&received.fds, request.has_channel)
+            {
+                let (number, call, errno) = (request.number, call.to_owned(), errno as i32);
+                self.answer(fd, Answer::Failed { number, call, errno }, None);
                 continue;
             }
             self.spawn(fd, owner, request, &received.fds);
@@ -290,9 +292,12 @@ fn parse(message: &[u8], fds: &mut Vec<OwnedFd>, truncated: bool) -> Option<Requ
 
 /// Whether the birth pipe is a pipe and the channel a socket; the others may be anything. Asked of the
 /// kernel and not of a file system, whose answer may never come.
-fn are_of_their_kind(fds: &[OwnedFd], has_channel: bool) -> bool {
-    let is_pipe = fcntl(&fds[0], FcntlArg::F_GETPIPE_SZ).is_ok();
-    is_pipe && (!has_channel || getsockopt(&fds[4], sockopt::SockType).is_ok())
+fn of_their_kind(fds: &[OwnedFd], has_channel: bool) -> Result<(), CallFailed> {
+    fcntl(&fds[0], FcntlArg::F_GETPIPE_SZ).map_err(|errno| ("fcntl(F_GETPIPE_SZ)", errno))?;
+    if has_channel {
+        getsockopt(&fds[4], sockopt::SockType).map_err(|errno| ("getsockopt(SO_TYPE)", errno))?;
+    }
+    Ok(())
 }
 
 /// The socket over which actors bring their own: ours, and theirs.
