@@ -152,8 +152,8 @@ impl LeftTree {
 
     /// Ends it: SIGTERM for all of it at once, SIGKILL for who is still there after `grace` and for
     /// who was started meanwhile, then its cgroups. Whatever was found and has ended meanwhile is
-    /// nobody else by now: processes are held, not numbered. Blocks `grace` and two seconds at
-    /// most.
+    /// nobody else by now: processes are held, not numbered. Blocks `grace` and two and a half
+    /// seconds at most.
     #[must_use]
     pub fn end(self, grace: Duration) -> Ending {
         let mut ending = Ending::default();
