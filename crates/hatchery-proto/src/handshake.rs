@@ -29,6 +29,15 @@ pub enum HandshakeError {
     /// The actor goes down and lets nobody in any more.
     #[error("the actor goes down")]
     Leaving,
+    /// The actor was born, and the system refused it something that it needs to serve: a limit of
+    /// fds or threads, most often. A later start may succeed.
+    #[error("the new actor called {call}, which failed with errno {errno}")]
+    System {
+        /// The system call, or what stands for it.
+        call: String,
+        /// What the call said; see errno(3).
+        errno: i32,
+    },
 }
 
 /// A start's wait for its actor, from the request to the first of: ready, refused, dead, too late.

@@ -149,10 +149,10 @@ impl Forkserver {
         };
         let has_pidfds = matches!(held, Held::Pidfd(_));
         let process = Process { pid, held, tree: tree.clone() };
-        let client = Client::start(ours, Some(tree)).map_err(|cause| {
+        let client = Client::start(ours, Some(tree)).map_err(|(call, cause)| {
             process.end(Duration::ZERO);
             process.reap();
-            failed(name, "pthread_create")(cause)
+            failed(name, call)(cause)
         })?;
         if !has_pidfds {
             client.without_pidfds();
@@ -189,8 +189,14 @@ impl Forkserver {
         if adopted.is_none() {
             let null = open_null().map_err(failed(name, "open(/dev/null)"))?;
             let (ours, theirs) = control_pair().map_err(failed(name, "socketpair"))?;
-            send_blocking(fds::shared(shared), &theirs).map_err(not_adopted(name))?;
-            let client = Client::start(ours, None).map_err(failed(name, "pthread_create"))?;
+            // The forkserver takes the end of an adopted socket for the end of this actor: so it is
+            // sent when nothing of ours can fail any more.
+            let client =
+                Client::start(ours, None).map_err(|(call, cause)| failed(name, call)(cause))?;
+            if let Err(errno) = send_blocking(fds::shared(shared), &theirs) {
+                client.close();
+                return Err(not_adopted(name)(errno));
+            }
             let own = Pidfd::open(std::process::id());
             if own.is_err_and(|error| is_forbidden(&error)) {
                 client.without_pidfds();
@@ -348,7 +354,7 @@ impl Forkserver {
         }
         let mut fds = vec![birth_end];
         let (request, stdio, rest) = describe(spec, run, bound);
-        self.stdio(stdio, &mut fds, &mut waiting).map_err(|error| ("pipe2", error))?;
+        self.stdio(stdio, &mut fds, &mut waiting)?;
         fds.extend(rest);
         self.inner.client.request(waiting, fds, |number| Request { number, ..request }.encode());
         Ok(answered)
@@ -360,14 +366,22 @@ impl Forkserver {
         stdio: [Stdio; 3],
         fds: &mut Vec<OwnedFd>,
         waiting: &mut Waiting,
-    ) -> io::Result<()> {
-        for (number, stdio) in (0..).zip(stdio) {
+    ) -> Result<(), (&'static str, io::Error)> {
+        let null = || self.inner.null.try_clone().map_err(|error| ("dup(/dev/null)", error));
+        let pipe = || {
+            let made = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC);
+            made.map_err(|errno| ("pipe2", errno.into()))
+        };
+        for ((number, stdio), inherited) in (0..).zip(stdio).zip(INHERITED) {
             let theirs = match stdio {
-                Stdio::Null => self.inner.null.try_clone()?,
-                Stdio::Inherit => fds::stdio(number).try_clone_to_owned()?,
+                Stdio::Null => null()?,
+                Stdio::Inherit => {
+                    let copy = fds::stdio(number).try_clone_to_owned();
+                    copy.map_err(|error| (inherited, error))?
+                }
                 Stdio::Fd(fd) => fd,
                 Stdio::Piped => {
-                    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+                    let (read, write) = pipe()?;
                     match number {
                         0 => {
                             waiting.stdin = Some(write);
@@ -383,9 +397,9 @@ impl Forkserver {
                         }
                     }
                 }
-                Stdio::Relay(_) if number == 0 => self.inner.null.try_clone()?,
+                Stdio::Relay(_) if number == 0 => null()?,
                 Stdio::Relay(relay) => {
-                    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+                    let (read, write) = pipe()?;
                     let target = if number == 1 { Target::Stdout } else { Target::Stderr };
                     let tail: Arc<Tail> = self.inner.relays.add(read, relay, target)?;
                     if target == Target::Stderr {
@@ -538,6 +552,9 @@ fn open_null() -> io::Result<OwnedFd> {
     debug_assert!(file.as_raw_fd() >= 0);
     Ok(file.into())
 }
+
+/// What fails when the child shall inherit one of the three and it is closed here.
+const INHERITED: [&str; 3] = ["dup(stdin)", "dup(stdout)", "dup(stderr)"];
 
 /// How long the relay's last words may take at a close.
 const RELAY_WAIT: Duration = Duration::from_millis(200);

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -42,7 +43,15 @@ impl Group {
     }
 
     /// Reads `pipe` until its writers have closed it, and passes its lines on.
-    pub(crate) fn add(&self, pipe: OwnedFd, relay: Relay, target: Target) -> io::Result<Arc<Tail>> {
+    ///
+    /// # Errors
+    /// The call that failed, and what it said.
+    pub(crate) fn add(
+        &self,
+        pipe: OwnedFd,
+        relay: Relay,
+        target: Target,
+    ) -> Result<Arc<Tail>, (&'static str, io::Error)> {
         let tail = Arc::new(Tail::new(relay.keep));
         let source = Source {
             group: self.0,
@@ -152,14 +161,18 @@ fn state() -> MutexGuard<'static, State> {
     STATE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn start(state: &mut State) -> io::Result<Arc<EventFd>> {
-    let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
-    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-    epoll.add(&wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
+fn start(state: &mut State) -> Result<Arc<EventFd>, (&'static str, io::Error)> {
+    let call = |name| move |errno: Errno| (name, errno.into());
+    let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
+    let wake = Arc::new(wake.map_err(call("eventfd"))?);
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(call("epoll_create1"))?;
+    let event = EpollEvent::new(EpollFlags::EPOLLIN, WAKE);
+    epoll.add(&wake, event).map_err(call("epoll_ctl"))?;
     let thread = OwnThread::spawn("hatchery-relay", {
         let wake = wake.clone();
         move || Reader::new(wake, epoll).run()
-    })?;
+    });
+    let thread = thread.map_err(|error| ("pthread_create", error))?;
     state.running = Some(Running { wake: wake.clone(), thread });
     Ok(wake)
 }

@@ -5,16 +5,20 @@
 //! on serving late requests while the actor unwinds, and is broken explicitly as the last step
 //! (C12). It never waits for the spawner to close.
 
+use std::io::{self, Write as _};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use hatchery_proto::board::What;
-use hatchery_proto::budget;
 use hatchery_proto::{
     ActorPath, Config, Ended as EndedMessage, HandshakeError, Hello, PROTOCOL_VERSION, Ready,
-    Reason, ToChild, ToParent, Why,
+    Reason, ToChild, ToParent, Why, budget, frame,
 };
 use hatchery_spawn::{Birth, BirthKind};
+use nix::libc;
+use tokio::runtime::Runtime;
 
 use crate::board;
 use crate::current::{self, Actor};
@@ -36,17 +40,11 @@ pub(crate) const MAIN: &str = "hatchery";
 fn main(mut birth: Birth) -> i32 {
     let is_thread = birth.how == BirthKind::Thread;
     let Some(channel) = birth.channel.take() else { return FAILED };
-    let mut builder = tokio::runtime::Builder::new_current_thread();
-    // The threads of its blocking pool run user code too.
-    builder.enable_all().on_thread_start(hatchery_spawn::guard_stack);
-    if is_thread {
-        builder.thread_name(birth.name.clone());
-    }
-    let Ok(runtime) = builder.build() else { return FAILED };
-    if !is_thread && hatchery_spawn::signals::shutdown_on_terminate(&channel).is_err() {
-        return FAILED;
-    }
-    let code = runtime.block_on(live(birth, channel));
+    let (runtime, socket) = match set_up(&birth, channel) {
+        Ok(set_up) => set_up,
+        Err(lack) => return lack.tell(),
+    };
+    let code = runtime.block_on(live(birth, socket));
     // Blocking tasks of users may never end (H8): a process exits over them, and a thread actor
     // leaves them to the ledger's bound.
     if is_thread {
@@ -58,8 +56,57 @@ fn main(mut birth: Birth) -> i32 {
     code
 }
 
-async fn live(birth: Birth, channel: std::os::unix::net::UnixStream) -> i32 {
-    let Ok(socket) = Socket::new(channel).map(Arc::new) else { return FAILED };
+/// What an actor needs before it can read its greeting: a runtime, and its channel in that.
+fn set_up(birth: &Birth, channel: UnixStream) -> Result<(Runtime, Socket), Lack> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    // The threads of its blocking pool run user code too.
+    builder.enable_all().on_thread_start(hatchery_spawn::guard_stack);
+    if birth.how == BirthKind::Thread {
+        builder.thread_name(birth.name.clone());
+    }
+    let runtime = match builder.build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Err(Lack { channel, call: "epoll_create1", error }),
+    };
+    if birth.how != BirthKind::Thread
+        && let Err(error) = hatchery_spawn::signals::shutdown_on_terminate(&channel)
+    {
+        return Err(Lack { channel, call: "sigaction", error });
+    }
+    let socket = {
+        let _inside = runtime.enter();
+        Socket::adopt(channel)
+    };
+    match socket {
+        Ok(socket) => Ok((runtime, socket)),
+        Err((channel, error)) => Err(Lack { channel, call: "epoll_ctl", error }),
+    }
+}
+
+/// Something that the system would not give a new actor.
+struct Lack {
+    channel: UnixStream,
+    call: &'static str,
+    error: io::Error,
+}
+
+impl Lack {
+    /// Tells the spawner instead of leaving it with an exit status. Blocks no longer than the socket
+    /// takes a few bytes: nothing was written to it yet.
+    fn tell(mut self) -> i32 {
+        let errno = self.error.raw_os_error().unwrap_or(libc::EIO);
+        let refusal = HandshakeError::System { call: self.call.to_owned(), errno };
+        let mut frame = BytesMut::new();
+        if frame::encode(&ToParent::Refused(refusal), FIRST_FRAME, &mut frame).is_ok() {
+            // The spawner may be gone; there is nobody else to tell.
+            let _gone = self.channel.write_all(&frame);
+        }
+        FAILED
+    }
+}
+
+async fn live(birth: Birth, socket: Socket) -> i32 {
+    let socket = Arc::new(socket);
     let mut inbox = Inbox::new(socket.clone(), FIRST_FRAME);
     // Anything else before the handshake is no spawner of ours.
     let Ok(ToChild::Hello(hello)) = inbox.first::<ToChild>().await else { return FAILED };

@@ -48,6 +48,7 @@ mod serve;
 mod signal;
 mod start;
 mod stream;
+mod supervisor;
 mod watchdog;
 
 pub use blob::{BlobBuffer, BlobError};

@@ -9,12 +9,11 @@ use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Once, Weak};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use hatchery_proto::{ActorPath, Config, Hello, Reason, Why};
 use hatchery_spawn::{Abandoned, Birth, Bounds, Forkserver, SpawnError, Threads};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 
 use crate::board::Board;
 use crate::current::{self, Actor, Cancelling};
@@ -25,6 +24,7 @@ use crate::lock::lock;
 use crate::nursery;
 use crate::signal::{self, Watch};
 use crate::start::{Backend, Defaults, Stdio};
+use crate::supervisor::Supervisor;
 use crate::watchdog;
 
 /// The root of a tree, for programs that want to say when it begins and ends.
@@ -289,13 +289,6 @@ impl fmt::Debug for Inner {
     }
 }
 
-/// The thread that drives timers and waits for children, and how to end it.
-struct Supervisor {
-    handle: tokio::runtime::Handle,
-    stop: oneshot::Sender<()>,
-    thread: JoinHandle<()>,
-}
-
 impl Inner {
     fn new(config: Config, defaults: Defaults, root: Option<RootOptions>) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -357,19 +350,17 @@ impl Inner {
     }
 
     /// Where tasks run that must not depend on user code.
-    pub(crate) fn supervisor(&self) -> io::Result<tokio::runtime::Handle> {
+    ///
+    /// # Errors
+    /// The call that failed, and what it said.
+    pub(crate) fn supervisor(&self) -> Result<tokio::runtime::Handle, (&'static str, io::Error)> {
         let mut slot = lock(&self.supervisor);
         if let Some(supervisor) = &*slot {
-            return Ok(supervisor.handle.clone());
+            return Ok(supervisor.handle().clone());
         }
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-        let handle = runtime.handle().clone();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let thread = std::thread::Builder::new().name("hatchery".to_owned()).spawn(move || {
-            // A dropped sender stops it as well.
-            let _stopped = runtime.block_on(stopped);
-        })?;
-        *slot = Some(Supervisor { handle: handle.clone(), stop, thread });
+        let supervisor = Supervisor::start()?;
+        let handle = supervisor.handle().clone();
+        *slot = Some(supervisor);
         Ok(handle)
     }
 
@@ -399,9 +390,7 @@ impl Inner {
             server.close();
         }
         if let Some(supervisor) = lock(&self.supervisor).take() {
-            // It has stopped already if the receiver is gone.
-            let _stopped = supervisor.stop.send(());
-            let _panicked = supervisor.thread.join();
+            supervisor.end();
         }
         hatchery_spawn::notice::flush(self.config.peer_drain);
         self.board.close();

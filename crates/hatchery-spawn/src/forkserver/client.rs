@@ -94,8 +94,15 @@ struct Outgoing {
 
 impl Client {
     /// `tree` is told by the root: it looks after the forkserver's tree when that is gone.
-    pub(crate) fn start(socket: OwnedFd, tree: Option<String>) -> io::Result<Arc<Self>> {
-        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+    ///
+    /// # Errors
+    /// The call that failed, and what it said.
+    pub(crate) fn start(
+        socket: OwnedFd,
+        tree: Option<String>,
+    ) -> Result<Arc<Self>, (&'static str, io::Error)> {
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
+        let wake = wake.map_err(|errno| ("eventfd", errno.into()))?;
         let (lost, _) = watch::channel(None);
         let client = Arc::new_cyclic(|me| Self {
             socket,
@@ -109,8 +116,8 @@ impl Client {
         let thread = OwnThread::spawn("hatchery-spawn", {
             let client = client.clone();
             move || client.run()
-        })?;
-        client.state().thread = Some(thread);
+        });
+        client.state().thread = Some(thread.map_err(|error| ("pthread_create", error))?);
         Ok(client)
     }
 

@@ -12,12 +12,15 @@ use tokio::io::unix::AsyncFd;
 /// Registers a socket with the calling task's runtime, for `interest` alone.
 ///
 /// # Errors
-/// What epoll_ctl(2) says; the socket is closed.
-pub fn watch(stream: UnixStream, interest: Interest) -> io::Result<AsyncFd<UnixStream>> {
+/// The socket, and what epoll_ctl(2) says.
+pub fn watch(
+    stream: UnixStream,
+    interest: Interest,
+) -> Result<AsyncFd<UnixStream>, (UnixStream, io::Error)> {
     // SAFETY: a stream owns its fd: that is open and the same until the stream is dropped, which
     // the registration does after taking it out of the epoll.
     let watched = unsafe { AsyncFd::register_with_interest(stream, interest) };
-    watched.map_err(io::Error::from)
+    watched.map_err(|refused| refused.into_parts())
 }
 
 /// How much of what was sent the other side has not read; 0 if that is nothing.

@@ -34,7 +34,14 @@ pub(crate) struct Second(Option<AsyncFd<UnixStream>>);
 impl Socket {
     /// Registers it with the runtime of the calling task.
     pub(crate) fn new(stream: UnixStream) -> io::Result<Self> {
-        stream.set_nonblocking(true)?;
+        Self::adopt(stream).map_err(|(_, error)| error)
+    }
+
+    /// The same; on an error the stream is given back, so that its other end can be told.
+    pub(crate) fn adopt(stream: UnixStream) -> Result<Self, (UnixStream, io::Error)> {
+        if let Err(error) = stream.set_nonblocking(true) {
+            return Err((stream, error));
+        }
         let watched = watch(stream, Interest::READABLE)?;
         Ok(Self { watched, large: AtomicBool::new(false) })
     }
@@ -129,7 +136,7 @@ impl Socket {
         }
         if second.0.is_none() {
             let copy = self.watched.get_ref().try_clone();
-            second.0 = copy.and_then(|copy| watch(copy, Interest::WRITABLE)).ok();
+            second.0 = copy.ok().and_then(|copy| watch(copy, Interest::WRITABLE).ok());
         }
         match &second.0 {
             Some(watched) => watched.writable().await?.clear_ready(),

@@ -2,7 +2,8 @@
 
 use hatchery_proto::handshake;
 use hatchery_proto::scope::Event;
-use hatchery_proto::{ActorId, ActorPath, Time};
+use hatchery_proto::{ActorId, ActorPath, HandshakeError, Time};
+use hatchery_spawn::SpawnError;
 
 use super::Core;
 use super::slot::Signal;
@@ -38,7 +39,7 @@ impl Core {
             Some(handshake::Outcome::Serving) => self.tell_start(id, |_, _| Ok(())),
             Some(handshake::Outcome::Refused(error)) => {
                 self.tell_start(id, |path, backend| {
-                    let cause = StartCause::Refused(error.to_string());
+                    let cause = refused(&path, error);
                     Err(StartError::new(path, backend, cause))
                 });
                 self.reject(id);
@@ -87,4 +88,14 @@ impl Core {
             drop(started.send(result(path, backend)));
         }
     }
+}
+
+/// A limit that the new actor met is the same error as one that its spawner met on the way (C14).
+fn refused(path: &ActorPath, error: HandshakeError) -> StartCause {
+    if let HandshakeError::System { call, errno } = error {
+        let name = path.name().to_owned();
+        let cause = std::io::Error::from_raw_os_error(errno);
+        return StartCause::Spawn(SpawnError::Call { name, call, cause });
+    }
+    StartCause::Refused(error.to_string())
 }

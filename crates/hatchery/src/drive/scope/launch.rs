@@ -35,8 +35,10 @@ impl Core {
         let backend_name = backend.name();
         let cause = |error| StartError::new(path.clone(), backend_name, StartCause::Spawn(error));
         let backend = self.resolve(backend).map_err(cause)?;
-        let supervisor =
-            runtime.supervisor().map_err(system(&options.name, "pthread_create")).map_err(cause)?;
+        let supervisor = runtime
+            .supervisor()
+            .map_err(|(call, error)| system(&options.name, call)(error))
+            .map_err(cause)?;
         let (stream, theirs) =
             pair(*kind).map_err(system(&options.name, "socketpair")).map_err(cause)?;
         let (spec, pipes) = options
