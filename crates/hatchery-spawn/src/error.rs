@@ -40,6 +40,17 @@ pub enum SpawnError {
         /// Why, as far as is known.
         why: String,
     },
+    /// A preload of the program did not end well; no child can be started. See
+    /// [`Preload`](crate::Preload).
+    #[error("spawning `{name}`: preload `{preload}` {failure}")]
+    Preload {
+        /// The child's name.
+        name: String,
+        /// Which preload.
+        preload: String,
+        /// What went wrong.
+        failure: PreloadFailure,
+    },
     /// The forkserver did not answer in time; should it do so later, the child is killed.
     #[error("spawning `{name}`: no answer from the forkserver after {waited:?}")]
     Unanswered {
@@ -85,12 +96,40 @@ impl SpawnError {
         match self {
             Self::Call { cause, .. } | Self::Step { cause, .. } => Some(cause),
             Self::ServerGone { .. }
+            | Self::Preload { .. }
             | Self::Unanswered { .. }
             | Self::TooLarge { .. }
             | Self::Unsupported { .. }
             | Self::NoConstructor { .. } => None,
         }
     }
+}
+
+/// What a preload did instead of coming to its end.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PreloadFailure {
+    /// It panicked.
+    #[error("panicked: {message}")]
+    Panicked {
+        /// The panic's message, at most 1,024 characters of it.
+        message: String,
+    },
+    /// It left a thread running; a fork would lack that thread, and keep its locks for ever.
+    #[error("left a thread running: {thread}")]
+    LeftThread {
+        /// The thread's name and number, and the file whose code it runs, as far as that is known.
+        thread: String,
+    },
+    /// The program's preloads took longer than they may: raise [`Bounds::warm_up`](crate::Bounds::warm_up).
+    #[error("was under way when the {bound:?} were over that all preloads have together")]
+    TookTooLong {
+        /// The bound.
+        bound: Duration,
+    },
+    /// It ended the forkserver's process.
+    #[error("ended the process that it ran in")]
+    Ended,
 }
 
 /// The status of a child is lost.

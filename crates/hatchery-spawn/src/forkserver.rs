@@ -10,11 +10,14 @@ pub(crate) mod client;
 pub(crate) mod confined;
 pub(crate) mod crib;
 pub(crate) mod fork;
+pub(crate) mod gone;
 pub(crate) mod memory;
 pub(crate) mod pidfds;
 mod process;
 pub(crate) mod server;
 pub(crate) mod strays;
+pub(crate) mod threads;
+mod warm_up;
 pub(crate) mod wire;
 
 use std::io;
@@ -41,6 +44,7 @@ use crate::stdio::{Stdio, Tail};
 use crate::sys::pidfd::Pidfd;
 use crate::sys::{fds, scm_rights};
 use client::{Client, Waiting};
+use gone::Gone;
 use process::Process;
 use wire::{Request, Run};
 
@@ -56,6 +60,10 @@ fn parent_of(pid: u32) -> Option<u32> {
 pub struct Bounds {
     /// How long a request may take. Default 5 s: a machine that is out of memory may need that.
     pub request: Duration,
+    /// How long the program's preloads may take, all together, before the forkserver can fork; see
+    /// [`Preload`](crate::Preload). Requests that are made meanwhile wait, and their own bound counts
+    /// from the end of the preloads. Default 60 s. A program without preloads has no use for it.
+    pub warm_up: Duration,
     /// How long children may go on after their spawner has died. Default 0.5 s.
     pub orphan_grace: Duration,
     /// How long its own end may take before it is killed. Default 1 s.
@@ -79,6 +87,7 @@ impl Default for Bounds {
     fn default() -> Self {
         Self {
             request: Duration::from_secs(5),
+            warm_up: Duration::from_secs(60),
             orphan_grace: Duration::from_millis(500),
             close: Duration::from_secs(1),
             children: 10_000,
@@ -149,7 +158,7 @@ impl Forkserver {
         };
         let has_pidfds = matches!(held, Held::Pidfd(_));
         let process = Process { pid, held, tree: tree.clone() };
-        let client = Client::start(ours, Some(tree)).map_err(|(call, cause)| {
+        let client = Client::start(ours, Some(tree), bounds.warm_up).map_err(|(call, cause)| {
             process.end(Duration::ZERO);
             process.reap();
             failed(name, call)(cause)
@@ -191,8 +200,8 @@ impl Forkserver {
             let (ours, theirs) = control_pair().map_err(failed(name, "socketpair"))?;
             // The forkserver takes the end of an adopted socket for the end of this actor: so it is
             // sent when nothing of ours can fail any more.
-            let client =
-                Client::start(ours, None).map_err(|(call, cause)| failed(name, call)(cause))?;
+            let client = Client::start(ours, None, Duration::ZERO)
+                .map_err(|(call, cause)| failed(name, call)(cause))?;
             if let Err(errno) = send_blocking(fds::shared(shared), &theirs) {
                 client.close();
                 return Err(not_adopted(name)(errno));
@@ -262,8 +271,8 @@ impl Forkserver {
     /// Dropping the future loses nothing.
     pub async fn lost(&self) -> String {
         let mut lost = self.inner.client.lost();
-        let why = lost.wait_for(Option::is_some).await;
-        why.ok().and_then(|why| why.clone()).unwrap_or_default()
+        let gone = lost.wait_for(Option::is_some).await;
+        gone.ok().and_then(|gone| gone.as_ref().map(Gone::why)).unwrap_or_default()
     }
 
     /// Kills every child and everything below, and the forkserver. Needs no runtime and takes no

@@ -2,6 +2,7 @@
 //!
 //! Not for people: no promise holds for it from one version to the next.
 
+use crate::PreloadFailure;
 use crate::confine::{Access, Cgroup, Confinement, SyscallFilter};
 use crate::forkserver::server::monotonic;
 use crate::forkserver::wire::{self, Answer, Request, Run};
@@ -101,6 +102,8 @@ pub fn good_answers() -> Vec<Vec<u8>> {
     let all = [
         Answer::Ready { pidfds: true, small_pages: String::new() },
         Answer::Unfit { call: call(), errno: 1 },
+        Answer::WarmingUp { preload: call() },
+        Answer::Spoiled { preload: call(), failure: PreloadFailure::Panicked { message: call() } },
         Answer::Failed { number: 3, call: call(), errno: 11 },
         Answer::Spawned { number: 3, pid: 99, withheld: false },
         Answer::Exited {

@@ -41,7 +41,9 @@ inventory::collect!(Main);
 ///
 /// It runs on a thread of its own that has ended before the first fork, so that nothing that is
 /// kept for each thread, such as hash keys, is shared. What it leaves in statics is.
-/// A preload that leaves a thread running is an error at the first start.
+/// All preloads together may take [`Bounds::warm_up`](crate::Bounds::warm_up); starts wait for them.
+/// A preload that panics, hangs, ends its process or leaves a thread running is an error of every
+/// start, [`SpawnError::Preload`](crate::SpawnError::Preload), with its name.
 #[derive(Debug)]
 pub struct Preload {
     /// For errors.

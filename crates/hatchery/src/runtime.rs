@@ -53,6 +53,7 @@ pub struct Builder {
 struct RootOptions {
     watchdog: Option<Duration>,
     huge_pages: bool,
+    warm_up: Duration,
 }
 
 impl Runtime {
@@ -60,7 +61,11 @@ impl Runtime {
     #[must_use]
     pub fn builder() -> Builder {
         let (config, defaults) = (Config::default(), Defaults::default());
-        let root = RootOptions { watchdog: Some(WATCHDOG), huge_pages: false };
+        let root = RootOptions {
+            watchdog: Some(WATCHDOG),
+            huge_pages: false,
+            warm_up: Bounds::default().warm_up,
+        };
         Builder { config, defaults, signals: true, root }
     }
 
@@ -211,6 +216,14 @@ impl Builder {
         self
     }
 
+    /// How long the program's preloads may take together, in the forkserver and before its first fork;
+    /// see [`Bounds::warm_up`](hatchery_spawn::Bounds::warm_up). Default: 60 s.
+    #[must_use]
+    pub fn warm_up(mut self, bound: Duration) -> Self {
+        self.root.warm_up = bound;
+        self
+    }
+
     /// Opens the runtime. It becomes the process's own if there is none yet, so that
     /// [`nursery`](crate::nursery()) uses it too.
     ///
@@ -274,6 +287,8 @@ pub(crate) struct Inner {
     is_root: bool,
     /// Whether its forkserver's code shall lie on huge pages.
     huge_pages: bool,
+    /// How long its forkserver's preloads may take.
+    warm_up: Duration,
     /// How thread actors find the runtime they were born into.
     token: u64,
     forkserver: Mutex<Option<Forkserver>>,
@@ -301,7 +316,8 @@ impl Inner {
             births: Semaphore::new(MAX_BIRTHS),
             offers: Offers::default(),
             is_root: root.is_some(),
-            huge_pages: root.is_some_and(|root| root.huge_pages),
+            huge_pages: root.as_ref().is_some_and(|root| root.huge_pages),
+            warm_up: root.map_or(Bounds::default().warm_up, |root| root.warm_up),
             token: NEXT.fetch_add(1, Ordering::Relaxed),
             forkserver: Mutex::default(),
             killable: Mutex::default(),
@@ -340,8 +356,9 @@ impl Inner {
             Some(inherited) => inherited,
             None => {
                 let orphan_grace = self.config.orphan_grace;
-                let huge_pages = self.huge_pages;
-                Forkserver::start(Bounds { orphan_grace, huge_pages, ..Bounds::default() })?
+                let (huge_pages, warm_up) = (self.huge_pages, self.warm_up);
+                let bounds = Bounds { orphan_grace, huge_pages, warm_up, ..Bounds::default() };
+                Forkserver::start(bounds)?
             }
         };
         *slot = Some(server.clone());

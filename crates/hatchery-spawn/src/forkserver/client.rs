@@ -17,11 +17,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::{oneshot, watch};
 
+use super::gone::Gone;
 use super::memory;
 use super::strays;
 use super::wire::{self, Answer, MAX_BYTES, MAX_ELSEWHERE};
 use crate::child::{BirthFailure, Child, Core, read_birth};
-use crate::error::SpawnError;
+use crate::error::{PreloadFailure, SpawnError};
 use crate::exit::Exit;
 use crate::grip::Grip;
 use crate::notice;
@@ -59,7 +60,9 @@ pub(crate) struct Client {
     /// Children are reached by pidfds; else all goes through the forkserver.
     pidfds: AtomicBool,
     state: Mutex<State>,
-    lost: watch::Sender<Option<String>>,
+    lost: watch::Sender<Option<Gone>>,
+    /// How long the program's preloads may take.
+    warm_up: Duration,
     /// For its children, which must not keep it.
     me: Weak<Self>,
 }
@@ -78,6 +81,8 @@ struct State {
     /// Too many fds are in flight: nothing more is asked before an answer says that some of ours
     /// landed, or, for they may be others' of this user, until then.
     crowded: Option<Instant>,
+    /// The preload that the forkserver runs before it can fork, and since when it runs preloads.
+    warming: Option<(String, Instant)>,
     children: BTreeMap<u64, Arc<Core>>,
     /// Forked, and on their way to another image.
     executing: Vec<(Waiting, Arc<Core>)>,
@@ -100,6 +105,7 @@ impl Client {
     pub(crate) fn start(
         socket: OwnedFd,
         tree: Option<String>,
+        warm_up: Duration,
     ) -> Result<Arc<Self>, (&'static str, io::Error)> {
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
         let wake = wake.map_err(|errno| ("eventfd", errno.into()))?;
@@ -111,6 +117,7 @@ impl Client {
             pidfds: AtomicBool::new(true),
             state: Mutex::default(),
             lost,
+            warm_up,
             me: me.clone(),
         });
         let thread = OwnThread::spawn("hatchery-spawn", {
@@ -130,10 +137,9 @@ impl Client {
     ) {
         let mut state = self.state();
         let lost = self.lost.borrow().clone();
-        if let Some(why) = lost.or_else(|| state.closing.then(|| "closed".to_owned())) {
+        if let Some(gone) = lost.or_else(|| state.closing.then(|| "closed".into())) {
             drop(state);
-            let name = waiting.name.clone();
-            return tell(waiting.answer, Err(SpawnError::ServerGone { name, why }));
+            return tell(waiting.answer, Err(gone.error(waiting.name)));
         }
         let number = state.next;
         state.next += 1;
@@ -175,7 +181,7 @@ impl Client {
     }
 
     /// Why the forkserver is gone, if it is.
-    pub(crate) fn lost(&self) -> watch::Receiver<Option<String>> {
+    pub(crate) fn lost(&self) -> watch::Receiver<Option<Gone>> {
         self.lost.subscribe()
     }
 
@@ -200,14 +206,18 @@ impl Client {
         let mut buffer = vec![0; MAX_BYTES + 1];
         loop {
             if self.state().closing {
-                return self.gone("closed");
+                return self.gone("closed".into());
             }
             let readable = self.wait();
             let _none = self.wake.read();
-            if readable && let Err(why) = self.read(&mut buffer) {
-                return self.gone(&why);
+            if readable && let Err(gone) = self.read(&mut buffer) {
+                return self.gone(gone);
             }
             let mut state = self.state();
+            if let Some(gone) = state.overdue_preload(self.warm_up) {
+                drop(state);
+                return self.gone(gone);
+            }
             let refused = self.send_queued(&mut state);
             let expired = state.expired();
             let born = state.executed();
@@ -231,7 +241,7 @@ impl Client {
                 state.executing.iter().map(|(waiting, _)| waiting.birth.clone()).collect();
             let may_ask = !state.queue.is_empty() && state.may_ask();
             let may_send = may_ask || !state.signals.is_empty();
-            (births, may_send, state.next_deadline())
+            (births, may_send, state.next_deadline(self.warm_up))
         };
         let mut flags = PollFlags::POLLIN;
         flags.set(PollFlags::POLLOUT, may_send);
@@ -250,7 +260,7 @@ impl Client {
         got.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR)
     }
 
-    fn read(&self, buffer: &mut [u8]) -> Result<(), String> {
+    fn read(&self, buffer: &mut [u8]) -> Result<(), Gone> {
         loop {
             let received = match scm_rights::receive(self.socket.as_fd(), buffer) {
                 Ok(received) if received.length > 0 => received,
@@ -258,8 +268,8 @@ impl Client {
                 // It died with a request of ours unread. That is told once, before what it had
                 // said until then: statuses that must not be lost.
                 Err(Errno::EINTR | Errno::ECONNRESET) => continue,
-                Ok(_) => return Err("it has ended".to_owned()),
-                Err(errno) => return Err(format!("its socket: {errno}")),
+                Ok(_) => return Err(self.state().ended()),
+                Err(errno) => return Err(format!("its socket: {errno}").into()),
             };
             let answer = Answer::decode(&buffer[..received.length])
                 .map_err(|malformed| format!("it sent {malformed}"))?;
@@ -268,9 +278,14 @@ impl Client {
         }
     }
 
-    fn answered(&self, answer: Answer, mut received: Received) -> Result<(), String> {
+    fn answered(&self, answer: Answer, mut received: Received) -> Result<(), Gone> {
         match answer {
+            Answer::WarmingUp { preload } => self.state().warming_up(preload),
+            Answer::Spoiled { preload, failure } => {
+                return Err(Gone::Preload { preload, failure });
+            }
             Answer::Ready { pidfds, small_pages } => {
+                self.state().warming = None;
                 if !pidfds {
                     self.without_pidfds();
                 }
@@ -284,7 +299,8 @@ impl Client {
                 }
             }
             Answer::Unfit { call, errno } => {
-                return Err(format!("it could not start: {call}: {}", Errno::from_raw(errno)));
+                let why = format!("it could not start: {call}: {}", Errno::from_raw(errno));
+                return Err(why.into());
             }
             Answer::Failed { number, call, errno } => {
                 if let Some(waiting) = self.take_waiting(number) {
@@ -434,8 +450,8 @@ impl Client {
     }
 
     /// The connection is over: everybody is told, nobody waits for ever.
-    fn gone(&self, why: &str) {
-        self.lost.send_replace(Some(why.to_owned()));
+    fn gone(&self, gone: Gone) {
+        self.lost.send_replace(Some(gone.clone()));
         let mut state = self.state();
         if let Some(tree) = &self.tree
             && !state.closing
@@ -459,8 +475,7 @@ impl Client {
         );
         let executing = executing.into_iter().map(|(waiting, _)| waiting);
         for waiting in waiting.into_values().chain(executing) {
-            let (name, why) = (waiting.name, why.to_owned());
-            tell(waiting.answer, Err(SpawnError::ServerGone { name, why }));
+            tell(waiting.answer, Err(gone.error(waiting.name)));
         }
         for core in children.into_values() {
             core.lost();
@@ -474,14 +489,41 @@ impl State {
         self.crowded = None;
     }
 
+    /// A preload has begun; all of them share one bound, which counts from the first.
+    fn warming_up(&mut self, preload: String) {
+        let since = self.warming.take().map_or_else(Instant::now, |(_, since)| since);
+        self.warming = Some((preload, since));
+    }
+
+    /// The end of a forkserver whose preloads take longer than they may.
+    fn overdue_preload(&self, bound: Duration) -> Option<Gone> {
+        let (preload, since) = self.warming.as_ref()?;
+        let preload = preload.clone();
+        (since.elapsed() >= bound)
+            .then_some(Gone::Preload { preload, failure: PreloadFailure::TookTooLong { bound } })
+    }
+
+    /// It has closed its socket.
+    fn ended(&self) -> Gone {
+        match &self.warming {
+            Some((preload, _)) => {
+                Gone::Preload { preload: preload.clone(), failure: PreloadFailure::Ended }
+            }
+            None => "it has ended".into(),
+        }
+    }
+
     fn may_ask(&self) -> bool {
         let is_crowded = self.crowded.is_some_and(|until| Instant::now() < until);
         self.outstanding < MAX_OUTSTANDING && !is_crowded
     }
 
     /// When the forkserver has been silent for too long. All bounds of a client are the same, so
-    /// the first to ask is the first to be due.
-    fn next_deadline(&self) -> Option<Instant> {
+    /// the first to ask is the first to be due. While preloads run, only their own bound counts.
+    fn next_deadline(&self, warm_up: Duration) -> Option<Instant> {
+        if let Some((_, since)) = self.warming {
+            return Some(since + warm_up);
+        }
         let waiting = self.waiting.first_key_value().map(|(_, waiting)| self.due(waiting));
         let executing = self.executing.first().map(|(waiting, _)| waiting.since + waiting.bound);
         let again = self.crowded.filter(|_| !self.queue.is_empty());
@@ -496,7 +538,8 @@ impl State {
     fn expired(&mut self) -> Vec<Waiting> {
         let now = Instant::now();
         let mut expired = Vec::new();
-        while let Some((&number, first)) = self.waiting.first_key_value()
+        while self.warming.is_none()
+            && let Some((&number, first)) = self.waiting.first_key_value()
             && self.due(first) <= now
         {
             expired.extend(self.waiting.remove(&number));
@@ -588,7 +631,8 @@ mod tests {
         let (lost, _) = watch::channel(None);
         let (state, me) = (Mutex::default(), Weak::new());
         let pidfds = AtomicBool::new(true);
-        let client = Client { socket: ours, wake, pidfds, state, lost, tree: None, me };
+        let (tree, warm_up) = (None, Duration::ZERO);
+        let client = Client { socket: ours, wake, pidfds, state, lost, tree, warm_up, me };
         let (answer, mut answered) = oneshot::channel();
         let birth: OwnedFd = io::pipe().unwrap().0.into();
         let waiting = Waiting {
@@ -615,7 +659,7 @@ mod tests {
         scm_rights::send(theirs.as_fd(), &exited.encode(), &[]).unwrap();
         drop(theirs);
         client.read(&mut vec![0; MAX_BYTES + 1]).unwrap_err();
-        client.gone("it has ended");
+        client.gone("it has ended".into());
         let child = answered.try_recv().unwrap().unwrap();
         assert_eq!(child.try_wait().unwrap(), Some(Exit::Code(3)));
     }

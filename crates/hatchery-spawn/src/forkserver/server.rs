@@ -23,6 +23,7 @@ use super::book::Book;
 use super::confined::Confined;
 use super::crib::Crib;
 use super::pidfds::Pidfds;
+use super::warm_up::Unfit;
 use super::wire::Answer;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::{close_range, exit, fds, process, scm_rights};
@@ -37,12 +38,17 @@ pub(crate) fn main(root: i32, tree: &str) -> ! {
     let Ok(client) = placed else { exit::exit_now(70) };
     let started = match close_range::close_from(4) {
         Ok(()) => Server::start(root, tree, client),
-        Err(errno) => Err((client, ("close_range", errno))),
+        Err(errno) => Err((client, Unfit::Call("close_range", errno))),
     };
     match started {
         Ok(mut server) => server.serve(),
-        Err((client, (call, errno))) => {
-            let answer = Answer::Unfit { call: call.to_owned(), errno: errno as i32 };
+        Err((client, unfit)) => {
+            let answer = match unfit {
+                Unfit::Call(call, errno) => {
+                    Answer::Unfit { call: call.to_owned(), errno: errno as i32 }
+                }
+                Unfit::Preload { preload, failure } => Answer::Spoiled { preload, failure },
+            };
             // If the root is gone nobody needs to know.
             let _gone = scm_rights::send(client.as_fd(), &answer.encode(), &[]);
             exit::exit_now(70)

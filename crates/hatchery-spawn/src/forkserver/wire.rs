@@ -6,8 +6,10 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::time::Duration;
 
 use crate::confine::{Access, Cgroup, Confinement, Instruction, SyscallFilter, User};
+use crate::error::PreloadFailure;
 use crate::prelude::Step;
 
 /// The longest message, in bytes: below what one datagram may hold by default.
@@ -118,6 +120,10 @@ pub(crate) enum Answer {
     /// It is up. Without pidfds the kernel, or a filter, lets it have none; `small_pages` is why its
     /// code stays on small pages, empty if it does not or nobody asked for others.
     Ready { pidfds: bool, small_pages: String },
+    /// It runs a preload of the program, before it can be up: a sign of life.
+    WarmingUp { preload: String },
+    /// That preload did not end well; the last message.
+    Spoiled { preload: String, failure: PreloadFailure },
     /// It can't be; the last message.
     Unfit { call: String, errno: i32 },
     /// No child came of this request.
@@ -253,6 +259,11 @@ impl Answer {
                 out.i32(*pid);
                 out.u8(u8::from(*withheld));
             }
+            Self::WarmingUp { preload } => out.tagged(5, preload),
+            Self::Spoiled { preload, failure } => {
+                out.tagged(6, preload);
+                out.failure(failure);
+            }
             Self::Exited { number, code, signal, core_dumped, out_of_memory, step } => {
                 out.u8(4);
                 out.u64(*number);
@@ -284,6 +295,8 @@ impl Answer {
                 out_of_memory: input.u8()? != 0,
                 step: Step::from_number(input.u8()?),
             },
+            5 => Self::WarmingUp { preload: input.text()? },
+            6 => Self::Spoiled { preload: input.text()?, failure: input.failure()? },
             _ => return Err(Malformed),
         };
         if input.0.is_empty() { Ok(answer) } else { Err(Malformed) }
@@ -312,6 +325,17 @@ impl Writer {
     fn tagged(&mut self, tag: u8, text: &str) {
         self.u8(tag);
         self.bytes(text.as_bytes());
+    }
+    fn failure(&mut self, failure: &PreloadFailure) {
+        match failure {
+            PreloadFailure::Panicked { message } => self.tagged(0, message),
+            PreloadFailure::LeftThread { thread } => self.tagged(1, thread),
+            PreloadFailure::TookTooLong { bound } => {
+                self.u8(2);
+                self.u64(u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX));
+            }
+            PreloadFailure::Ended => self.u8(3),
+        }
     }
     fn optional(&mut self, bytes: Option<&[u8]>) {
         self.u8(u8::from(bytes.is_some()));
@@ -391,6 +415,15 @@ impl<'a> Reader<'a> {
     }
     fn text(&mut self) -> Result<String, Malformed> {
         String::from_utf8(self.bytes()?.to_vec()).map_err(|_| Malformed)
+    }
+    fn failure(&mut self) -> Result<PreloadFailure, Malformed> {
+        Ok(match self.u8()? {
+            0 => PreloadFailure::Panicked { message: self.text()? },
+            1 => PreloadFailure::LeftThread { thread: self.text()? },
+            2 => PreloadFailure::TookTooLong { bound: Duration::from_nanos(self.u64()?) },
+            3 => PreloadFailure::Ended,
+            _ => return Err(Malformed),
+        })
     }
     fn optional(&mut self) -> Result<Option<&'a [u8]>, Malformed> {
         let there = self.u8()? != 0;
@@ -478,11 +511,20 @@ mod tests {
         }
     }
 
+    fn spoiled(failure: PreloadFailure) -> Answer {
+        Answer::Spoiled { preload: "load".into(), failure }
+    }
+
     #[test]
     fn what_is_written_is_read_back() {
         assert_eq!(Request::decode(&request().encode()), Ok(request()));
         for answer in [
             Answer::Ready { pidfds: false, small_pages: "none free".into() },
+            Answer::WarmingUp { preload: "load".into() },
+            spoiled(PreloadFailure::Panicked { message: "no".into() }),
+            spoiled(PreloadFailure::LeftThread { thread: "`it` (7)".into() }),
+            spoiled(PreloadFailure::TookTooLong { bound: Duration::from_secs(7) }),
+            spoiled(PreloadFailure::Ended),
             Answer::Unfit { call: "prctl".into(), errno: 1 },
             Answer::Failed { number: 3, call: "fork".into(), errno: 11 },
             Answer::Spawned { number: 3, pid: 99, withheld: true },

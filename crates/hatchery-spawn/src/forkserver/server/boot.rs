@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -10,25 +11,22 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use super::Server;
 use super::clients::shared_pair;
-use super::{CallFailed, Server};
 use crate::forkserver::book::{Book, Owner};
 use crate::forkserver::confined::Confined;
 use crate::forkserver::crib::Crib;
 use crate::forkserver::pidfds::Pidfds;
+use crate::forkserver::threads;
+use crate::forkserver::warm_up::{self, Unfit};
 use crate::forkserver::wire::{Answer, MAX_BYTES};
 use crate::held::is_forbidden;
-use crate::image::Preload;
 use crate::prelude::MARK;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::{env, fds, huge, scm_rights, sigaction, title};
 
 impl Server {
-    pub(super) fn start(
-        root: i32,
-        tree: &str,
-        client: OwnedFd,
-    ) -> Result<Self, (OwnedFd, CallFailed)> {
+    pub(super) fn start(root: i32, tree: &str, client: OwnedFd) -> Result<Self, (OwnedFd, Unfit)> {
         match Self::prepare(root, tree, &client) {
             Ok(mut server) => {
                 server.admit(client, Owner::Root);
@@ -38,7 +36,7 @@ impl Server {
         }
     }
 
-    fn prepare(root: i32, tree: &str, client: &OwnedFd) -> Result<Self, CallFailed> {
+    fn prepare(root: i32, tree: &str, client: &OwnedFd) -> Result<Self, Unfit> {
         let call = |name| move |errno| (name, errno);
         let io = |name| {
             move |error: std::io::Error| {
@@ -52,10 +50,10 @@ impl Server {
             Ok(pidfd) => Some(pidfd),
             // The end of its socket and that signal have to do.
             Err(error) if is_forbidden(&error) => None,
-            Err(error) => return Err(io("pidfd_open")(error)),
+            Err(error) => return Err(io("pidfd_open")(error).into()),
         };
         if nix::unistd::getppid().as_raw() != root {
-            return Err(("getppid", Errno::ESRCH));
+            return Err(("getppid", Errno::ESRCH).into());
         }
         nix::sys::prctl::set_child_subreaper(true)
             .map_err(call("prctl(PR_SET_CHILD_SUBREAPER)"))?;
@@ -64,7 +62,10 @@ impl Server {
         let (grace, quota, huge_pages) = bounds();
         let null = open("/dev/null", OFlag::O_RDWR).map_err(call("open(/dev/null)"))?;
         let image = open("/proc/self/exe", OFlag::O_PATH).map_err(call("open(/proc/self/exe)"))?;
-        preload()?;
+        warm_up::run(client.as_fd(), root_pidfd.as_ref().map(AsFd::as_fd))?;
+        if !is_alone() {
+            return Err(("a thread that was there before main", Errno::EBUSY).into());
+        }
         // Room for what each child carries, so that it need not move its environment for that.
         env::put(MARK, "").map_err(call("putenv"))?;
         // Inherited or made by a preload: children get none of it.
@@ -91,9 +92,7 @@ impl Server {
         for slot in 0..3 {
             fds::place(null.as_raw_fd(), slot, false).map_err(call("dup3"))?;
         }
-        let small_pages = if huge_pages { why_small() } else { String::new() };
-        let ready = Answer::Ready { pidfds: pidfds.are_available(), small_pages };
-        scm_rights::send(client.as_fd(), &ready.encode(), &[]).map_err(call("sendmsg"))?;
+        say_ready(client, &pidfds, huge_pages).map_err(call("sendmsg"))?;
         Ok(Self {
             book: Book::default(),
             confined: Confined::default(),
@@ -129,23 +128,23 @@ fn open(path: &str, flags: OFlag) -> Result<OwnedFd, Errno> {
     nix::fcntl::open(path, flags | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
 }
 
-/// Runs the program's preloads on a thread that has ended before the first fork.
-fn preload() -> Result<(), CallFailed> {
-    if inventory::iter::<Preload>.into_iter().next().is_some() {
-        let preloads = || {
-            for preload in inventory::iter::<Preload> {
-                (preload.run)();
-            }
-        };
-        let thread = std::thread::Builder::new().spawn(preloads);
-        let joined = thread.map_err(|_| ("pthread_create", Errno::EAGAIN))?.join();
-        joined.map_err(|_| ("a preload that panicked", Errno::ECANCELED))?;
+/// Whether this is the process's only thread. One that was joined may be on the count for a moment.
+fn is_alone() -> bool {
+    let until = Instant::now() + threads::OFF_THE_COUNT;
+    while !threads::others().is_empty() {
+        if Instant::now() > until {
+            return false;
+        }
+        std::thread::yield_now();
     }
-    match crate::thread_count() {
-        Ok(1) => Ok(()),
-        Ok(_) => Err(("a preload that started a thread", Errno::EBUSY)),
-        Err(_) => Err(("open(/proc/self/task)", Errno::ENOENT)),
-    }
+    true
+}
+
+/// The last step of the start: from here on requests are served.
+fn say_ready(client: &OwnedFd, pidfds: &Pidfds, huge_pages: bool) -> Result<(), Errno> {
+    let small_pages = if huge_pages { why_small() } else { String::new() };
+    let ready = Answer::Ready { pidfds: pidfds.are_available(), small_pages };
+    scm_rights::send(client.as_fd(), &ready.encode(), &[])
 }
 
 /// Moves the code to huge pages, and says why not if that can't be done: a wish, and no need.

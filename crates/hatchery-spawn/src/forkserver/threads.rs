@@ -1,0 +1,92 @@
+//! The threads of this process that are not ours: which they are, and where they come from.
+
+use std::fs;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::time::Duration;
+
+use nix::unistd::gettid;
+
+/// How long the kernel may take to take a joined thread off the count.
+pub(crate) const OFF_THE_COUNT: Duration = Duration::from_millis(50);
+
+/// The threads of this process but the calling one. Empty if `/proc` can't be read.
+pub(crate) fn others() -> Vec<i32> {
+    let own = gettid().as_raw();
+    let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let numbers = tasks.filter_map(|task| task.file_name().to_str()?.parse().ok());
+    numbers.filter(|thread| *thread != own).collect()
+}
+
+/// A thread by its name, and by the file whose code it came from, as far as its stack tells.
+pub(crate) fn describe(thread: i32) -> String {
+    let name = fs::read_to_string(format!("/proc/self/task/{thread}/comm")).unwrap_or_default();
+    let name = name.trim();
+    match origin(thread) {
+        Some(file) => format!("`{name}` ({thread}), of {file}"),
+        None => format!("`{name}` ({thread})"),
+    }
+}
+
+/// The first file that the thread's stack returns to and that is no part of libc.
+fn origin(thread: i32) -> Option<String> {
+    // While it runs there is nothing to read here.
+    let syscall = fs::read_to_string(format!("/proc/self/task/{thread}/syscall")).ok()?;
+    let stack = syscall.split_whitespace().rev().nth(1)?.strip_prefix("0x")?;
+    let stack = u64::from_str_radix(stack, 16).ok()?;
+    let maps = Maps::read()?;
+    let mut words = vec![0; maps.room(stack).min(STACK_BYTES)];
+    let mut memory = fs::File::open("/proc/self/mem").ok()?;
+    memory.seek(SeekFrom::Start(stack)).ok()?;
+    let length = memory.read(&mut words).ok()?;
+    words[..length]
+        .chunks_exact(8)
+        .filter_map(|word| word.try_into().ok().map(u64::from_ne_bytes))
+        .find_map(|address| maps.code(address))
+}
+
+/// What is mapped where.
+struct Maps(Vec<Mapping>);
+
+struct Mapping {
+    from: u64,
+    to: u64,
+    is_code: bool,
+    file: String,
+}
+
+impl Maps {
+    fn read() -> Option<Self> {
+        let text = fs::read_to_string("/proc/self/maps").ok()?;
+        Some(Self(text.lines().filter_map(Mapping::parse).collect()))
+    }
+
+    /// Bytes from an address to the end of its mapping.
+    fn room(&self, address: u64) -> usize {
+        let at = self.0.iter().find(|map| (map.from..map.to).contains(&address));
+        at.and_then(|map| usize::try_from(map.to - address).ok()).unwrap_or(0)
+    }
+
+    /// The file of the code at an address, unless that is libc's or the kernel's.
+    fn code(&self, address: u64) -> Option<String> {
+        let map = self.0.iter().find(|map| map.is_code && (map.from..map.to).contains(&address))?;
+        let name = map.file.rsplit('/').next().unwrap_or_default();
+        let is_system = EVERYBODYS.iter().any(|common| name.starts_with(common));
+        (map.file.starts_with('/') && !is_system).then(|| map.file.clone())
+    }
+}
+
+impl Mapping {
+    fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.split_whitespace();
+        let (from, to) = fields.next()?.split_once('-')?;
+        let is_code = fields.next()?.contains('x');
+        let file = fields.nth(3).unwrap_or_default().to_owned();
+        let number = |text| u64::from_str_radix(text, 16).ok();
+        Some(Self { from: number(from)?, to: number(to)?, is_code, file })
+    }
+}
+
+/// Every thread returns through these.
+const EVERYBODYS: [&str; 4] = ["libc.", "libc-", "libpthread", "ld-"];
+/// How much of a stack is looked at.
+const STACK_BYTES: usize = 64 * 1024;
