@@ -42,14 +42,13 @@ pub enum SpawnError {
     },
     /// A preload of the program did not end well; no child can be started. See
     /// [`Preload`](crate::Preload).
-    #[error("spawning `{name}`: preload `{preload}` {failure}")]
+    #[error("spawning `{name}`: the program could not be warmed up")]
     Preload {
         /// The child's name.
         name: String,
-        /// Which preload.
-        preload: String,
-        /// What went wrong.
-        failure: PreloadFailure,
+        /// Which preload, and what it did.
+        #[source]
+        cause: Box<PreloadError>,
     },
     /// The forkserver did not answer in time; should it do so later, the child is killed.
     #[error("spawning `{name}`: no answer from the forkserver after {waited:?}")]
@@ -103,6 +102,16 @@ impl SpawnError {
             | Self::NoConstructor { .. } => None,
         }
     }
+}
+
+/// A preload that did not come to its end.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("preload `{preload}` {failure}")]
+pub struct PreloadError {
+    /// The name that it was given to [`preload!`](crate::preload!) with.
+    pub preload: String,
+    /// What it did instead.
+    pub failure: PreloadFailure,
 }
 
 /// What a preload did instead of coming to its end.

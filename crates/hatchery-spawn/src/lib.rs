@@ -47,7 +47,7 @@ pub use backend::{Backend, Spawning};
 pub use child::{BirthFailure, Child, ChildHandle, ChildId};
 pub use command::{Command, CommandError, Output};
 pub use confine::{Access, Cgroup, Confinement, Instruction, SyscallFilter};
-pub use error::{PreloadFailure, SignalError, SpawnError, WaitError};
+pub use error::{PreloadError, PreloadFailure, SignalError, SpawnError, WaitError};
 pub use exit::Exit;
 pub use forkserver::{Bounds, Exec, Fork, Forkserver};
 pub use image::{ActorMain, Birth, BirthKind, Main, Preload};

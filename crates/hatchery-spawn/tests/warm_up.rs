@@ -51,7 +51,7 @@ fn told(what: &str, bounds: Bounds) -> Forkserver {
 
 fn failure(server: &Forkserver) -> (String, PreloadFailure) {
     match spawn(&server.fork(), Spec::main("quit")) {
-        Err(SpawnError::Preload { preload, failure, .. }) => (preload, failure),
+        Err(SpawnError::Preload { cause, .. }) => (cause.preload, cause.failure),
         other => panic!("{other:?}"),
     }
 }

@@ -22,7 +22,7 @@ use super::memory;
 use super::strays;
 use super::wire::{self, Answer, MAX_BYTES, MAX_ELSEWHERE};
 use crate::child::{BirthFailure, Child, Core, read_birth};
-use crate::error::{PreloadFailure, SpawnError};
+use crate::error::{PreloadError, PreloadFailure, SpawnError};
 use crate::exit::Exit;
 use crate::grip::Grip;
 use crate::notice;
@@ -282,7 +282,7 @@ impl Client {
         match answer {
             Answer::WarmingUp { preload } => self.state().warming_up(preload),
             Answer::Spoiled { preload, failure } => {
-                return Err(Gone::Preload { preload, failure });
+                return Err(Gone::Preload(PreloadError { preload, failure }));
             }
             Answer::Ready { pidfds, small_pages } => {
                 self.state().warming = None;
@@ -498,16 +498,16 @@ impl State {
     /// The end of a forkserver whose preloads take longer than they may.
     fn overdue_preload(&self, bound: Duration) -> Option<Gone> {
         let (preload, since) = self.warming.as_ref()?;
-        let preload = preload.clone();
-        (since.elapsed() >= bound)
-            .then_some(Gone::Preload { preload, failure: PreloadFailure::TookTooLong { bound } })
+        let (preload, failure) = (preload.clone(), PreloadFailure::TookTooLong { bound });
+        (since.elapsed() >= bound).then_some(Gone::Preload(PreloadError { preload, failure }))
     }
 
     /// It has closed its socket.
     fn ended(&self) -> Gone {
         match &self.warming {
             Some((preload, _)) => {
-                Gone::Preload { preload: preload.clone(), failure: PreloadFailure::Ended }
+                let (preload, failure) = (preload.clone(), PreloadFailure::Ended);
+                Gone::Preload(PreloadError { preload, failure })
             }
             None => "it has ended".into(),
         }

@@ -1,6 +1,6 @@
 //! Why a forkserver serves no more. Pure.
 
-use crate::error::{PreloadFailure, SpawnError};
+use crate::error::{PreloadError, SpawnError};
 
 /// What everybody is told who still waits for a forkserver, or asks for more.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -8,14 +8,14 @@ pub(crate) enum Gone {
     /// It has ended, or could not start.
     Why(String),
     /// A preload of the program did not end well.
-    Preload { preload: String, failure: PreloadFailure },
+    Preload(PreloadError),
 }
 
 impl Gone {
     pub(crate) fn why(&self) -> String {
         match self {
             Self::Why(why) => why.clone(),
-            Self::Preload { preload, failure } => format!("preload `{preload}` {failure}"),
+            Self::Preload(error) => error.to_string(),
         }
     }
 
@@ -23,7 +23,7 @@ impl Gone {
     pub(crate) fn error(&self, name: String) -> SpawnError {
         match self.clone() {
             Self::Why(why) => SpawnError::ServerGone { name, why },
-            Self::Preload { preload, failure } => SpawnError::Preload { name, preload, failure },
+            Self::Preload(error) => SpawnError::Preload { name, cause: Box::new(error) },
         }
     }
 }
