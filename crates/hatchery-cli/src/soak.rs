@@ -29,6 +29,10 @@ pub(crate) struct Args {
     /// Kills no roots beside the long one
     #[arg(long)]
     no_root_kills: bool,
+    /// Goes afterwards, on each backend, so often through a nursery with one actor, an actor of one
+    /// long nursery, a one-shot actor of it; 0 for not at all
+    #[arg(long, default_value_t = 2_000)]
+    cycles: u64,
     /// Text for people, or one JSON object on stdout
     #[arg(long, value_enum, default_value_t = Format::Human)]
     format: Format,
@@ -58,6 +62,8 @@ pub(crate) fn run(args: &Args) -> u8 {
         keep_forkserver: args.keep_forkserver,
         kill_roots: !args.no_root_kills,
         dies_after: None,
+        cycles: args.cycles,
+        is_cycling: false,
     };
     let report = match soak::run(&options, root_args) {
         Ok(report) => report,

@@ -68,8 +68,15 @@ pub struct Config {
     pub stderr_tail_lines: usize,
     /// The deepest tree, in levels below the root. Default 64.
     pub max_depth: usize,
-    /// The most actors one nursery holds. Default 100,000.
+    /// The most actors that live in one nursery at the same time; a thread that was given up on lives
+    /// until it has ended. Default 100,000.
     pub max_actors: usize,
+    /// How many actors that were over before their nursery came down its report names, at all depths
+    /// together: the last ones. Those before them are counted ([`Report::dropped`]), so that a nursery
+    /// that serves for ever holds what lives and no more. Default 1,000: some 200 KiB.
+    ///
+    /// [`Report::dropped`]: crate::Report::dropped
+    pub report_tail_actors: usize,
 }
 
 /// Bounds that contradict each other.
@@ -120,6 +127,7 @@ impl Default for Config {
             stderr_tail_lines: 20,
             max_depth: 64,
             max_actors: 100_000,
+            report_tail_actors: 1_000,
         }
     }
 }

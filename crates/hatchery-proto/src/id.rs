@@ -145,7 +145,7 @@ impl fmt::Display for CallId {
 
 /// An actor within its nursery; the nursery counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ActorId(pub(crate) u32);
+pub struct ActorId(pub(crate) u64);
 
 impl fmt::Display for ActorId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

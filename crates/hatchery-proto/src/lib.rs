@@ -54,6 +54,6 @@ pub use lane::Lane;
 pub use message::{Ended, Hello, PROTOCOL_VERSION, Ready, Reason, ToChild, ToParent, Why};
 pub use moved::on_their_way;
 pub use part::{Handed, Part, Parts, Sealed, Way};
-pub use report::{ActorReport, Forced, Report, Step, StepTaken};
+pub use report::{ActorReport, Forced, Past, Report, Step, StepTaken};
 pub use shared::Shared;
 pub use time::Time;

@@ -179,6 +179,8 @@ pub struct Ended {
     pub faults: Vec<Fault>,
     /// How those below came down (C16).
     pub report: Vec<ActorReport>,
+    /// How many more there were, which the report does not name.
+    pub dropped: u64,
     /// Peers that did not leave in time and were closed on (C13).
     pub undrained: Vec<ActorPath>,
     /// Why it goes.

@@ -6,6 +6,7 @@
 //!    own error first, each thing once (C4).
 //! 3. What a cancel brings about is not an error: cancelled calls, forced deaths.
 //! 4. When all went well, one-shot actors are awaited, then the long-lived ones are taken down.
+//! 5. Who has settled while it is open is forgotten, but for a line in the report (C21).
 //!
 //! Rooms: `event` is what is said to it and by it, `member` what happens to one actor, `faults` what
 //! counts of what went wrong, `look` what it answers when it is asked.
@@ -23,8 +24,8 @@ use self::member::Member;
 use crate::Config;
 use crate::error::Fault;
 use crate::id::{ActorId, ActorName, ActorPath};
-use crate::message::{Ended, Reason, Why};
-use crate::report::{ActorReport, Report};
+use crate::message::{Reason, Why};
+use crate::report::{ActorReport, Past, Report};
 use crate::teardown::{self, Kind, Teardown};
 use crate::time::Time;
 
@@ -37,15 +38,23 @@ pub struct Scope {
     phase: Phase,
     body: Body,
     cancelled: Option<Reason>,
+    /// Those that live; and from the moment on at which it closes all that lived then.
     members: BTreeMap<ActorId, Member>,
+    /// Those that were over before.
+    past: Past,
     names: BTreeSet<ActorName>,
-    next: u32,
+    next: u64,
+    /// Members that have not settled, those that were given up on included.
+    present: usize,
     /// Members that are not over.
     living: usize,
     /// One-shot members whose function has not ended.
     running: usize,
     seen: BTreeSet<u64>,
     faults: Vec<Fault>,
+    /// How many of the faults are about members that were given up on, and how many of those have no
+    /// room among them.
+    given_up: (usize, u64),
     /// The next time-out of every actor that has one.
     timers: BTreeSet<(Time, ActorId)>,
     actions: VecDeque<Action>,
@@ -78,12 +87,15 @@ impl Scope {
             body: Body::Running,
             cancelled: None,
             members: BTreeMap::new(),
+            past: Past::default(),
             names: BTreeSet::new(),
             next: 0,
+            present: 0,
             living: 0,
             running: 0,
             seen: BTreeSet::new(),
             faults: Vec::new(),
+            given_up: (0, 0),
             timers: BTreeSet::new(),
             actions: VecDeque::new(),
         }
@@ -109,7 +121,7 @@ impl Scope {
                 return Err(Refusal::Closing(Reason { by, why: Why::Finished }));
             }
         }
-        if self.members.len() >= self.config.max_actors {
+        if self.present >= self.config.max_actors {
             return Err(Refusal::TooMany { limit: self.config.max_actors, what: "actors" });
         }
         if self.path.depth() >= self.config.max_depth {
@@ -127,6 +139,8 @@ impl Scope {
                 path: path.clone(),
                 backend,
                 running: role == Role::OneShot,
+                awaited: role == Role::OneShot,
+                named: true,
                 ready: false,
                 cancelled: false,
                 asked: false,
@@ -136,6 +150,7 @@ impl Scope {
             },
         );
         self.living += 1;
+        self.present += 1;
         self.running += usize::from(role == Role::OneShot);
         Ok((id, path))
     }
@@ -150,6 +165,12 @@ impl Scope {
             }
             Event::NotBorn(id) => self.not_born(id, now),
             Event::RunFinished { id, result } => self.run_finished(id, result, now),
+            Event::Told(id) => {
+                if let Some(member) = self.members.get_mut(&id) {
+                    member.awaited = false;
+                }
+                self.forget(id);
+            }
             Event::Ended { id, ended } => self.ended(id, ended, now),
             Event::Acked(id) => self.tell(id, teardown::Event::Acked, now),
             Event::ChannelDead(id) => self.tell(id, teardown::Event::ChannelDead, now),
@@ -222,20 +243,18 @@ impl Scope {
             return;
         }
         self.phase = Phase::Finished;
-        let report = Report { actors: self.reports(), teardown: now.since(since) };
+        let (actors, dropped) = self.reports();
+        let report = Report { actors, dropped, teardown: now.since(since) };
+        self.name_the_rest();
         let faults = std::mem::take(&mut self.faults);
         let cancelled = self.cancelled.clone();
         self.actions.push_back(Action::Finish(Box::new(Outcome { faults, cancelled, report })));
     }
 
-    fn reports(&mut self) -> Vec<ActorReport> {
+    fn reports(&mut self) -> (Vec<ActorReport>, u64) {
         let born = std::mem::take(&mut self.members).into_values().filter(|member| member.born);
-        born.map(|member| {
-            let (steps, forced, end) = member.teardown.report();
-            let Ended { report: below, undrained, .. } = member.ended.unwrap_or_default();
-            let backend = member.backend.to_owned();
-            ActorReport { path: member.path, backend, steps, forced, end, undrained, below }
-        })
-        .collect()
+        let (mut all, dropped) = std::mem::take(&mut self.past).into_parts();
+        all.extend(born.map(Member::report));
+        (all, dropped)
     }
 }

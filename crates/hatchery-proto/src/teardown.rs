@@ -195,6 +195,12 @@ impl Teardown {
         matches!(self.state, State::GivenUp | State::Settled(_))
     }
 
+    /// Whether the actor has settled: who was given up on, and ended all the same, has too.
+    #[must_use]
+    pub fn has_settled(&self) -> bool {
+        matches!(self.state, State::Settled(_))
+    }
+
     /// Whether the actor was asked to go.
     #[must_use]
     pub fn was_asked(&self) -> bool {

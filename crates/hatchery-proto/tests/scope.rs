@@ -27,6 +27,8 @@ struct Run {
     killed: BTreeSet<ActorId>,
     /// What has exited and not settled: its driver does that.
     exited: BTreeSet<ActorId>,
+    /// Of whose functions all was said.
+    all_said: BTreeSet<ActorId>,
 }
 
 /// Ids of the scope's own faults, none of which is one of a [`Run`].
@@ -50,6 +52,7 @@ impl Run {
             asked: BTreeSet::new(),
             killed: BTreeSet::new(),
             exited: BTreeSet::new(),
+            all_said: BTreeSet::new(),
         }
     }
 
@@ -120,6 +123,7 @@ enum Step {
     Ready(usize),
     RunOk(usize),
     RunErr(usize),
+    Told(usize),
     Ended(usize),
     Exited(usize),
     Exit(usize, bool),
@@ -140,6 +144,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => at.clone().prop_map(Step::Ready),
         2 => at.clone().prop_map(Step::RunOk),
         1 => at.clone().prop_map(Step::RunErr),
+        1 => at.clone().prop_map(Step::Told),
         2 => at.clone().prop_map(Step::Ended),
         1 => at.clone().prop_map(Step::Exited),
         3 => (at.clone(), any::<bool>()).prop_map(|(at, well)| Step::Exit(at, well)),
@@ -190,8 +195,13 @@ fn perform(run: &mut Run, step: Step) {
                 run.tell(Event::RunFinished { id, result: Ok(()) });
             }
         }
+        Step::Told(at) => {
+            let Some((id, _)) = pick(run, at) else { return };
+            run.all_said.insert(id);
+            run.tell(Event::Told(id));
+        }
         Step::RunErr(at) => {
-            if let Some((id, path)) = pick(run, at) {
+            if let Some((id, path)) = pick(run, at).filter(|(id, _)| !run.all_said.contains(id)) {
                 let fault = run.fault(path, FaultKind::Failed);
                 run.tell(Event::RunFinished { id, result: Err(fault) });
             }
@@ -204,10 +214,9 @@ fn perform(run: &mut Run, step: Step) {
             }
         }
         Step::Exited(at) => {
-            if let Some((id, _)) = pick(run, at) {
-                run.tell(Event::Exited(id));
-                run.exited.insert(id);
-            }
+            let Some((id, _)) = pick(run, at) else { return };
+            run.tell(Event::Exited(id));
+            run.exited.insert(id);
         }
         Step::Exit(at, well) => {
             if let Some((id, path)) = pick(run, at) {
@@ -379,4 +388,75 @@ fn an_actor_of_which_nothing_more_is_heard_takes_its_nursery_down() {
     let outcome = run.outcome.unwrap();
     let kinds: Vec<_> = outcome.faults.iter().map(|fault| fault.kind.clone()).collect();
     assert_eq!(kinds, [FaultKind::Unreapable]);
+}
+
+/// C21: a limit counts who lives; of who lived before is left what the report's tail has room for, and a
+/// number.
+#[test]
+fn a_nursery_that_serves_for_ever_holds_who_lives_and_a_bounded_rest() {
+    let config = Config { max_actors: 2, report_tail_actors: 10, ..Config::default() };
+    let mut run = Run::new();
+    run.scope = Scope::new(ActorPath::root(), config, fault_id);
+    let stays = run.admit("stays", Role::LongLived, Kind::Process).unwrap();
+    run.tell(Event::Ready(stays));
+    for at in 0..1_000 {
+        let role = if at % 2 == 0 { Role::OneShot } else { Role::LongLived };
+        let id = run.admit("comes", role, Kind::Process).unwrap();
+        let full = run.admit("more", role, Kind::Process);
+        assert_eq!(full, Err(Refusal::TooMany { limit: 2, what: "actors" }));
+        run.tell(Event::Ready(id));
+        if role == Role::OneShot {
+            run.tell(Event::RunFinished { id, result: Ok(()) });
+            run.tell(Event::Told(id));
+        }
+        run.tell(Event::CancelActor { id, reason: reason(Why::Requested) });
+        let path = ActorPath::root().child(&ActorName::new("comes").unwrap());
+        run.died(id, &path, ExitStatus::Code(0));
+        assert!(run.scope.is_over(id) && run.scope.member(id).is_none(), "it is forgotten");
+    }
+    run.body(Ok(()));
+    run.died(stays, &ActorPath::root(), ExitStatus::Code(0));
+    let report = run.outcome.unwrap().report;
+    assert_eq!((report.actors.len(), report.dropped), (11, 990));
+    assert_eq!(report.actors.last().unwrap().path.name(), "stays");
+}
+
+/// C21, C5: a name is taken as long as its actor has not settled, also if nobody waits for that; and such
+/// a one counts for the limit. However many there were, their faults are bounded, and counted.
+#[test]
+fn who_was_given_up_on_has_its_name_and_its_place_until_it_ends() {
+    let config = Config { max_actors: 1, report_tail_actors: 3, ..Config::default() };
+    let mut run = Run::new();
+    run.scope = Scope::new(ActorPath::root(), config, fault_id);
+    for _ in 0..10 {
+        let id = run.admit("stuck", Role::LongLived, Kind::Thread).unwrap();
+        run.tell(Event::Ready(id));
+        run.tell(Event::CancelActor { id, reason: reason(Why::Requested) });
+        while run.timeout() {}
+        assert!(run.scope.is_over(id), "it was given up on");
+        let full = run.admit("stuck", Role::LongLived, Kind::Thread);
+        assert_eq!(full, Err(Refusal::TooMany { limit: 1, what: "actors" }));
+        let path = ActorPath::root();
+        run.died(id, &path, ExitStatus::Code(0));
+    }
+    run.body(Ok(()));
+    let outcome = run.outcome.unwrap();
+    assert_eq!((outcome.report.actors.len(), outcome.report.dropped), (3, 7));
+    let faults: Vec<_> = outcome.faults.iter().map(|fault| &*fault.message).collect();
+    assert_eq!(faults.len(), 4, "{faults:?}");
+    assert!(faults[3].starts_with("7 more did not end in time"), "{faults:?}");
+}
+
+/// C4, C21: the error of a one-shot actor that has settled before it was told is not lost.
+#[test]
+fn an_error_that_is_told_after_the_end_is_told() {
+    let mut run = Run::new();
+    let id = run.admit("once", Role::OneShot, Kind::Process).unwrap();
+    run.tell(Event::NotBorn(id));
+    let fault = run.fault(ActorPath::root(), FaultKind::Refused);
+    run.tell(Event::RunFinished { id, result: Err(fault.clone()) });
+    run.tell(Event::Told(id));
+    assert!(run.body_cancelled, "the nursery goes down with it");
+    run.body(Ok(()));
+    assert_eq!(run.outcome.unwrap().faults, [*fault]);
 }

@@ -2,7 +2,8 @@
 //!
 //! It always reads, so no child is ever blocked by who does or doesn't read us; what our own
 //! stdout and stderr don't take is dropped with a count. It exists while there is something to
-//! read, and a moment longer while there is something to write.
+//! read, and a moment longer while there is something to write. Who comes after it joins it, so
+//! that however many there have been, at most one waits to be joined (C21).
 
 mod sink;
 
@@ -103,9 +104,9 @@ pub(crate) fn settle_all(bound: Duration) {
 fn ended(state: MutexGuard<'static, State>) {
     let mut state =
         wait_while(state, LINGER * 2, |state| state.open.is_empty() && state.running.is_some());
-    let threads = std::mem::take(&mut state.ended);
+    let thread = state.ended.take();
     drop(state);
-    for thread in threads {
+    if let Some(thread) = thread {
         thread.join();
     }
 }
@@ -127,7 +128,9 @@ struct State {
     /// Groups whose sources are closed without waiting for their end.
     given_up: Vec<u64>,
     running: Option<Running>,
-    ended: Vec<OwnThread>,
+    /// Has nothing left to do. Its stack is there until it is joined: by the next one, or by who
+    /// waits for the end of all.
+    ended: Option<OwnThread>,
 }
 
 #[derive(Debug)]
@@ -151,7 +154,7 @@ static STATE: Mutex<State> = Mutex::new(State {
     open: BTreeMap::new(),
     given_up: Vec::new(),
     running: None,
-    ended: Vec::new(),
+    ended: None,
 });
 
 /// A source has come to its end, or the thread has.
@@ -168,9 +171,16 @@ fn start(state: &mut State) -> Result<Arc<EventFd>, (&'static str, io::Error)> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(call("epoll_create1"))?;
     let event = EpollEvent::new(EpollFlags::EPOLLIN, WAKE);
     epoll.add(&wake, event).map_err(call("epoll_ctl"))?;
+    let before = state.ended.take();
     let thread = OwnThread::spawn("hatchery-relay", {
         let wake = wake.clone();
-        move || Reader::new(wake, epoll).run()
+        move || {
+            if let Some(before) = before {
+                // It is past its last look at the state, so this takes microseconds.
+                before.join();
+            }
+            Reader::new(wake, epoll).run();
+        }
     });
     let thread = thread.map_err(|error| ("pthread_create", error))?;
     state.running = Some(Running { wake: wake.clone(), thread });
@@ -224,7 +234,8 @@ impl Reader {
             return false;
         }
         if let Some(running) = state.running.take() {
-            state.ended.push(running.thread);
+            // Whoever was there before it was joined when it began.
+            state.ended = Some(running.thread);
         }
         CHANGED.notify_all();
         true

@@ -241,8 +241,10 @@ fn channel_ended(actor: &Actor, end: &Ended) {
 
 /// The last words: what nobody has been told yet, then the channel is broken from this side.
 async fn leave(actor: &Arc<Actor>, why: Reason, undrained: Vec<ActorPath>, config: &Config) {
-    let (faults, report) = actor.take_left();
-    tell(actor, &ToParent::Ended(EndedMessage { faults, report, undrained, why: Some(why) }));
+    let (faults, past) = actor.take_left();
+    let (report, dropped) = past.into_parts();
+    let why = Some(why);
+    tell(actor, &ToParent::Ended(EndedMessage { faults, report, dropped, undrained, why }));
     if let Some(parent) = &actor.parent {
         // A spawner that doesn't read has its own bound for us.
         let _written = parent.flush(config.peer_drain).await;

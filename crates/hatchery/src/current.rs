@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hatchery_proto::board::{Kind, State, What};
-use hatchery_proto::{ActorPath, ActorReport, Fault, FaultKind, Reason, ToParent, Why};
+use hatchery_proto::{ActorPath, Fault, FaultKind, Past, Reason, Report, ToParent, Why};
 use tokio::sync::watch;
 
 use crate::board::{Entry, Mark};
@@ -54,7 +54,9 @@ struct Inside {
     line: Option<Entry>,
     /// What scopes found out that nobody waited for any more: goes up with the actor's end.
     faults: Vec<Fault>,
-    reports: Vec<ActorReport>,
+    /// How many more there were than are kept (C21).
+    more_faults: u64,
+    reports: Past,
 }
 
 impl fmt::Debug for Actor {
@@ -141,12 +143,15 @@ impl Actor {
     }
 
     /// A scope has finished; what it reports is kept for the actor's own end.
-    pub(crate) fn close_scope(&self, scope: &Core, reports: &[ActorReport]) {
+    pub(crate) fn close_scope(&self, scope: &Core, report: &Report) {
         {
             let mut inside = lock(&self.inside);
             inside.scopes.retain(|other| !std::ptr::eq(Arc::as_ptr(other), scope));
             if self.parent.is_some() {
-                inside.reports.extend_from_slice(reports);
+                // It may open and close them for ever (C21).
+                let most = self.runtime.config.report_tail_actors;
+                report.actors.iter().for_each(|one| inside.reports.push(one.clone(), most));
+                inside.reports.drop_unseen(report.dropped);
             }
         }
         self.busy.send_modify(|busy| *busy -= 1);
@@ -155,14 +160,26 @@ impl Actor {
     /// Keeps what a scope found and nobody waited for, as one that is waited for hands it up: what
     /// was below this actor stands below it.
     pub(crate) fn leave_behind(&self, faults: Vec<Fault>) {
-        let fault = Fault::group(fault_id(), self.path.clone(), faults);
-        lock(&self.inside).faults.extend(fault);
+        let Some(fault) = Fault::group(fault_id(), self.path.clone(), faults) else { return };
+        let mut inside = lock(&self.inside);
+        if inside.faults.len() < self.runtime.config.report_tail_actors.max(1) {
+            inside.faults.push(fault);
+        } else {
+            inside.more_faults += 1;
+        }
     }
 
     /// Takes what is to be told to the spawner at the end.
-    pub(crate) fn take_left(&self) -> (Vec<Fault>, Vec<ActorReport>) {
+    pub(crate) fn take_left(&self) -> (Vec<Fault>, Past) {
         let mut inside = lock(&self.inside);
-        (std::mem::take(&mut inside.faults), std::mem::take(&mut inside.reports))
+        let mut faults = std::mem::take(&mut inside.faults);
+        let more = std::mem::take(&mut inside.more_faults);
+        if more > 0 {
+            let message =
+                format!("{more} more nurseries that nobody waited for failed after these");
+            faults.push(Fault::new(fault_id(), self.path.clone(), FaultKind::Failed, message));
+        }
+        (faults, std::mem::take(&mut inside.reports))
     }
 
     /// Counts a task that the actor waits for before it leaves, until the guard is dropped.

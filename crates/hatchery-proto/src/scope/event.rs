@@ -20,7 +20,7 @@ pub enum Role {
 /// Why an actor is not admitted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Refusal {
-    /// A sibling has the name.
+    /// A sibling has the name: one that lives, or that was given up on and has not ended.
     NameTaken,
     /// The scope goes down.
     Closing(Reason),
@@ -47,6 +47,8 @@ pub enum Event {
         /// How.
         result: Result<(), Box<Fault>>,
     },
+    /// Who waited for a one-shot actor's function has said all about it.
+    Told(ActorId),
     /// An actor's last words.
     Ended {
         /// Whose.

@@ -75,7 +75,25 @@ impl Scope {
             | Step::Settled
             | Step::Unreapable => (FaultKind::Unreapable, "SIGKILL did not end it in time"),
         };
+        let (named, unnamed) = &mut self.given_up;
+        if *named >= self.config.report_tail_actors.max(1) {
+            // A nursery that serves for ever may give up on any number, and they may end later (C21).
+            *unnamed += 1;
+            return;
+        }
+        *named += 1;
         self.faults.push(Fault::new((self.fault_id)(), path.clone(), kind, message));
+    }
+
+    /// Those that were given up on and have no fault of their own.
+    pub(super) fn name_the_rest(&mut self) {
+        let (named, unnamed) = self.given_up;
+        if unnamed > 0 {
+            let message =
+                format!("{unnamed} more did not end in time; the first {named} are named");
+            let path = self.path.clone();
+            self.faults.push(Fault::new((self.fault_id)(), path, FaultKind::Abandoned, message));
+        }
     }
 }
 

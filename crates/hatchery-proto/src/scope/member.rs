@@ -5,6 +5,7 @@ use super::{Action, Phase, Scope};
 use crate::error::{ExitStatus, Fault, FaultKind};
 use crate::id::{ActorId, ActorName, ActorPath};
 use crate::message::{Ended, Reason, Why};
+use crate::report::ActorReport;
 use crate::teardown::{self, Teardown};
 use crate::time::Time;
 
@@ -14,6 +15,10 @@ pub(super) struct Member {
     pub(super) backend: &'static str,
     /// Its function still runs. Always false for a long-lived one.
     pub(super) running: bool,
+    /// Who waits for its function will say something about it. Always false for a long-lived one.
+    pub(super) awaited: bool,
+    /// Its name is not free yet.
+    pub(super) named: bool,
     pub(super) ready: bool,
     /// Its own cancel, not the scope's, was asked for.
     pub(super) cancelled: bool,
@@ -24,6 +29,16 @@ pub(super) struct Member {
     pub(super) teardown: Teardown,
 }
 
+impl Member {
+    /// How it came down.
+    pub(super) fn report(self) -> ActorReport {
+        let (steps, forced, end) = self.teardown.report();
+        let Ended { report: below, dropped, undrained, .. } = self.ended.unwrap_or_default();
+        let backend = self.backend.to_owned();
+        ActorReport { path: self.path, backend, steps, forced, end, undrained, below, dropped }
+    }
+}
+
 impl Scope {
     pub(super) fn not_born(&mut self, id: ActorId, now: Time) {
         if let Some(member) = self.members.get_mut(&id) {
@@ -32,6 +47,7 @@ impl Scope {
         self.free_name(id);
         self.run_over(id);
         self.tell(id, teardown::Event::Settled(ExitStatus::Unknown), now);
+        self.forget(id);
     }
 
     pub(super) fn run_finished(&mut self, id: ActorId, result: Result<(), Box<Fault>>, now: Time) {
@@ -68,7 +84,9 @@ impl Scope {
     pub(super) fn settled(&mut self, id: ActorId, status: ExitStatus, fault: Fault, now: Time) {
         let Some(member) = self.members.get(&id) else { return };
         if member.teardown.is_over() {
-            return self.tell(id, teardown::Event::Settled(status), now);
+            self.tell(id, teardown::Event::Settled(status), now);
+            self.free_name(id);
+            return self.forget(id);
         }
         // Force that met one who was dead already, and only not yet reaped, is no excuse.
         let forced = member.teardown.was_forced() && !member.teardown.broke_unasked();
@@ -84,19 +102,33 @@ impl Scope {
         let breach = fault.kind == FaultKind::Protocol;
         let excused = left || (member.asked && forced);
         let crashed = !told && (breach || !excused);
-        if told {
-            self.free_name(id);
-        }
+        self.free_name(id);
         self.run_over(id);
         self.tell(id, teardown::Event::Settled(status), now);
         if crashed {
             self.fail(fault, Why::SiblingFailed, now);
         }
+        self.forget(id);
     }
 
-    /// An actor whose start has failed leaves its name to the next attempt.
+    /// Who has settled, and about whom nothing will be said any more, is a line in the report from here
+    /// on (C21). Once the scope closes all stay who are there: they are as many as lived.
+    pub(super) fn forget(&mut self, id: ActorId) {
+        let is_done = |member: &Member| member.teardown.has_settled() && !member.awaited;
+        if matches!(self.phase, Phase::Open)
+            && self.members.get(&id).is_some_and(is_done)
+            && let Some(member) = self.members.remove(&id)
+            && member.born
+        {
+            self.past.push(member.report(), self.config.report_tail_actors);
+        }
+    }
+
+    /// An actor that has settled leaves its name to the next one, once.
     fn free_name(&mut self, id: ActorId) {
-        if let Some(member) = self.members.get(&id) {
+        if let Some(member) = self.members.get_mut(&id)
+            && std::mem::take(&mut member.named)
+        {
             self.names.remove(
                 &ActorName::new(member.path.name())
                     .unwrap_or_else(|_| unreachable!("the path was made from a name")),
@@ -122,7 +154,7 @@ impl Scope {
     /// Moves one actor's teardown and passes its actions on.
     pub(super) fn drive(&mut self, id: ActorId, now: Time, step: impl FnOnce(&mut Teardown)) {
         let Some(member) = self.members.get_mut(&id) else { return };
-        let before = member.teardown.is_over();
+        let before = (member.teardown.is_over(), member.teardown.has_settled());
         if let Some(at) = member.teardown.poll_timeout() {
             self.timers.remove(&(at, id));
         }
@@ -130,8 +162,11 @@ impl Scope {
         if let Some(at) = member.teardown.poll_timeout() {
             self.timers.insert((at, id));
         }
-        if !before && member.teardown.is_over() {
+        if !before.0 && member.teardown.is_over() {
             self.living -= 1;
+        }
+        if !before.1 && member.teardown.has_settled() {
+            self.present -= 1;
         }
         let (path, asked) = (member.path.clone(), member.asked);
         let mut lost = false;

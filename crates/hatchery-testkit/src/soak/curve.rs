@@ -29,6 +29,10 @@ pub struct Held {
     pub fds: usize,
     /// Threads.
     pub threads: usize,
+    /// Mappings: the kernel gives a process no more than 65,530.
+    pub mappings: usize,
+    /// Address space in KiB, whether there is memory behind it or not.
+    pub address_kib: u64,
 }
 
 /// All looks of a run.
@@ -44,14 +48,24 @@ impl Held {
         let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
         let private = text.lines().filter(|line| line.starts_with("Private_"));
         let kib = private.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-        Self { private_kib: kib.sum(), fds: count("fd"), threads: count("task") }
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let size = status.lines().find_map(|line| line.strip_prefix("VmSize:"));
+        let size = size.and_then(|size| size.split_whitespace().next()?.parse().ok());
+        Self {
+            private_kib: kib.sum(),
+            fds: count("fd"),
+            threads: count("task"),
+            mappings: maps.lines().count(),
+            address_kib: size.unwrap_or_default(),
+        }
     }
 }
 
 impl Curve {
     /// What grew: the last quarter against the second. The first belongs to the allocator, which keeps
-    /// what it once needed. Of memory the least counts, as what is kept for a while comes and goes and
-    /// what is lost stays; of the rest the median. Too short a curve says nothing.
+    /// what it once needed. The least of each counts, as what is kept for a while comes and goes and
+    /// what is lost stays. Too short a curve says nothing.
     #[must_use]
     pub fn grown(&self) -> Vec<String> {
         let all = &self.0;
@@ -61,8 +75,8 @@ impl Curve {
         let quarter = all.len() / 4;
         let (early, late) = (&all[quarter..2 * quarter], &all[all.len() - quarter..]);
         let mut grown = Vec::new();
-        for (what, typical, of, noise) in KINDS {
-            let (from, to) = (typical(early, of), typical(late, of));
+        for (what, of, noise) in KINDS {
+            let (from, to) = (least(early, of), least(late, of));
             if to > from + noise {
                 grown.push(format!("{what}: from {from} to {to}"));
             }
@@ -76,8 +90,17 @@ impl fmt::Display for Curve {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{:>8} {:>8}  {:>9} {:>4} {:>4}  {:>10} {:>4}",
-            "s", "actors", "root KiB", "fds", "thr", "server KiB", "fds"
+            "{:>8} {:>8}  {:>9} {:>4} {:>4} {:>5} {:>9}  {:>10} {:>4} {:>5}",
+            "s",
+            "actors",
+            "root KiB",
+            "fds",
+            "thr",
+            "maps",
+            "MiB space",
+            "server KiB",
+            "fds",
+            "maps"
         )?;
         let step = self.0.len().div_ceil(20).max(1);
         let last = self.0.len().saturating_sub(1);
@@ -88,13 +111,16 @@ impl fmt::Display for Curve {
             let Sample { at_ms, actors, root, server, .. } = one;
             writeln!(
                 f,
-                "{:>8} {actors:>8}  {:>9} {:>4} {:>4}  {:>10} {:>4}",
+                "{:>8} {actors:>8}  {:>9} {:>4} {:>4} {:>5} {:>9}  {:>10} {:>4} {:>5}",
                 at_ms / 1000,
                 root.private_kib,
                 root.fds,
                 root.threads,
+                root.mappings,
+                root.address_kib / 1024,
                 server.private_kib,
-                server.fds
+                server.fds,
+                server.mappings
             )?;
         }
         Ok(())
@@ -105,24 +131,22 @@ fn least(part: &[Sample], of: Of) -> u64 {
     part.iter().map(of).min().unwrap_or_default()
 }
 
-fn median(part: &[Sample], of: Of) -> u64 {
-    let mut values: Vec<u64> = part.iter().map(of).collect();
-    values.sort_unstable();
-    values.get(values.len() / 2).copied().unwrap_or_default()
-}
-
 type Of = fn(&Sample) -> u64;
 
-/// A name, what stands for many samples, where it stands in one, and how much of it is noise.
-type Kind = (&'static str, fn(&[Sample], Of) -> u64, Of, u64);
+/// A name, where it stands in a sample, and how much of it is noise.
+type Kind = (&'static str, Of, u64);
 
-const KINDS: [Kind; 6] = [
-    ("KiB of the root", least, |one| one.root.private_kib, MEMORY_NOISE_KIB),
-    ("fds of the root", median, |one| one.root.fds as u64, FD_NOISE),
-    ("threads of the root", median, |one| one.root.threads as u64, 0),
-    ("KiB of the forkserver", least, |one| one.server.private_kib, MEMORY_NOISE_KIB),
-    ("fds of the forkserver", median, |one| one.server.fds as u64, 0),
-    ("threads of the forkserver", median, |one| one.server.threads as u64, 0),
+const KINDS: [Kind; 10] = [
+    ("KiB of the root", |one| one.root.private_kib, MEMORY_NOISE_KIB),
+    ("fds of the root", |one| one.root.fds as u64, FD_NOISE),
+    ("threads of the root", |one| one.root.threads as u64, 0),
+    ("mappings of the root", |one| one.root.mappings as u64, MAPPING_NOISE),
+    ("KiB of address space of the root", |one| one.root.address_kib, SPACE_NOISE_KIB),
+    ("KiB of the forkserver", |one| one.server.private_kib, MEMORY_NOISE_KIB),
+    ("fds of the forkserver", |one| one.server.fds as u64, 0),
+    ("threads of the forkserver", |one| one.server.threads as u64, 0),
+    ("mappings of the forkserver", |one| one.server.mappings as u64, 0),
+    ("KiB of address space of the forkserver", |one| one.server.address_kib, 1024),
 ];
 
 /// Tasks of the root that were not yet polled for the last time hold one or two.
@@ -130,6 +154,11 @@ const FD_NOISE: u64 = 3;
 
 /// Pages that the allocator keeps or gives back as it likes.
 const MEMORY_NOISE_KIB: u64 = 1024;
+
+/// The allocator makes a new arena when two threads want one at once, however late that happens first:
+/// 64 MiB of address space in two mappings. What each cycle leaves is more by then.
+const MAPPING_NOISE: u64 = 6;
+const SPACE_NOISE_KIB: u64 = 3 * 64 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -141,8 +170,8 @@ mod tests {
             at_ms: at,
             actors: at,
             server_pid: 1,
-            root: Held { private_kib: 5000 + at % 7, fds: 10, threads: 4 },
-            server: Held { private_kib: 900, fds, threads: 1 },
+            root: Held { private_kib: 5000 + at % 7, fds: 10, threads: 4, ..Held::default() },
+            server: Held { private_kib: 900, fds, threads: 1, ..Held::default() },
         };
         let flat = Curve((0..100).map(|at| sample(at, 9)).collect());
         assert_eq!(flat.grown(), Vec::<String>::new());
@@ -159,6 +188,12 @@ mod tests {
         assert_eq!(heap(0), Vec::<String>::new());
         assert_eq!(heap(20), ["KiB of the root: from 2540 to 3620"]);
         assert!(leaky.to_string().lines().count() <= 22);
+        // A thread that nobody joins: its stack and the guard page of that.
+        let mut unjoined = flat.clone();
+        for (at, one) in (0..).zip(&mut unjoined.0) {
+            (one.root.mappings, one.root.address_kib) = (100 + 2 * at as usize, 2056 * at);
+        }
+        assert_eq!(unjoined.grown().len(), 1, "{:?}", unjoined.grown());
     }
 
     #[test]

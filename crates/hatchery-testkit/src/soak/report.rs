@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::curve::Curve;
+use super::cycles::Cycled;
 
 /// Something that was left, or went wrong, and the round in which.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,13 +45,16 @@ pub struct SoakReport {
     pub curve: Curve,
     /// What grew over the run.
     pub grown: Vec<String>,
+    /// What came of many cycles of one kind.
+    pub cycles: Vec<Cycled>,
 }
 
 impl SoakReport {
     /// Whether nothing is left and nothing grew.
     #[must_use]
     pub fn is_well(&self) -> bool {
-        self.leaks.is_empty() && self.grown.is_empty()
+        let are_flat = self.cycles.iter().all(Cycled::is_well);
+        self.leaks.is_empty() && self.grown.is_empty() && are_flat
     }
 }
 
@@ -70,6 +74,7 @@ impl fmt::Display for SoakReport {
         for grown in &self.grown {
             writeln!(f, "GREW {grown}")?;
         }
+        self.cycles.iter().try_for_each(|cycled| write!(f, "{cycled}"))?;
         for Leak { round, what } in &self.leaks {
             writeln!(f, "LEFT in round {round}: {}", what.trim())?;
         }

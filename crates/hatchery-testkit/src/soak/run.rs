@@ -3,11 +3,13 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use hatchery::Backend;
 use hatchery_spawn::Pidfd;
 use nix::libc;
 use serde::{Deserialize, Serialize};
 
 use super::curve::{Held, Sample};
+use super::cycles::{Cycle, Cycled, cycled};
 use super::plan::{Plan, Rng};
 use super::report::{Leak, SoakReport};
 use super::round::{self, Seen};
@@ -34,6 +36,10 @@ pub struct Options {
     pub kill_roots: bool,
     /// This process is one of those, and dies after this.
     pub dies_after: Option<Duration>,
+    /// How often each [`Cycle`] is gone through afterwards, on each backend; 0 for not at all.
+    pub cycles: u64,
+    /// This process goes through the cycles, and through no rounds.
+    pub is_cycling: bool,
 }
 
 /// Runs a soak: this program again, with the arguments that `args` makes of what is to be told to
@@ -86,6 +92,15 @@ pub fn run(options: &Options, args: fn(&str) -> Vec<String>) -> io::Result<SoakR
     }
     report.roots_killed = killed.0;
     report.leaks.extend(killed.1);
+    if options.cycles > 0 {
+        let cycling = Options { is_cycling: true, ..options.clone() };
+        let bound = OVERTIME + PER_CYCLE * u32::try_from(options.cycles).unwrap_or(u32::MAX);
+        let verdict = isolated(&cycling, bound)?.wait()?;
+        match serde_json::from_str(&verdict.said) {
+            Ok(cycles) => report.cycles = cycles,
+            Err(_) => report.leaks.push(Leak { round: 0, what: format!("of cycles: {verdict}") }),
+        }
+    }
     Ok(report)
 }
 
@@ -98,6 +113,7 @@ fn sacrifice(options: &Options, number: u64) -> Options {
         actors: None,
         span: OVERTIME,
         dies_after: Some(rng.span(Duration::from_millis(600))),
+        cycles: 0,
         ..options.clone()
     }
 }
@@ -109,8 +125,6 @@ pub fn inside(options: &str) -> i32 {
     // The watcher comes by here too, and leaves.
     let is_watched = isolate::is_scenario();
     let Ok(options) = serde_json::from_str::<Options>(options) else { return 2 };
-    let before = Counts::now();
-    let mut report = SoakReport { seed: options.seed, ..SoakReport::default() };
     let tokio = match isolate::build_runtime() {
         Ok(tokio) => tokio,
         Err(error) => {
@@ -118,6 +132,15 @@ pub fn inside(options: &str) -> i32 {
             return 1;
         }
     };
+    if options.is_cycling {
+        let all = tokio.block_on(cycles(options.cycles));
+        let text = serde_json::to_string(&all).unwrap_or_default();
+        return i32::from(isolate::say(&text).is_err());
+    }
+    drop(tokio);
+    let before = Counts::now();
+    let mut report = SoakReport { seed: options.seed, ..SoakReport::default() };
+    let Ok(tokio) = isolate::build_runtime() else { return 1 };
     tokio.block_on(rounds(&options, &mut report));
     drop(tokio);
     if let Some(left) = Counts::now().difference(&before) {
@@ -131,6 +154,16 @@ pub fn inside(options: &str) -> i32 {
         }
         Err(_) => 1,
     }
+}
+
+async fn cycles(count: u64) -> Vec<Cycled> {
+    let mut all = Vec::new();
+    for backend in [Backend::Forkserver, Backend::Exec, Backend::Thread] {
+        for cycle in Cycle::ALL {
+            all.push(cycled(cycle, backend.clone(), count).await);
+        }
+    }
+    all
 }
 
 /// The root's own end, if it is to have one.
@@ -258,6 +291,8 @@ const BUDGET: Duration = Duration::from_secs(3);
 const LAST_POLLS: Duration = Duration::from_secs(1);
 /// How much longer than asked the long root may take: its last round, and a runtime's end.
 const OVERTIME: Duration = Duration::from_secs(60);
+/// Nine of a debug build on a busy machine, and of each some more.
+const PER_CYCLE: Duration = Duration::from_millis(500);
 /// How often is looked at what root and forkserver hold.
 const SAMPLES: Duration = Duration::from_secs(1);
 /// A run that leaks everywhere need not go on.

@@ -13,7 +13,7 @@ async fn tend_below(name: String, levels: u32) -> Result<(), Error> {
 }
 
 #[hatchery::function]
-async fn work(x: u64) -> u64 {
+pub(super) async fn work(x: u64) -> u64 {
     x + 1
 }
 

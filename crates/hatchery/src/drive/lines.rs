@@ -42,6 +42,7 @@ impl Lines {
         match event {
             Event::Ready(id)
             | Event::NotBorn(id)
+            | Event::Told(id)
             | Event::RunFinished { id, .. }
             | Event::Ended { id, .. }
             | Event::Acked(id)

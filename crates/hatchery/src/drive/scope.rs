@@ -197,8 +197,10 @@ impl Core {
     pub(crate) fn cancel_below(&self, path: &ActorPath, reason: &Reason) {
         let found = {
             let mind = lock(&self.mind);
+            // One that is over may not be out of here yet, and another one have its name already.
             mind.slots
                 .iter()
+                .filter(|(id, _)| !mind.scope.is_over(**id))
                 .find(|(_, slot)| *path == slot.link.path || path.is_below(&slot.link.path))
                 .map(|(id, slot)| (*id, slot.link.clone()))
         };

@@ -25,7 +25,8 @@ pub struct StartError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartCause {
-    /// Another actor of this nursery has the name: choose another one.
+    /// Another actor of this nursery has the name: choose another one, or wait until that one has
+    /// settled. A thread that was given up on has its name until it has ended.
     #[error("the name is taken in this nursery")]
     NameTaken,
     /// A name is 1 to 64 letters, digits, `_`, `-` or `.`.

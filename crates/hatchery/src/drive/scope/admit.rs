@@ -119,6 +119,7 @@ impl Run {
     pub(crate) fn finished(mut self, result: Result<(), Fault>) {
         self.said = true;
         self.core.apply(Event::RunFinished { id: self.id, result: result.map_err(Box::new) });
+        self.core.apply(Event::Told(self.id));
     }
 }
 
@@ -129,6 +130,7 @@ impl Drop for Run {
             let path = self.core.actor.path.clone();
             let fault = Fault::new(current::fault_id(), path, FaultKind::Lost, message);
             self.core.apply(Event::RunFinished { id: self.id, result: Err(Box::new(fault)) });
+            self.core.apply(Event::Told(self.id));
         }
     }
 }

@@ -66,7 +66,7 @@ impl Core {
         if unwaited {
             self.leave_behind(&outcome);
         }
-        self.actor.close_scope(self, &outcome.report.actors);
+        self.actor.close_scope(self, &outcome.report);
     }
 
     /// What was found is told at the actor's own end, if somebody is there to be told.

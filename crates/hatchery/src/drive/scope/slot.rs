@@ -92,9 +92,9 @@ impl Mind {
     /// Writes down how the nursery and one of its actors are doing.
     pub(super) fn show(&mut self, id: Option<ActorId>) {
         self.lines.nursery(self.scope.stage());
-        if let Some(id) = id
-            && let Some(stage) = self.scope.member(id)
-        {
+        if let Some(id) = id {
+            // Who is forgotten is over.
+            let stage = self.scope.member(id).unwrap_or_default();
             let child = self.slots.get(&id).and_then(|slot| slot.child.as_ref());
             let pid = child.and_then(|child| match child.id() {
                 ChildId::Process(pid) => Some(pid),
