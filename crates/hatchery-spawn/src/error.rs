@@ -1,6 +1,7 @@
 //! One small error for each thing one can do with children.
 
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::prelude::Step;
@@ -39,6 +40,15 @@ pub enum SpawnError {
         name: String,
         /// Why, as far as is known.
         why: String,
+    },
+    /// There is no program that a forkserver could be started from.
+    #[error("spawning `{name}`: starting a forkserver from this program")]
+    Image {
+        /// The child's name.
+        name: String,
+        /// Why not, and what to do.
+        #[source]
+        cause: Box<ImageError>,
     },
     /// A preload of the program did not end well; no child can be started. See
     /// [`Preload`](crate::Preload).
@@ -95,6 +105,7 @@ impl SpawnError {
         match self {
             Self::Call { cause, .. } | Self::Step { cause, .. } => Some(cause),
             Self::ServerGone { .. }
+            | Self::Image { .. }
             | Self::Preload { .. }
             | Self::Unanswered { .. }
             | Self::TooLarge { .. }
@@ -102,6 +113,62 @@ impl SpawnError {
             | Self::NoConstructor { .. } => None,
         }
     }
+}
+
+/// No program that a forkserver, or an exec'd actor, could be started from.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImageError {
+    /// This code is in a shared library; executing the program that has loaded it would run that
+    /// program's own `main` once more. Name a program of your own that uses the same version of this
+    /// crate: [`Bounds::image`](crate::Bounds::image). If the library is one that the program was
+    /// linked with, and not one that it has loaded, name the program itself.
+    #[error(
+        "this code is in the library {}, loaded by {}, which can't be a forkserver: name a program \
+         that can, by `image`",
+        library.display(),
+        program.display()
+    )]
+    SharedLibrary {
+        /// The library.
+        library: PathBuf,
+        /// The program that runs.
+        program: PathBuf,
+    },
+    /// The program was started through a loader, or under an emulator, and its file is gone.
+    #[error(
+        "the program {} was started by {} and its file was deleted or replaced: restore it, or start \
+         the program without the other",
+        path.display(),
+        loader.display()
+    )]
+    Deleted {
+        /// Where the program's file was.
+        path: PathBuf,
+        /// What was executed in its place.
+        loader: PathBuf,
+    },
+    /// The program that was named can't be read.
+    #[error("the program {} that was named by `image` can't be read", path.display())]
+    Unreadable {
+        /// Which program.
+        path: PathBuf,
+        /// What was said.
+        #[source]
+        cause: io::Error,
+    },
+    /// The program that was named is none that can be a forkserver: it does not use this version of
+    /// this crate. It was not executed.
+    #[error(
+        "the program {} that was named by `image` does not use hatchery-spawn {}, so it can't be a \
+         forkserver",
+        path.display(),
+        env!("CARGO_PKG_VERSION")
+    )]
+    Stranger {
+        /// Which program.
+        path: PathBuf,
+    },
 }
 
 /// A preload that did not come to its end.

@@ -23,6 +23,7 @@ pub(crate) mod wire;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::{Command, Stdio as StdStdio};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
@@ -38,6 +39,7 @@ use crate::error::SpawnError;
 use crate::exit::Exit;
 use crate::held::{Held, is_forbidden};
 use crate::image;
+use crate::own_image::OwnImage;
 use crate::relay::{self, Target};
 use crate::spec::{Program, Spec};
 use crate::stdio::{Stdio, Tail};
@@ -60,6 +62,12 @@ fn parent_of(pid: u32) -> Option<u32> {
 pub struct Bounds {
     /// How long a request may take. Default 5 s: a machine that is out of memory may need that.
     pub request: Duration,
+    /// The program that a forkserver, and exec'd actors, are started from. Default: this program.
+    ///
+    /// For code in a shared library of somebody else's program, as in a module of Python: name a small
+    /// program of yours that is linked with the same functions and the same version of this crate. A
+    /// file that is none of these is refused and not executed.
+    pub image: Option<PathBuf>,
     /// How long the program's preloads may take, all together, before the forkserver can fork; see
     /// [`Preload`](crate::Preload). Requests that are made meanwhile wait, and their own bound counts
     /// from the end of the preloads. Default 60 s. A program without preloads has no use for it.
@@ -87,6 +95,7 @@ impl Default for Bounds {
     fn default() -> Self {
         Self {
             request: Duration::from_secs(5),
+            image: None,
             warm_up: Duration::from_secs(60),
             orphan_grace: Duration::from_millis(500),
             close: Duration::from_secs(1),
@@ -121,18 +130,24 @@ impl Forkserver {
     /// made at once, and learn if it could not start.
     ///
     /// # Errors
-    /// [`SpawnError::Call`] names the call that failed; [`SpawnError::NoConstructor`].
+    /// [`SpawnError::Call`] names the call that failed; [`SpawnError::NoConstructor`];
+    /// [`SpawnError::Image`]: there is no program to start it from.
     pub fn start(bounds: Bounds) -> Result<Self, SpawnError> {
         let name = "forkserver";
         if !image::is_prepared() {
             return Err(SpawnError::NoConstructor { name: name.to_owned() });
         }
+        let image = bounds.image.as_deref().map_or_else(OwnImage::find, OwnImage::named);
+        let image = image.map_err(|cause| {
+            let (name, cause) = (name.to_owned(), Box::new(cause));
+            SpawnError::Image { name, cause }
+        })?;
         let (ours, theirs) = control_pair().map_err(failed(name, "socketpair"))?;
         let null = open_null().map_err(failed(name, "open(/dev/null)"))?;
         let pages = if bounds.huge_pages { "huge" } else { "small" };
         let told = format!("{},{},{pages}", bounds.orphan_grace.as_nanos(), bounds.children);
         let tree = strays::new_tree();
-        let mut server = Command::new("/proc/self/exe");
+        let mut server = Command::new(image.path());
         if std::env::var_os(image::BIND_NOW.0).is_none() {
             server.env(image::BIND_NOW.0, image::BIND_NOW.1);
         }
@@ -144,7 +159,10 @@ impl Forkserver {
             .stdin(StdStdio::from(theirs))
             .stdout(StdStdio::null())
             .spawn()
-            .map_err(failed(name, "posix_spawn(/proc/self/exe)"))?;
+            .map_err(|cause| {
+                let call = format!("posix_spawn({})", image.path().display());
+                SpawnError::Call { name: name.to_owned(), call, cause }
+            })?;
         let pid = child.id();
         let held = match Held::open(pid) {
             Ok(held) => held,

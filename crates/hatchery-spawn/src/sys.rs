@@ -4,6 +4,7 @@
 //! left here are calls that nix has no safe form for, each in a block of its own with its reason.
 #![allow(unsafe_code, reason = "the one home of unsafe code; every block argues for itself")]
 
+pub(crate) mod auxv;
 pub(crate) mod close_range;
 pub(crate) mod ctor;
 pub(crate) mod env;

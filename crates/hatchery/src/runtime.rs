@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Once, Weak};
 use std::time::{Duration, Instant};
@@ -53,6 +54,7 @@ pub struct Builder {
 struct RootOptions {
     watchdog: Option<Duration>,
     huge_pages: bool,
+    image: Option<PathBuf>,
     warm_up: Duration,
 }
 
@@ -64,6 +66,7 @@ impl Runtime {
         let root = RootOptions {
             watchdog: Some(WATCHDOG),
             huge_pages: false,
+            image: None,
             warm_up: Bounds::default().warm_up,
         };
         Builder { config, defaults, signals: true, root }
@@ -216,6 +219,18 @@ impl Builder {
         self
     }
 
+    /// The program that the forkserver and exec'd actors are started from. Default: this program.
+    ///
+    /// For code in a shared library of somebody else's program, such as a module of Python: name a
+    /// small program of yours that is linked with the same functions and the same version of this
+    /// crate. Anything else is a typed error of the first start, and is not executed; see
+    /// [`ImageError`](hatchery_spawn::ImageError).
+    #[must_use]
+    pub fn image(mut self, program: impl Into<PathBuf>) -> Self {
+        self.root.image = Some(program.into());
+        self
+    }
+
     /// How long the program's preloads may take together, in the forkserver and before its first fork;
     /// see [`Bounds::warm_up`](hatchery_spawn::Bounds::warm_up). Default: 60 s.
     #[must_use]
@@ -287,6 +302,8 @@ pub(crate) struct Inner {
     is_root: bool,
     /// Whether its forkserver's code shall lie on huge pages.
     huge_pages: bool,
+    /// The program of its forkserver, if not this one.
+    image: Option<PathBuf>,
     /// How long its forkserver's preloads may take.
     warm_up: Duration,
     /// How thread actors find the runtime they were born into.
@@ -317,7 +334,8 @@ impl Inner {
             offers: Offers::default(),
             is_root: root.is_some(),
             huge_pages: root.as_ref().is_some_and(|root| root.huge_pages),
-            warm_up: root.map_or(Bounds::default().warm_up, |root| root.warm_up),
+            warm_up: root.as_ref().map_or(Bounds::default().warm_up, |root| root.warm_up),
+            image: root.and_then(|root| root.image),
             token: NEXT.fetch_add(1, Ordering::Relaxed),
             forkserver: Mutex::default(),
             killable: Mutex::default(),
@@ -357,7 +375,9 @@ impl Inner {
             None => {
                 let orphan_grace = self.config.orphan_grace;
                 let (huge_pages, warm_up) = (self.huge_pages, self.warm_up);
-                let bounds = Bounds { orphan_grace, huge_pages, warm_up, ..Bounds::default() };
+                let image = self.image.clone();
+                let bounds =
+                    Bounds { image, orphan_grace, huge_pages, warm_up, ..Bounds::default() };
                 Forkserver::start(bounds)?
             }
         };

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use nix::unistd::gettid;
 
+use crate::maps::Maps;
+
 /// How long the kernel may take to take a joined thread off the count.
 pub(crate) const OFF_THE_COUNT: Duration = Duration::from_millis(50);
 
@@ -34,56 +36,22 @@ fn origin(thread: i32) -> Option<String> {
     let stack = syscall.split_whitespace().rev().nth(1)?.strip_prefix("0x")?;
     let stack = u64::from_str_radix(stack, 16).ok()?;
     let maps = Maps::read()?;
-    let mut words = vec![0; maps.room(stack).min(STACK_BYTES)];
+    let mut words = vec![0; maps.at(stack).map_or(0, |map| map.room(stack)).min(STACK_BYTES)];
     let mut memory = fs::File::open("/proc/self/mem").ok()?;
     memory.seek(SeekFrom::Start(stack)).ok()?;
     let length = memory.read(&mut words).ok()?;
     words[..length]
         .chunks_exact(8)
         .filter_map(|word| word.try_into().ok().map(u64::from_ne_bytes))
-        .find_map(|address| maps.code(address))
+        .find_map(|address| code(&maps, address))
 }
 
-/// What is mapped where.
-struct Maps(Vec<Mapping>);
-
-struct Mapping {
-    from: u64,
-    to: u64,
-    is_code: bool,
-    file: String,
-}
-
-impl Maps {
-    fn read() -> Option<Self> {
-        let text = fs::read_to_string("/proc/self/maps").ok()?;
-        Some(Self(text.lines().filter_map(Mapping::parse).collect()))
-    }
-
-    /// Bytes from an address to the end of its mapping.
-    fn room(&self, address: u64) -> usize {
-        let at = self.0.iter().find(|map| (map.from..map.to).contains(&address));
-        at.and_then(|map| usize::try_from(map.to - address).ok()).unwrap_or(0)
-    }
-
-    /// The file of the code at an address, unless that is libc's or the kernel's.
-    fn code(&self, address: u64) -> Option<String> {
-        let map = self.0.iter().find(|map| map.is_code && (map.from..map.to).contains(&address))?;
-        let name = map.file.rsplit('/').next().unwrap_or_default();
-        let is_system = EVERYBODYS.iter().any(|common| name.starts_with(common));
-        (map.file.starts_with('/') && !is_system).then(|| map.file.clone())
-    }
-}
-
-impl Mapping {
-    fn parse(line: &str) -> Option<Self> {
-        let mut fields = line.split_whitespace();
-        let (from, to) = fields.next()?.split_once('-')?;
-        let is_code = fields.next()?.contains('x');
-        let file = fields.nth(3).unwrap_or_default().to_owned();
-        let number = |text| u64::from_str_radix(text, 16).ok();
-        Some(Self { from: number(from)?, to: number(to)?, is_code, file })
-    }
+/// The file of the code at an address, unless that is libc's or the kernel's.
+fn code(maps: &Maps, address: u64) -> Option<String> {
+    let map = maps.at(address).filter(|map| map.is_code)?;
+    let name = map.file.rsplit('/').next().unwrap_or_default();
+    let is_system = EVERYBODYS.iter().any(|common| name.starts_with(common));
+    (map.file.starts_with('/') && !is_system).then(|| map.file.clone())
 }
 
 /// Every thread returns through these.
