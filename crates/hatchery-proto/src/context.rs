@@ -11,6 +11,10 @@
 //! The callee has the last word, exactly once, and it is what both believe: a cancel that crosses
 //! it on the way changes nothing. Only an opener that gave up, or a broken channel, ends a context
 //! without it.
+//!
+//! A half has a clean end (C20) where its sender has closed it, or where the function behind it has
+//! come to a good end. A sender that was only dropped says nothing yet: it may have been dropped by a
+//! panic, an error or a cancel, and the last word tells which.
 
 use crate::message::Reason;
 use crate::stream::{Incoming, Outgoing, Terms, Violation};
@@ -50,6 +54,37 @@ pub enum Word {
     Nothing,
 }
 
+/// Which side of a context one is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// It asked for the context.
+    Opener,
+    /// It runs the function.
+    Callee,
+}
+
+/// In what course a sender was dropped that was not closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dropped {
+    /// Of code that goes on: this is its way to close the half.
+    GoingOn,
+    /// Of a step whose outcome nobody knows yet: [`Context::went_on`] tells it, or nothing does.
+    InStep,
+    /// Of code whose end decides, and is told as the last word or as a cancel.
+    UntilTheEnd,
+}
+
+/// What a reader is to be told that has read all that has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Rest {
+    /// More may come.
+    Waits,
+    /// That was all, and its sender meant it to be.
+    Ended,
+    /// There may have been more: the context ended in another way, and why is in its fault.
+    Cut,
+}
+
 /// Why the callee can't say `started`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum NotStarted {
@@ -67,6 +102,8 @@ pub struct Context {
     phase: Phase,
     /// The first cancel, made here by an opener or told to a callee.
     cancel: Option<Reason>,
+    /// The sender was dropped in a step that is not over.
+    owes_close: bool,
     /// What is sent from here.
     pub outgoing: Outgoing,
     /// What comes here.
@@ -80,6 +117,7 @@ impl Context {
         Self {
             phase: Phase::Opened,
             cancel: None,
+            owes_close: false,
             outgoing: Outgoing::new(terms.credit),
             incoming: Incoming::new(terms),
         }
@@ -218,6 +256,40 @@ impl Context {
     /// [`Violation`].
     pub fn granted(&mut self, bytes: u64) -> Result<(), Violation> {
         if self.is_over() { Ok(()) } else { self.outgoing.granted(bytes) }
+    }
+
+    /// This side closes its half; says whether the other one has to be told.
+    pub fn close(&mut self) -> bool {
+        self.phase == Phase::Started && self.outgoing.close()
+    }
+
+    /// This side's sender was dropped without that; says whether the other one has to be told now.
+    pub fn let_go(&mut self, dropped: Dropped) -> bool {
+        if !self.close() {
+            return false;
+        }
+        self.owes_close = dropped == Dropped::InStep;
+        dropped == Dropped::GoingOn
+    }
+
+    /// The step is over, and its code goes on or has ended well; says whether the other side has to be
+    /// told of a sender that was dropped in it.
+    pub fn went_on(&mut self) -> bool {
+        std::mem::take(&mut self.owes_close) && self.phase == Phase::Started
+    }
+
+    /// What this side's reader is to be told when it has read all that has come.
+    #[must_use]
+    pub fn rest(&self, side: Side) -> Rest {
+        match (&self.phase, side) {
+            // The other side's function has ended well, and all that it sent came before that.
+            (Phase::Over(End::Returned), Side::Opener) => Rest::Ended,
+            // This side's own function has; the other side may have had more to send.
+            (Phase::Over(End::Returned), Side::Callee) if !self.incoming.is_open() => Rest::Ended,
+            (Phase::Over(_), _) => Rest::Cut,
+            (Phase::Opened | Phase::Started, _) if !self.incoming.is_open() => Rest::Ended,
+            (Phase::Opened | Phase::Started, _) => Rest::Waits,
+        }
     }
 
     fn note_cancel(&mut self, reason: Reason) -> bool {

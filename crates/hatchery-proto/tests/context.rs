@@ -4,7 +4,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use hatchery_proto::context::{Context, End, Phase, Word};
+use hatchery_proto::context::{Context, Dropped, End, Phase, Rest, Side as At, Word};
 use hatchery_proto::stream::{Policy, Terms};
 use hatchery_proto::{ActorPath, Reason, Why};
 
@@ -28,6 +28,8 @@ struct Side {
     kept: usize,
     /// How many messages it may still send.
     left: usize,
+    /// It meant its half to end where it did: it closed it, or dropped its sender and went on.
+    meant: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -49,6 +51,10 @@ enum Move {
     GiveUp,
     Send(Who),
     Close(Who),
+    /// The sender is dropped, by whatever drops it.
+    LetGo(Who, Dropped),
+    /// The opener's step in which it was dropped ends well.
+    WentOn,
     Read(Who),
     Data(Who),
     Control(Who),
@@ -72,7 +78,7 @@ impl Side {
     fn new(policy: Policy, left: usize) -> Self {
         let context = Context::new(Terms { credit: 1024, policy });
         let (data, control) = (VecDeque::new(), VecDeque::new());
-        Self { context, data, control, kept: 0, left }
+        Self { context, data, control, kept: 0, left, meant: false }
     }
 }
 
@@ -118,14 +124,7 @@ impl Pair {
                 }
                 next.push(Who::Opener, Message::Cancel(reason));
             }
-            Move::GiveUp => {
-                // Only who has cancelled gives up.
-                next.opener.context.cancelled()?;
-                if next.opener.context.is_over() {
-                    return None;
-                }
-                next.opener.context.give_up();
-            }
+            Move::GiveUp => next.give_up()?,
             Move::Send(who) => {
                 let (from, _) = next.ends(who);
                 if *from.context.phase() != Phase::Started {
@@ -137,11 +136,14 @@ impl Pair {
             }
             Move::Close(who) => {
                 let (from, _) = next.ends(who);
-                if *from.context.phase() != Phase::Started || !from.context.outgoing.close() {
+                if !from.context.close() {
                     return None;
                 }
+                from.meant = true;
                 next.push(who, Message::Close);
             }
+            Move::LetGo(who, dropped) => next.let_go(who, dropped)?,
+            Move::WentOn => next.went_on()?,
             Move::Read(who) => {
                 let (side, _) = next.ends(who);
                 side.kept = side.kept.checked_sub(1)?;
@@ -181,6 +183,38 @@ impl Pair {
             }
         }
         Some(next)
+    }
+
+    fn let_go(&mut self, who: Who, dropped: Dropped) -> Option<()> {
+        let (from, _) = self.ends(who);
+        if *from.context.phase() != Phase::Started || !from.context.outgoing.is_open() {
+            return None;
+        }
+        let told = from.context.let_go(dropped);
+        from.meant = dropped == Dropped::GoingOn;
+        if told {
+            self.push(who, Message::Close);
+        }
+        Some(())
+    }
+
+    fn went_on(&mut self) -> Option<()> {
+        if !self.opener.context.went_on() {
+            return None;
+        }
+        self.opener.meant = true;
+        self.push(Who::Opener, Message::Close);
+        Some(())
+    }
+
+    /// Only who has cancelled gives up.
+    fn give_up(&mut self) -> Option<()> {
+        self.opener.context.cancelled()?;
+        if self.opener.context.is_over() {
+            return None;
+        }
+        self.opener.context.give_up();
+        Some(())
     }
 
     fn finish(&mut self, returned: bool) -> Option<()> {
@@ -235,6 +269,13 @@ impl Pair {
             assert!(side.context.incoming.held() <= 1024, "{self:#?}");
             assert_eq!(side.context.incoming.held(), side.kept as u64 * 512, "{self:#?}");
         }
+        let reads_end = |side: &Side, at| side.kept == 0 && side.context.rest(at) == Rest::Ended;
+        if reads_end(&self.opener, At::Opener) {
+            assert!(self.callee.meant || self.word == Some(true), "a false end: {self:#?}");
+        }
+        if reads_end(&self.callee, At::Callee) {
+            assert!(self.opener.meant, "a false end: {self:#?}");
+        }
         let end = match self.opener.context.phase() {
             Phase::Over(end) => *end,
             Phase::Opened | Phase::Started => return,
@@ -279,6 +320,14 @@ impl Pair {
         if !end.cut && *end.opener.context.phase() != Phase::Over(End::GivenUp) {
             assert_eq!(end.opener.context.phase(), end.callee.context.phase(), "{self:#?}");
         }
+        // Nobody waits for more when all is said, and a good end is told as one.
+        assert_ne!(end.opener.context.rest(At::Opener), Rest::Waits, "{self:#?} came to {end:#?}");
+        assert_ne!(end.callee.context.rest(At::Callee), Rest::Waits, "{self:#?} came to {end:#?}");
+        if *end.opener.context.phase() == Phase::Over(End::Returned) {
+            assert_eq!(end.opener.context.rest(At::Opener), Rest::Ended, "{self:#?}");
+        } else {
+            assert_eq!(end.opener.context.rest(At::Opener), Rest::Cut, "{self:#?}");
+        }
         // Whom the callee was told it was cancelled by is who did it.
         if let Some(reason) = &end.dropped_for {
             assert_eq!(Some(reason), end.opener.context.cancelled(), "{self:#?}");
@@ -299,6 +348,11 @@ fn moves() -> Vec<Move> {
         Move::GiveUp,
         Move::Cut(true),
         Move::Cut(false),
+        Move::LetGo(Who::Callee, Dropped::UntilTheEnd),
+        Move::LetGo(Who::Opener, Dropped::UntilTheEnd),
+        Move::LetGo(Who::Opener, Dropped::InStep),
+        Move::LetGo(Who::Opener, Dropped::GoingOn),
+        Move::WentOn,
     ];
     for who in [Who::Opener, Who::Callee] {
         let of_one = [Move::Send, Move::Close, Move::Read, Move::Data, Move::Control, Move::Lost];
@@ -326,8 +380,9 @@ fn explore(policy: Policy) -> usize {
     seen.len()
 }
 
-/// C4, C11, scenarios 62 to 66: through every order of open, started, send, close, error, cancel,
-/// exit and a broken channel.
+/// C4, C11, C20, scenarios 62 to 66: through every order of open, started, send, close, a sender that
+/// is dropped, error, cancel, exit and a broken channel. In none of them does a reader see an end that
+/// its sender did not mean.
 #[test]
 fn both_sides_come_to_rest_in_the_same_belief() {
     let states = explore(Policy::Wait);

@@ -3,7 +3,9 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context as Task, Poll};
 use std::time::Duration;
 
 use hatchery_proto::stream::{Policy, Terms};
@@ -16,7 +18,7 @@ use crate::drive::link::{Answer, Held, Link};
 use crate::drive::pipe::{Pipe, Side, StreamStats, Unstarted};
 use crate::error::{ContextError, StreamError};
 use crate::function::{NoError, RemoteError, encode_reply, packed};
-use crate::panics::caught;
+use crate::panics::{Caught, caught};
 use crate::stream::{Duplex, Receiver, Sender};
 
 /// A context that has not been opened yet: a function that converses, and its arguments.
@@ -136,8 +138,8 @@ where
         let deadline = Deadline::after(self.within);
         let (held, started) = self.start(&deadline).await?;
         let held = Arc::new(held);
-        let mut body = caught(body(Context::new(held.clone(), started)));
         let pipe = held.pipe.clone();
+        let mut body = Body::new(pipe.clone(), body(Context::new(held.clone(), started)));
         let (value, own, why) = tokio::select! {
             biased;
             () = pipe.failed() => (None, body.discard().err(), Why::Requested),
@@ -200,6 +202,47 @@ where
             ContextError::Refused(Box::new(fault))
         })?;
         Ok((held, started))
+    }
+}
+
+/// The opener's body. Its pipe knows when it runs: a sender that is dropped then may be dropped by an
+/// error, which is known when it has run (C20).
+struct Body<F> {
+    pipe: Arc<Pipe>,
+    running: Caught<F>,
+}
+
+impl<F: Future> Body<F> {
+    fn new(pipe: Arc<Pipe>, body: F) -> Self {
+        pipe.step_begins();
+        Self { pipe, running: caught(body) }
+    }
+}
+
+impl<F> Body<F> {
+    fn discard(&mut self) -> Result<(), Box<Fault>> {
+        self.pipe.step_begins();
+        self.running.discard()
+    }
+}
+
+impl<F: Future<Output = crate::Result<B>>, B> Future for Body<F> {
+    type Output = Result<crate::Result<B>, Box<Fault>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<Self::Output> {
+        self.pipe.step_begins();
+        let polled = Pin::new(&mut self.running).poll(cx);
+        if matches!(polled, Poll::Pending | Poll::Ready(Ok(Ok(_)))) {
+            self.pipe.step_ends();
+        }
+        polled
+    }
+}
+
+impl<F> Drop for Body<F> {
+    fn drop(&mut self) {
+        // What it still holds is dropped after this.
+        self.pipe.step_begins();
     }
 }
 

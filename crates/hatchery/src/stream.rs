@@ -31,7 +31,7 @@ impl<R, W> Duplex<R, W> {
         Self { sender: Sender::new(pipe.clone()), receiver: Receiver::new(pipe.clone()) }
     }
 
-    /// The two halves; each is closed when it is dropped.
+    /// The two halves. To close the sending one while this side goes on, see [`Sender::close`].
     #[must_use]
     pub fn split(self) -> (Sender<W>, Receiver<R>) {
         (self.sender, self.receiver)
@@ -85,7 +85,16 @@ impl<R: DeserializeOwned + 'static, W: Serialize + Send + 'static> Duplex<R, W> 
     }
 }
 
-/// The half that sends. Dropped, it is closed; messages that were sent still arrive.
+/// The half that sends. [`Sender::close`] closes it; messages that were sent still arrive.
+///
+/// The other side sees a clean end only where this side meant one (C20). A callee's sender that is
+/// dropped without `close` is closed by the good end of its function: if that panics, errs or is
+/// cancelled, the opener's reader gets that and no end. An opener's that is dropped in its body is
+/// closed when the body has come to its next await, or to a good end; one that is dropped by a panic, an
+/// error or a cancel of the body is not, and the callee is cancelled. With
+/// [`Opening::handle`](crate::Opening::handle) there is no body to look at: there a dropped sender is
+/// closed unless its thread panics, so where an error may drop it, keep it beside its handle and drop
+/// the handle first.
 pub struct Sender<W> {
     pipe: Arc<Pipe>,
     /// A message that waits for room.
@@ -130,14 +139,6 @@ impl<W> Sender<W> {
             Sent::Refused(fault) => Err(StreamError::BadMessage(fault)),
         }
     }
-
-    fn close_half(&mut self) {
-        self.staged = None;
-        if std::mem::replace(&mut self.open, false) {
-            self.pipe.close();
-            self.pipe.flush();
-        }
-    }
 }
 
 impl<W: Serialize + Send + 'static> Sender<W> {
@@ -159,8 +160,8 @@ impl<W: Serialize + Send + 'static> Sender<W> {
         std::future::poll_fn(|cx| Pin::new(&mut *self).poll_flush(cx)).await
     }
 
-    /// Closes this half: the other side reads what was sent and then the end. The other half
-    /// stays open.
+    /// Closes this half: the other side reads what was sent and then the end, whatever this side
+    /// comes to later. The other half stays open.
     ///
     /// # Errors
     /// [`StreamError::Ended`] if the context went wrong before the last message was out.
@@ -209,14 +210,21 @@ impl<W: Serialize + Send + 'static> Sink<W> for Sender<W> {
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         ready!(self.poll_staged(cx))?;
-        self.close_half();
+        if std::mem::replace(&mut self.open, false) {
+            self.pipe.close();
+            self.pipe.flush();
+        }
         Poll::Ready(Ok(()))
     }
 }
 
 impl<W> Drop for Sender<W> {
     fn drop(&mut self) {
-        self.close_half();
+        self.staged = None;
+        if self.open {
+            self.pipe.let_go();
+            self.pipe.flush();
+        }
     }
 }
 

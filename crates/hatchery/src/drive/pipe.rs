@@ -7,12 +7,14 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context as Task, Poll, Waker};
 
 use bytes::BytesMut;
 use hatchery_proto::board;
-use hatchery_proto::context::{Context, Phase, Word};
+pub(crate) use hatchery_proto::context::Side;
+use hatchery_proto::context::{Context, Dropped, Rest, Word};
 use hatchery_proto::stream::{Denied, Policy, Terms, Violation};
 use hatchery_proto::{
     ActorPath, CallId, Encoded, Fault, FaultKind, FrameError, Reason, ToChild, ToParent,
@@ -36,16 +38,10 @@ pub(crate) struct Pipe {
     pub(crate) side: Side,
     policy: Policy,
     outbox: Arc<Outbox>,
+    steps: Steps,
     state: Mutex<State>,
     /// Counts every change of the machine's phase and the first cancel.
     changed: watch::Sender<u64>,
-}
-
-/// Who one is in a context.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
-    Opener,
-    Callee,
 }
 
 /// What a stream's halves have done so far.
@@ -146,8 +142,8 @@ impl Pipe {
             line: Some(line),
         };
         let (changed, _) = watch::channel(0);
-        let (policy, state) = (terms.policy, Mutex::new(state));
-        Arc::new(Self { call, peer, side, policy, outbox, state, changed })
+        let (policy, state, steps) = (terms.policy, Mutex::new(state), Steps::default());
+        Arc::new(Self { call, peer, side, policy, outbox, steps, state, changed })
     }
 
     // What the connection's reader brings.
@@ -466,9 +462,40 @@ impl Pipe {
     /// No more messages from this side.
     pub(crate) fn close(&self) {
         let mut state = lock(&self.state);
-        if *state.context.phase() != Phase::Started || !state.context.outgoing.close() {
-            return;
+        if state.context.close() {
+            self.tell_close();
         }
+    }
+
+    /// The sender was dropped without that.
+    pub(crate) fn let_go(&self) {
+        let mut state = lock(&self.state);
+        let dropped = match self.side {
+            // Its function's end decides, also if its sender is with another task.
+            Side::Callee => Dropped::UntilTheEnd,
+            Side::Opener if self.steps.dropped() => Dropped::InStep,
+            Side::Opener if std::thread::panicking() => Dropped::UntilTheEnd,
+            Side::Opener => Dropped::GoingOn,
+        };
+        if state.context.let_go(dropped) {
+            self.tell_close();
+        }
+    }
+
+    /// The opener's body runs from here on, or is dropped.
+    pub(crate) fn step_begins(&self) {
+        self.steps.begin();
+    }
+
+    /// It waits for something, or has ended well.
+    pub(crate) fn step_ends(&self) {
+        if self.steps.end() && lock(&self.state).context.went_on() {
+            self.tell_close();
+            self.flush();
+        }
+    }
+
+    fn tell_close(&self) {
         let call = self.call;
         // After the messages that were sent; a closed channel has ended it already.
         let _closed = match self.side {
@@ -485,14 +512,14 @@ impl Pipe {
             self.grant(&mut state);
             return Poll::Ready(Next::Item(value));
         }
-        if let Some(fault) = &state.fault {
-            return Poll::Ready(Next::Broken(fault.clone()));
+        match state.context.rest(self.side) {
+            Rest::Ended => Poll::Ready(Next::End),
+            Rest::Cut => Poll::Ready(Next::Broken(state.why_cut())),
+            Rest::Waits => {
+                state.reader = Some(cx.waker().clone());
+                Poll::Pending
+            }
         }
-        if state.context.is_over() || !state.context.incoming.is_open() {
-            return Poll::Ready(Next::End);
-        }
-        state.reader = Some(cx.waker().clone());
-        Poll::Pending
     }
 
     /// Nobody reads any more; the sender must not wait for that.
@@ -540,9 +567,44 @@ impl State {
         }
     }
 
+    /// Why there may have been more to read.
+    fn why_cut(&self) -> Box<Fault> {
+        self.fault.clone().unwrap_or_else(|| {
+            let message = "its function here returned before the other side's half was closed";
+            Box::new(current::fault(FaultKind::Lost, message.to_owned()))
+        })
+    }
+
     fn closed_for_sending(&self) -> Option<Sent> {
         let closed = self.context.is_over() || !self.context.outgoing.is_open();
         closed.then(|| Sent::Closed(self.fault.clone()))
+    }
+}
+
+/// Whether a sender is dropped while the opener's body runs, whose outcome may be an error.
+#[derive(Debug, Default)]
+struct Steps(AtomicU8);
+
+impl Steps {
+    /// None runs: there is no body, or it waits.
+    const BETWEEN: u8 = 0;
+    const RUNS: u8 = 1;
+    /// One runs, and the sender was dropped meanwhile.
+    const DROPPED: u8 = 2;
+
+    fn begin(&self) {
+        self.0.store(Self::RUNS, Ordering::Release);
+    }
+
+    /// Says whether the sender was dropped in it.
+    fn end(&self) -> bool {
+        self.0.swap(Self::BETWEEN, Ordering::AcqRel) == Self::DROPPED
+    }
+
+    /// The sender is dropped; says whether a step runs, which then finds this at its end.
+    fn dropped(&self) -> bool {
+        let (runs, dropped) = (Self::RUNS, Self::DROPPED);
+        self.0.compare_exchange(runs, dropped, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 }
 

@@ -88,10 +88,12 @@ where
 {
     let (mut sender, _nothing_comes) = callee.started(())?.split();
     let mut items = pin!(items);
+    // No `close` at the end: that the function has ended well is told by its last word alone, so that
+    // nothing else can be taken for it (C20).
     while let Some(item) = std::future::poll_fn(|cx| items.as_mut().poll_next(cx)).await {
         sender.send(item).await?;
     }
-    sender.close().await
+    Ok(())
 }
 
 /// Makes the [`ContextCall`] of a function that can't fail.
