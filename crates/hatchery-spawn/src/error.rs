@@ -41,6 +41,19 @@ pub enum SpawnError {
         /// Why, as far as is known.
         why: String,
     },
+    /// The program has threads that began before `main`, of a library or a preloaded profiler: a fork
+    /// would lack them and keep their locks for ever. [`Forkserver::exec`](crate::Forkserver::exec) and
+    /// [`Command`](crate::Command) work with them.
+    #[error(
+        "spawning `{name}`: threads that began before `main` rule out a fork without exec ({threads}): \
+         start it by exec, or without the library that begins them"
+    )]
+    Threaded {
+        /// The child's name.
+        name: String,
+        /// Their names and numbers, and the files whose code they run, as far as that is known.
+        threads: String,
+    },
     /// There is no program that a forkserver could be started from.
     #[error("spawning `{name}`: starting a forkserver from this program")]
     Image {
@@ -105,6 +118,7 @@ impl SpawnError {
         match self {
             Self::Call { cause, .. } | Self::Step { cause, .. } => Some(cause),
             Self::ServerGone { .. }
+            | Self::Threaded { .. }
             | Self::Image { .. }
             | Self::Preload { .. }
             | Self::Unanswered { .. }

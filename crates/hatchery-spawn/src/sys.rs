@@ -23,6 +23,7 @@ pub(crate) mod scm_rights;
 pub(crate) mod seccomp;
 pub(crate) mod sigaction;
 pub(crate) mod sigpipe;
+pub(crate) mod silence;
 pub(crate) mod socket;
 pub(crate) mod title;
 pub(crate) mod waitid;

@@ -309,6 +309,12 @@ impl Client {
                     tell(waiting.answer, Err(SpawnError::Call { name, call, cause }));
                 }
             }
+            Answer::Threaded { number, threads } => {
+                if let Some(waiting) = self.take_waiting(number) {
+                    let name = waiting.name;
+                    tell(waiting.answer, Err(SpawnError::Threaded { name, threads }));
+                }
+            }
             Answer::Spawned { number, pid, withheld } => {
                 let withheld = withheld || received.truncated;
                 self.spawned(number, pid, received.fds.pop().map(Pidfd::received), withheld);

@@ -72,6 +72,8 @@ struct Server {
     image: OwnedFd,
     pidfds: Pidfds,
     crib: Crib,
+    /// Threads that were there before `main`: with them only what is executed at once is forked.
+    company: Option<String>,
     /// The root wants all of them stopped, who is still to be born too.
     held: bool,
     open_files: (u64, u64),

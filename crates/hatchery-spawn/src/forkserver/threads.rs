@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::io::{Read as _, Seek as _, SeekFrom};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::libc;
 use nix::unistd::gettid;
 
 use crate::maps::Maps;
+use crate::sys::silence;
 
 /// How long the kernel may take to take a joined thread off the count.
 pub(crate) const OFF_THE_COUNT: Duration = Duration::from_millis(50);
@@ -17,6 +20,51 @@ pub(crate) fn others() -> Vec<i32> {
     let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let numbers = tasks.filter_map(|task| task.file_name().to_str()?.parse().ok());
     numbers.filter(|thread| *thread != own).collect()
+}
+
+/// Has all threads but the calling one block all signals: a signal for the process then waits for
+/// the one that looks for it, and is not taken by a thread that knows nothing of it.
+pub(crate) fn silence_others() -> Result<(), (&'static str, Errno)> {
+    let until = Instant::now() + SILENCE_BOUND;
+    for thread in others() {
+        match silence::silence(thread) {
+            // It has ended.
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(errno) => return Err(("tgkill", errno)),
+        }
+        while takes_signals(thread) {
+            if Instant::now() > until {
+                return Err(("blocking the signals of another thread", Errno::ETIMEDOUT));
+            }
+            std::thread::yield_now();
+        }
+    }
+    Ok(())
+}
+
+/// Whether a thread would take a SIGCHLD of the process.
+fn takes_signals(thread: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/self/task/{thread}/status")).unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & (1 << (libc::SIGCHLD - 1)) == 0)
+}
+
+/// The threads of this process but the calling one, for people; `None` if there is no other. One
+/// that was joined may be on the count for a moment, and is waited for.
+pub(crate) fn company() -> Option<String> {
+    let until = Instant::now() + OFF_THE_COUNT;
+    loop {
+        let others = others();
+        if others.is_empty() {
+            return None;
+        }
+        if Instant::now() > until {
+            let described: Vec<_> = others.into_iter().take(SHOWN).map(describe).collect();
+            return Some(described.join(", "));
+        }
+        std::thread::yield_now();
+    }
 }
 
 /// A thread by its name, and by the file whose code it came from, as far as its stack tells.
@@ -58,3 +106,7 @@ fn code(maps: &Maps, address: u64) -> Option<String> {
 const EVERYBODYS: [&str; 4] = ["libc.", "libc-", "libpthread", "ld-"];
 /// How much of a stack is looked at.
 const STACK_BYTES: usize = 64 * 1024;
+/// How long the other threads may take to block their signals: each has to run once for it.
+const SILENCE_BOUND: Duration = Duration::from_secs(2);
+/// How many threads are named.
+const SHOWN: usize = 8;

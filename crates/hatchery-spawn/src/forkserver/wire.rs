@@ -128,6 +128,9 @@ pub(crate) enum Answer {
     Unfit { call: String, errno: i32 },
     /// No child came of this request.
     Failed { number: u64, call: String, errno: i32 },
+    /// No child came of this request, which was one for a fork without an exec: the forkserver has
+    /// other threads.
+    Threaded { number: u64, threads: String },
     /// The child lives; its pidfd comes beside this, if there is one.
     /// `withheld`: it has a pidfd, which there was no way to pass on.
     Spawned { number: u64, pid: i32, withheld: bool },
@@ -259,6 +262,10 @@ impl Answer {
                 out.i32(*pid);
                 out.u8(u8::from(*withheld));
             }
+            Self::Threaded { number, threads } => {
+                out.tagged(7, threads);
+                out.u64(*number);
+            }
             Self::WarmingUp { preload } => out.tagged(5, preload),
             Self::Spoiled { preload, failure } => {
                 out.tagged(6, preload);
@@ -297,6 +304,7 @@ impl Answer {
             },
             5 => Self::WarmingUp { preload: input.text()? },
             6 => Self::Spoiled { preload: input.text()?, failure: input.failure()? },
+            7 => Self::Threaded { threads: input.text()?, number: input.u64()? },
             _ => return Err(Malformed),
         };
         if input.0.is_empty() { Ok(answer) } else { Err(Malformed) }
@@ -521,6 +529,7 @@ mod tests {
         for answer in [
             Answer::Ready { pidfds: false, small_pages: "none free".into() },
             Answer::WarmingUp { preload: "load".into() },
+            Answer::Threaded { number: 3, threads: "`it` (7)".into() },
             spoiled(PreloadFailure::Panicked { message: "no".into() }),
             spoiled(PreloadFailure::LeftThread { thread: "`it` (7)".into() }),
             spoiled(PreloadFailure::TookTooLong { bound: Duration::from_secs(7) }),

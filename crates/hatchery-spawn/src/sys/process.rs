@@ -16,11 +16,13 @@ pub(crate) enum Forked {
     Child,
 }
 
-/// Forks. Only the single-threaded forkserver may, so that the child is a whole libc process.
+/// Forks. Only the forkserver may. Where it has one thread the child is a whole libc process. Where a
+/// library has begun others before `main`, the child is on its way to an exec: until then it takes no
+/// lock but malloc's, which both glibc's and musl's `fork` leave usable in a child.
 ///
 /// By libc's own `fork`: a child of a raw `clone` has a stale thread id and robust list.
 pub(crate) fn fork() -> Result<Forked, Errno> {
-    // SAFETY: the caller has one thread, so no lock is held by one that the child lacks.
+    // SAFETY: no lock that the child takes is held by a thread that it lacks, as said above.
     match Errno::result(unsafe { libc::fork() })? {
         0 => Ok(Forked::Child),
         child => Ok(Forked::Parent { child }),

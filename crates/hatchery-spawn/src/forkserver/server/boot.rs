@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -63,8 +62,10 @@ impl Server {
         let null = open("/dev/null", OFlag::O_RDWR).map_err(call("open(/dev/null)"))?;
         let image = open("/proc/self/exe", OFlag::O_PATH).map_err(call("open(/proc/self/exe)"))?;
         warm_up::run(client.as_fd(), root_pidfd.as_ref().map(AsFd::as_fd))?;
-        if !is_alone() {
-            return Err(("a thread that was there before main", Errno::EBUSY).into());
+        // Preloads leave none: they were there before main.
+        let company = threads::company();
+        if company.is_some() {
+            threads::silence_others()?;
         }
         // Room for what each child carries, so that it need not move its environment for that.
         env::put(MARK, "").map_err(call("putenv"))?;
@@ -107,6 +108,7 @@ impl Server {
             image,
             pidfds,
             crib: Crib::new(),
+            company,
             held: false,
             open_files,
             pid: nix::unistd::getpid().as_raw(),
@@ -126,18 +128,6 @@ impl Server {
 
 fn open(path: &str, flags: OFlag) -> Result<OwnedFd, Errno> {
     nix::fcntl::open(path, flags | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
-}
-
-/// Whether this is the process's only thread. One that was joined may be on the count for a moment.
-fn is_alone() -> bool {
-    let until = Instant::now() + threads::OFF_THE_COUNT;
-    while !threads::others().is_empty() {
-        if Instant::now() > until {
-            return false;
-        }
-        std::thread::yield_now();
-    }
-    true
 }
 
 /// The last step of the start: from here on requests are served.

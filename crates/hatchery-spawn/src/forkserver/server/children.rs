@@ -12,7 +12,7 @@ use crate::exit::Exit;
 use crate::forkserver::book::Owner;
 use crate::forkserver::fork;
 use crate::forkserver::strays::{self, AmidExec};
-use crate::forkserver::wire::{Answer, Request};
+use crate::forkserver::wire::{Answer, Request, Run};
 use crate::prelude::Nest;
 use crate::sys::{process, waitid};
 
@@ -36,6 +36,10 @@ impl Server {
         }
         if self.book.count_children(owner) >= self.quota {
             return self.answer(fd, failed(("the quota of children", Errno::EAGAIN)), None);
+        }
+        if let (Some(threads), Run::Main(_)) = (&self.company, &request.run) {
+            let threads = threads.clone();
+            return self.answer(fd, Answer::Threaded { number, threads }, None);
         }
         if let Err(error) = self.pidfds.reserve() {
             return self.answer(fd, failed(error), None);
