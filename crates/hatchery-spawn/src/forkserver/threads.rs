@@ -22,9 +22,19 @@ pub(crate) fn others() -> Vec<i32> {
     numbers.filter(|thread| *thread != own).collect()
 }
 
+/// The threads that were there before `main`, as preloads leave none; for people. They block all
+/// signals from here on. `None` if there are none.
+pub(crate) fn silent_company() -> Result<Option<String>, (&'static str, Errno)> {
+    let company = company();
+    if company.is_some() {
+        silence_others()?;
+    }
+    Ok(company)
+}
+
 /// Has all threads but the calling one block all signals: a signal for the process then waits for
 /// the one that looks for it, and is not taken by a thread that knows nothing of it.
-pub(crate) fn silence_others() -> Result<(), (&'static str, Errno)> {
+fn silence_others() -> Result<(), (&'static str, Errno)> {
     let until = Instant::now() + SILENCE_BOUND;
     for thread in others() {
         match silence::silence(thread) {
@@ -52,7 +62,7 @@ fn takes_signals(thread: i32) -> bool {
 
 /// The threads of this process but the calling one, for people; `None` if there is no other. One
 /// that was joined may be on the count for a moment, and is waited for.
-pub(crate) fn company() -> Option<String> {
+fn company() -> Option<String> {
     let until = Instant::now() + OFF_THE_COUNT;
     loop {
         let others = others();

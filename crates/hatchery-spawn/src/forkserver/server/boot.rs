@@ -62,11 +62,7 @@ impl Server {
         let null = open("/dev/null", OFlag::O_RDWR).map_err(call("open(/dev/null)"))?;
         let image = open("/proc/self/exe", OFlag::O_PATH).map_err(call("open(/proc/self/exe)"))?;
         warm_up::run(client.as_fd(), root_pidfd.as_ref().map(AsFd::as_fd))?;
-        // Preloads leave none: they were there before main.
-        let company = threads::company();
-        if company.is_some() {
-            threads::silence_others()?;
-        }
+        let company = threads::silent_company()?;
         // Room for what each child carries, so that it need not move its environment for that.
         env::put(MARK, "").map_err(call("putenv"))?;
         // Inherited or made by a preload: children get none of it.
