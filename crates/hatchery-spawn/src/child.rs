@@ -8,9 +8,13 @@ use std::time::Duration;
 use nix::libc;
 use tokio::sync::watch;
 
+use crate::command::output::{self, DRAIN};
+use crate::command::{CommandError, Output};
 use crate::error::{SignalError, WaitError};
 use crate::exit::Exit;
 use crate::forkserver::client::Client;
+use crate::forkserver::manner::Note;
+use crate::forkserver::wire::SETTLE;
 use crate::grip::{Grip, NotSent};
 use crate::ledger::{Ledger, Who};
 use crate::own_thread::OwnThread;
@@ -24,10 +28,13 @@ use crate::stdio::Tail;
 #[derive(Debug)]
 pub struct Child {
     handle: ChildHandle,
-    pub(crate) stdin: Option<OwnedFd>,
+    /// Behind a lock, as a wait closes it.
+    pub(crate) stdin: Mutex<Option<OwnedFd>>,
     pub(crate) stdout: Option<OwnedFd>,
     pub(crate) stderr: Option<OwnedFd>,
     pub(crate) tail: Option<Arc<Tail>>,
+    /// How long its pipes are read after its end.
+    pub(crate) drain: Duration,
 }
 
 /// A child without the right to its life: clone it freely.
@@ -43,6 +50,19 @@ pub enum ChildId {
     Process(u32),
     /// A thread of this process, by name.
     Thread(String),
+}
+
+/// How a child halted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Halt {
+    /// It has ended.
+    Ended(Exit),
+    /// It is stopped, by that signal, until somebody sends SIGCONT.
+    Stopped {
+        /// Its number: SIGTTIN if it would read from a terminal that isn't its own, SIGTTOU if it
+        /// would write to one or change its settings, SIGTSTP, SIGSTOP.
+        signal: i32,
+    },
 }
 
 /// Why a child was not born.
@@ -72,8 +92,9 @@ enum Body {
         pid: u32,
         number: u64,
         grip: Grip,
-        /// Its cgroup is killed with it, which is for the forkserver to do.
-        has_cgroup: bool,
+        ties: Ties,
+        /// What is noted of a program before its status.
+        notes: Option<watch::Sender<Note>>,
         server: Weak<Client>,
     },
     Thread {
@@ -84,17 +105,29 @@ enum Body {
     },
 }
 
+/// What binds a process to others, so that the forkserver has a part in its end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Ties {
+    /// It is a program, of which notes are taken.
+    pub(crate) is_program: bool,
+    /// Its cgroup is killed with it.
+    pub(crate) has_cgroup: bool,
+    /// What it leaves in its group may go on for a while.
+    pub(crate) lingers: bool,
+}
+
 impl Core {
     pub(crate) fn process(
         name: String,
         (number, pid): (u64, u32),
-        (grip, has_cgroup): (Grip, bool),
+        (grip, ties): (Grip, Ties),
         server: Weak<Client>,
         birth: Option<Arc<OwnedFd>>,
     ) -> Arc<Self> {
         let (status, _) = watch::channel(None);
         let birth = Mutex::new(birth);
-        let body = Body::Process { pid, number, grip, has_cgroup, server };
+        let notes = ties.is_program.then(|| watch::channel(Note::Runs).0);
+        let body = Body::Process { pid, number, grip, ties, notes, server };
         Arc::new(Self { name, body, status, birth, died_in: OnceLock::new() })
     }
 
@@ -115,6 +148,13 @@ impl Core {
     pub(crate) fn died_in(&self, step: Option<Step>) {
         // Told once.
         let _first = step.map(|step| self.died_in.set(step));
+    }
+
+    /// The forkserver has seen it end, stop or go on, and will say more.
+    pub(crate) fn noted(&self, note: Note) {
+        if let Body::Process { notes: Some(notes), .. } = &self.body {
+            notes.send_replace(note);
+        }
     }
 
     /// The forkserver has reaped it.
@@ -147,7 +187,14 @@ impl Core {
 impl Child {
     pub(crate) fn new(core: Arc<Core>) -> Self {
         let handle = ChildHandle { core };
-        Self { handle, stdin: None, stdout: None, stderr: None, tail: None }
+        Self {
+            handle,
+            stdin: Mutex::default(),
+            stdout: None,
+            stderr: None,
+            tail: None,
+            drain: DRAIN,
+        }
     }
 
     /// A handle for others to wait with.
@@ -162,12 +209,48 @@ impl Child {
         self.handle.id()
     }
 
-    /// See [`ChildHandle::wait`].
+    /// Closes our end of its stdin if nobody has taken that, so that a program that reads to its end
+    /// has one; then as [`ChildHandle::wait`], which leaves stdin alone.
+    ///
+    /// Piped outputs are not read here: a child that writes more than a pipe holds (64 KiB) waits for
+    /// a reader. Take them first, or use [`Child::wait_with_output`].
     ///
     /// # Errors
     /// See [`ChildHandle::wait`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing but stdin, which is closed by then.
     pub async fn wait(&self) -> Result<Exit, WaitError> {
+        self.close_stdin();
         self.handle.wait().await
+    }
+
+    /// Closes stdin as [`wait`](Self::wait) does; then as [`ChildHandle::wait_halted`].
+    ///
+    /// # Errors
+    /// See [`ChildHandle::wait`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing but stdin, which is closed by then.
+    pub async fn wait_halted(&self) -> Result<Halt, WaitError> {
+        self.close_stdin();
+        self.handle.wait_halted().await
+    }
+
+    /// Closes stdin if nobody has taken that, reads those of its outputs that are piped and that nobody
+    /// has taken, and waits for its end; see [`Command::output`](crate::Command::output).
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future kills it; what was read is lost.
+    pub async fn wait_with_output(self) -> Result<Output, CommandError> {
+        output::collect(self).await
+    }
+
+    pub(crate) fn close_stdin(&self) {
+        drop(self.stdin.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// See [`ChildHandle::try_wait`].
@@ -196,7 +279,7 @@ impl Child {
 
     /// Our end of its stdin, if it was piped. Once.
     pub fn take_stdin(&mut self) -> Option<OwnedFd> {
-        self.stdin.take()
+        self.stdin.get_mut().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Our end of its stdout, if it was piped. Once.
@@ -244,7 +327,7 @@ impl Drop for Child {
 impl Core {
     fn signal(&self, signal: i32) -> Result<(), SignalError> {
         let name = || self.name.clone();
-        let Body::Process { number, grip, has_cgroup, server, .. } = &self.body else {
+        let Body::Process { number, grip, ties, server, .. } = &self.body else {
             return Err(SignalError::Thread { name: name() });
         };
         // Its parent needs no fd for that. Whom nobody has reaped gets it, and nobody else.
@@ -252,8 +335,8 @@ impl Core {
             let server = server.upgrade().filter(|_| self.status.borrow().is_none());
             server.map_or(Ok(()), |server| server.signal(*number, signal))
         };
-        if *has_cgroup && signal == libc::SIGKILL {
-            // Before it is reaped. Here too, as the forkserver may have been stopped.
+        if (ties.has_cgroup || ties.lingers) && signal == libc::SIGKILL {
+            // What goes with it. Before it is reaped. Here too, as the forkserver may have been stopped.
             let _sent_below = by_server();
         }
         match grip.signal(signal) {
@@ -261,6 +344,15 @@ impl Core {
             Err(NotSent::Refused(cause)) => Err(SignalError::System { name: name(), cause }),
             Err(NotSent::OutOfReach) => by_server()
                 .map_err(|errno| SignalError::System { name: name(), cause: errno.into() }),
+        }
+    }
+
+    /// What it leaves behind need not go on any longer.
+    pub(crate) fn settle(&self) {
+        if let Body::Process { number, server, ties: Ties { lingers: true, .. }, .. } = &self.body
+            && let Some(server) = server.upgrade().filter(|_| self.status.borrow().is_none())
+        {
+            server.order(*number, SETTLE);
         }
     }
 
@@ -327,6 +419,48 @@ impl ChildHandle {
             }
         }
         latched.unwrap_or_else(|| Err(WaitError::ServerGone { name: self.core.name.clone() }))
+    }
+
+    /// Waits until the child has ended or is stopped, and says which.
+    ///
+    /// A program that reads from a terminal, or sets it, and is not in the foreground is stopped by
+    /// SIGTTIN or SIGTTOU, and nobody makes it go on: [`wait`](Self::wait) would wait for ever. One
+    /// that is stopped when this is called is told at once. Stops are told of programs only, of actors
+    /// and threads their ends.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub async fn wait_halted(&self) -> Result<Halt, WaitError> {
+        let is_stopped = |note: &Note| matches!(note, Note::Stopped(_));
+        loop {
+            tokio::select! {
+                biased;
+                exit = self.wait() => return exit.map(Halt::Ended),
+                note = self.noted(is_stopped) => if let Note::Stopped(signal) = note {
+                    return Ok(Halt::Stopped { signal });
+                },
+            }
+        }
+    }
+
+    /// What it left behind has had its time.
+    pub(crate) fn settle(&self) {
+        self.core.settle();
+    }
+
+    /// Waits for a note of that kind; for ever of who has none taken.
+    pub(crate) async fn noted(&self, wanted: impl Fn(&Note) -> bool) -> Note {
+        let Body::Process { notes: Some(notes), .. } = &self.core.body else {
+            return std::future::pending().await;
+        };
+        match notes.subscribe().wait_for(wanted).await.as_deref() {
+            Ok(note) => *note,
+            // The sender lives in the core that is borrowed here.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// The status, if the child has ended. Never blocks.

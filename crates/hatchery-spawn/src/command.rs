@@ -1,14 +1,14 @@
 //! Any program, through the forkserver, with an API close to `tokio::process::Command`.
 
+mod holders;
+pub(crate) mod output;
+
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-
-use tokio::io::AsyncReadExt as _;
-use tokio::net::unix::pipe;
+use std::time::Duration;
 
 use crate::backend::Backend as _;
 use crate::child::Child;
@@ -17,6 +17,7 @@ use crate::exit::Exit;
 use crate::forkserver::{Bounds, Forkserver};
 use crate::spec::Spec;
 use crate::stdio::Stdio;
+pub use output::{Ended, Holder, Output};
 
 /// A program to start. Its process dies with this one, leaves no zombie, inherits no fd, and does
 /// not die with the thread that started it.
@@ -33,17 +34,7 @@ pub struct Command {
     server: Option<Forkserver>,
     stdout_set: bool,
     stderr_set: bool,
-}
-
-/// What a program wrote and how it ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Output {
-    /// How it ended.
-    pub status: Exit,
-    /// All of its stdout.
-    pub stdout: Vec<u8>,
-    /// All of its stderr.
-    pub stderr: Vec<u8>,
+    drain: Option<Duration>,
 }
 
 /// A program that could not be run to its end.
@@ -59,6 +50,22 @@ pub enum CommandError {
     /// Its output could not be read.
     #[error("reading the output of a program")]
     Read(#[source] io::Error),
+    /// It wanted a terminal that it doesn't have, and would have stood still for ever; it is killed.
+    /// Give it another stdin, or the terminal.
+    #[error(
+        "running `{name}`: stopped by {}: it is not in the foreground of its terminal",
+        signal_name(*signal)
+    )]
+    Stopped {
+        /// The child's name.
+        name: String,
+        /// SIGTTIN: it would read. SIGTTOU: it would write or change its settings.
+        signal: i32,
+    },
+}
+
+fn signal_name(signal: i32) -> &'static str {
+    nix::sys::signal::Signal::try_from(signal).map_or("a signal", |signal| signal.as_str())
 }
 
 impl Command {
@@ -74,6 +81,7 @@ impl Command {
             server: None,
             stdout_set: false,
             stderr_set: false,
+            drain: None,
         }
     }
 
@@ -165,6 +173,18 @@ impl Command {
         self
     }
 
+    /// How long what it leaves in its process group may go on after its end, for example to write what
+    /// is still in a pipe: `tee` in `exec > >(tee log)`. Then it gets SIGKILL. Default: not at all, and
+    /// 0.5 s for [`output`](Self::output).
+    ///
+    /// The status is told when all of these have ended, at the latest after this time; if an output is
+    /// piped and nobody reads it to its end, a second later.
+    #[must_use]
+    pub fn drain(mut self, most: Duration) -> Self {
+        self.drain = Some(most);
+        self
+    }
+
     /// Starts it, and waits until it is that program and no copy of ours any more.
     ///
     /// # Errors
@@ -174,12 +194,20 @@ impl Command {
     /// Dropping the future withdraws the request; a child that appears all the same is killed.
     pub async fn spawn(self) -> Result<Child, SpawnError> {
         let server = self.server.clone().map_or_else(server, Ok)?;
-        server.exec().spawn(self.into_spec()).await
+        let drain = self.drain;
+        let mut child = server.exec().spawn(self.into_spec()).await?;
+        child.drain = drain.unwrap_or(output::DRAIN);
+        Ok(child)
     }
 
     /// As of now: our environment and directory may have changed since the forkserver took its.
     fn into_spec(self) -> Spec {
         let mut spec = self.spec.env_clear();
+        spec.manner.linger = self.drain.map_or(0, nanoseconds);
+        if spec.manner.linger > 0 && spec.has_piped_output() {
+            // Whoever reads gives the word; this is for one that stands still.
+            spec.manner.linger = spec.manner.linger.saturating_add(nanoseconds(output::SLACK));
+        }
         if !self.env_clear {
             for (key, value) in std::env::vars_os().filter(|(key, _)| !self.env.contains_key(key)) {
                 spec = spec.env(key, value);
@@ -199,7 +227,8 @@ impl Command {
         }
     }
 
-    /// Runs it to its end.
+    /// Runs it to its end, and closes what of its stdio is piped: what it would read is at its end, what
+    /// it writes goes nowhere.
     ///
     /// # Errors
     /// [`CommandError`].
@@ -207,10 +236,18 @@ impl Command {
     /// # Cancel safety
     /// Dropping the future kills it.
     pub async fn status(self) -> Result<Exit, CommandError> {
-        Ok(self.spawn().await?.wait().await?)
+        let mut child = self.spawn().await?;
+        drop((child.take_stdout(), child.take_stderr()));
+        output::to_its_end(&child).await
     }
 
-    /// Runs it to its end and collects what it writes.
+    /// Runs it to its end and collects what it writes. A piped stdin is closed.
+    ///
+    /// Its end is that of the program itself. What it has left behind and holds its pipes may write for
+    /// [`drain`](Self::drain) more, 0.5 s by default; then it is ended as everything that is left, and
+    /// [`Output::ended`] says that there may have been more, and who held the pipes. So `(sleep 1; echo
+    /// late) & echo hi` gives `hi` after 0.5 s, where tokio's would give both after 1 s, and would
+    /// wait for ever for a daemon that keeps its stdout.
     ///
     /// # Errors
     /// [`CommandError`].
@@ -224,12 +261,13 @@ impl Command {
         if !self.stderr_set {
             self = self.stderr(Stdio::Piped);
         }
-        let mut child = self.spawn().await?;
-        let (stdout, stderr) = (child.take_stdout(), child.take_stderr());
-        let (stdout, stderr) =
-            tokio::try_join!(read(stdout), read(stderr)).map_err(CommandError::Read)?;
-        Ok(Output { status: child.wait().await?, stdout, stderr })
+        let drain = self.drain.unwrap_or(output::DRAIN);
+        self.drain(drain).spawn().await?.wait_with_output().await
     }
+}
+
+fn nanoseconds(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The forkserver of all commands of this process; a new one if it was lost.
@@ -262,15 +300,7 @@ impl From<CommandError> for io::Error {
             CommandError::Spawn(error) => error.into(),
             CommandError::Wait(error) => Self::other(error),
             CommandError::Read(error) => error,
+            stopped @ CommandError::Stopped { .. } => Self::other(stopped),
         }
     }
-}
-
-async fn read(pipe: Option<OwnedFd>) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    if let Some(pipe) = pipe {
-        let mut pipe = pipe::Receiver::from_owned_fd(pipe)?;
-        pipe.read_to_end(&mut bytes).await?;
-    }
-    Ok(bytes)
 }

@@ -11,6 +11,7 @@ pub(crate) mod confined;
 pub(crate) mod crib;
 pub(crate) mod fork;
 pub(crate) mod gone;
+pub(crate) mod manner;
 pub(crate) mod memory;
 pub(crate) mod pidfds;
 mod process;
@@ -34,6 +35,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use tokio::sync::oneshot;
 
 use crate::backend::{Backend, Spawning};
+use crate::child::Ties;
 use crate::confine::cgroup;
 use crate::error::SpawnError;
 use crate::exit::Exit;
@@ -370,7 +372,11 @@ impl Forkserver {
             birth: Arc::new(birth),
             // What was asked for on top of a plain fork is answered for at the start.
             execs: !matches!(run, Run::Main(_)) || !spec.confine.is_empty(),
-            has_cgroup: spec.confine.cgroup.is_some(),
+            ties: Ties {
+                is_program: run == Run::Program,
+                has_cgroup: spec.confine.cgroup.is_some(),
+                lingers: spec.manner.linger > 0,
+            },
             stdin: None,
             stdout: None,
             stderr: None,
@@ -464,6 +470,7 @@ fn describe(spec: Spec, run: Run, bound: Duration) -> (Request, [Stdio; 3], Vec<
         has_channel: spec.channel.is_some(),
         limits: spec.limits.iter().map(|(what, soft, hard)| (*what as u32, *soft, *hard)).collect(),
         confine: spec.confine,
+        manner: spec.manner,
     };
     let rest = spec.channel.into_iter().chain(spec.fds).collect();
     (request, [spec.stdin, spec.stdout, spec.stderr], rest)

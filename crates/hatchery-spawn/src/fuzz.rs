@@ -4,6 +4,7 @@
 
 use crate::PreloadFailure;
 use crate::confine::{Access, Cgroup, Confinement, SyscallFilter};
+use crate::forkserver::manner::{Manner, Note};
 use crate::forkserver::server::monotonic;
 use crate::forkserver::wire::{self, Answer, Request, Run};
 
@@ -87,6 +88,14 @@ pub fn good_requests() -> Vec<Vec<u8>> {
             .syscalls(SyscallFilter::deny([1], 38))
             .user_with_groups(1, 2, [3])
             .cgroup(Cgroup::under("/sys/fs/cgroup").memory(1 << 20).pids(7)),
+        manner: Manner {
+            stop: Some((15, 1 << 33)),
+            linger: 5,
+            keep_strays: true,
+            detach: true,
+            foreground: true,
+            places: vec![9, 3],
+        },
     };
     let image = Request { run: Run::Image("actor".to_owned()), ..program.clone() };
     let requests = [program, image, Request::default()].map(|request| request.encode());
@@ -106,6 +115,7 @@ pub fn good_answers() -> Vec<Vec<u8>> {
         Answer::Spoiled { preload: call(), failure: PreloadFailure::Panicked { message: call() } },
         Answer::Failed { number: 3, call: call(), errno: 11 },
         Answer::Spawned { number: 3, pid: 99, withheld: false },
+        Answer::Noted { number: 3, note: Note::Stopped(21) },
         Answer::Exited {
             number: 99,
             code: 0,

@@ -46,8 +46,8 @@ mod sys;
 mod thread;
 
 pub use backend::{Backend, Spawning};
-pub use child::{BirthFailure, Child, ChildHandle, ChildId};
-pub use command::{Command, CommandError, Output};
+pub use child::{BirthFailure, Child, ChildHandle, ChildId, Halt};
+pub use command::{Command, CommandError, Ended, Holder, Output};
 pub use confine::{Access, Cgroup, Confinement, Instruction, SyscallFilter};
 pub use error::{ImageError, PreloadError, PreloadFailure, SignalError, SpawnError, WaitError};
 pub use exit::Exit;

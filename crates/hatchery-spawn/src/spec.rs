@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use crate::confine::Confinement;
+use crate::forkserver::manner::Manner;
 use crate::stdio::Stdio;
 use crate::sys::scm_rights::MAX_FDS;
 
@@ -28,6 +29,7 @@ pub struct Spec {
     pub(crate) fds: Vec<OwnedFd>,
     pub(crate) limits: Vec<(Resource, u64, u64)>,
     pub(crate) confine: Confinement,
+    pub(crate) manner: Manner,
     pub(crate) stack_size: Option<usize>,
 }
 
@@ -92,6 +94,7 @@ impl Spec {
             fds: Vec::new(),
             limits: Vec::new(),
             confine: Confinement::default(),
+            manner: Manner::default(),
             stack_size: None,
         }
     }
@@ -223,6 +226,11 @@ impl Spec {
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.stack_size = Some(bytes);
         self
+    }
+
+    /// Whether the spawner is to read something from it.
+    pub(crate) fn has_piped_output(&self) -> bool {
+        [&self.stdout, &self.stderr].iter().any(|stdio| matches!(stdio, Stdio::Piped))
     }
 
     /// Parses at the door what a child could only fail over, far from who asked for it.

@@ -84,6 +84,11 @@ impl Book {
         self.children.get(&(owner, number)).copied()
     }
 
+    /// Whose child it is, and what that one calls it.
+    pub(crate) fn asked_for(&self, pid: i32) -> Option<(Owner, u64)> {
+        self.living.get(&pid).map(|entry| (entry.owner, entry.number))
+    }
+
     /// The mark of a living child that somebody asked for.
     pub(crate) fn mark_of(&self, pid: i32) -> Option<u64> {
         self.living.get(&pid).map(|entry| entry.mark)

@@ -21,7 +21,7 @@ use super::gone::Gone;
 use super::memory;
 use super::strays;
 use super::wire::{self, Answer, MAX_BYTES, MAX_ELSEWHERE};
-use crate::child::{BirthFailure, Child, Core, read_birth};
+use crate::child::{BirthFailure, Child, Core, Ties, read_birth};
 use crate::error::{PreloadError, PreloadFailure, SpawnError};
 use crate::exit::Exit;
 use crate::grip::Grip;
@@ -43,8 +43,7 @@ pub(crate) struct Waiting {
     pub(crate) birth: Arc<OwnedFd>,
     /// Another image comes after the fork: it is only there when the birth pipe says so.
     pub(crate) execs: bool,
-    /// It has a cgroup of its own.
-    pub(crate) has_cgroup: bool,
+    pub(crate) ties: Ties,
     pub(crate) stdin: Option<OwnedFd>,
     pub(crate) stdout: Option<OwnedFd>,
     pub(crate) stderr: Option<OwnedFd>,
@@ -319,6 +318,12 @@ impl Client {
                 let withheld = withheld || received.truncated;
                 self.spawned(number, pid, received.fds.pop().map(Pidfd::received), withheld);
             }
+            Answer::Noted { number, note } => {
+                let core = self.state().children.get(&number).cloned();
+                if let Some(core) = core {
+                    core.noted(note);
+                }
+            }
             Answer::Exited { number, code, signal, core_dumped, out_of_memory, step } => {
                 let core = {
                     let mut state = self.state();
@@ -362,7 +367,7 @@ impl Client {
         }
         let who = (number, pid.cast_unsigned());
         let grip = Grip::new(who.1, pidfd);
-        let core = Core::process(name, who, (grip, waiting.has_cgroup), self.me.clone(), birth);
+        let core = Core::process(name, who, (grip, waiting.ties), self.me.clone(), birth);
         let mut state = self.state();
         state.children.insert(number, core.clone());
         if waiting.execs {
@@ -384,6 +389,12 @@ impl Client {
             Ok(signal) if signal <= wire::MAX_SIGNAL => signal,
             Ok(_) | Err(_) => return Err(Errno::EINVAL),
         };
+        self.order(number, signal);
+        Ok(())
+    }
+
+    /// The same for what is no signal: [`wire::STOP`], [`wire::SETTLE`].
+    pub(crate) fn order(&self, number: u64, signal: u8) {
         let mut state = self.state();
         if !state.signals.contains(&(number, signal)) {
             state.signals.push_back((number, signal));
@@ -392,7 +403,6 @@ impl Client {
         drop(state);
         // The thread sends what found no room.
         let _full = self.wake.write(1);
-        Ok(())
     }
 
     /// Asks the forkserver to stop every child, or to let all go on. Takes no lock.
@@ -603,7 +613,7 @@ fn finish(waiting: Waiting, core: Arc<Core>) {
             Err(_) => return tell(answer, Err(SpawnError::Unanswered { name, waited: bound })),
         }
     }
-    child.stdin = stdin;
+    *child.stdin.get_mut().unwrap_or_else(PoisonError::into_inner) = stdin;
     child.stdout = stdout;
     child.stderr = stderr;
     child.tail = tail;
@@ -648,7 +658,7 @@ mod tests {
             bound: Duration::from_secs(5),
             birth: Arc::new(birth),
             execs: false,
-            has_cgroup: false,
+            ties: Ties::default(),
             stdin: None,
             stdout: None,
             stderr: None,

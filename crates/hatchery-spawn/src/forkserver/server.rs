@@ -7,6 +7,7 @@ mod boot;
 mod children;
 mod clients;
 mod heard;
+mod programs;
 mod root;
 
 use std::collections::BTreeMap;
@@ -29,6 +30,7 @@ use crate::sys::pidfd::Pidfd;
 use crate::sys::{close_range, exit, fds, process, scm_rights};
 pub(crate) use boot::BOUNDS;
 use clients::{Client, Leaving};
+use programs::Programs;
 
 /// The forkserver's whole life. `root` is the process that started it; its socket is fd 0; `tree`
 /// is what all environments below carry.
@@ -59,6 +61,7 @@ pub(crate) fn main(root: i32, tree: &str) -> ! {
 struct Server {
     book: Book,
     confined: Confined,
+    programs: Programs,
     clients: BTreeMap<RawFd, Client>,
     epoll: Epoll,
     signals: SignalFd,
@@ -113,6 +116,7 @@ impl Server {
                 self.ready(fd, event.events());
             }
             self.reap();
+            self.look_at_lingering();
             let now = now();
             for pid in self.book.due(now) {
                 process::kill_own_child(pid, true, libc::SIGKILL);
@@ -145,7 +149,7 @@ impl Server {
 
     fn timeout(&self) -> EpollTimeout {
         let next = [self.book.next_deadline(), self.sweep_at, self.scan_at, self.crowded_at];
-        let next = next.into_iter().flatten().min();
+        let next = next.into_iter().chain([self.programs.next_deadline()]).flatten().min();
         let Some(next) = next else { return EpollTimeout::NONE };
         let millis = next.saturating_sub(now()).div_ceil(1_000_000);
         EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::MAX)

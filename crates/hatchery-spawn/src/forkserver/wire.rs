@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::confine::{Access, Cgroup, Confinement, Instruction, SyscallFilter, User};
 use crate::error::PreloadFailure;
+use crate::forkserver::manner::{Manner, Note};
 use crate::prelude::Step;
 
 /// The longest message, in bytes: below what one datagram may hold by default.
@@ -37,6 +38,7 @@ pub(crate) struct Request {
     pub(crate) has_channel: bool,
     pub(crate) limits: Vec<(u32, u64, u64)>,
     pub(crate) confine: Confinement,
+    pub(crate) manner: Manner,
 }
 
 /// Stands for an encoded request that is too long for a message: it is in memory, whose fd comes last.
@@ -74,13 +76,18 @@ pub(crate) fn decode_signal(bytes: &[u8]) -> Option<(u64, u8)> {
         return None;
     };
     let number = u64::from_le_bytes(number.try_into().ok()?);
-    (1..=MAX_SIGNAL).contains(&signal).then_some((number, signal))
+    (1..=SETTLE).contains(&signal).then_some((number, signal))
 }
 
 const SIGNAL: u8 = 0xff;
 const SIGNAL_BYTES: usize = 10;
 /// The highest signal that there is.
 pub(crate) const MAX_SIGNAL: u8 = 64;
+/// In a signal's place: end it as its request said, by its own signal and after its grace by SIGKILL.
+#[expect(dead_code, reason = "the next change uses it")]
+pub(crate) const STOP: u8 = 65;
+/// In a signal's place: what it left in its group has had its time.
+pub(crate) const SETTLE: u8 = 66;
 
 /// The root's message: stop every child, or let all go on.
 pub(crate) fn encode_hold(stopped: bool) -> [u8; 2] {
@@ -134,6 +141,8 @@ pub(crate) enum Answer {
     /// The child lives; its pidfd comes beside this, if there is one.
     /// `withheld`: it has a pidfd, which there was no way to pass on.
     Spawned { number: u64, pid: i32, withheld: bool },
+    /// Something of a program that is neither its birth nor its status.
+    Noted { number: u64, note: Note },
     /// The child is reaped. Always after its `Spawned`.
     Exited {
         number: u64,
@@ -145,6 +154,9 @@ pub(crate) enum Answer {
         step: Option<Step>,
     },
 }
+
+/// The kind of an [`Answer::Noted`].
+const NOTED: u8 = 9;
 
 /// Bytes that are no message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,6 +200,7 @@ impl Request {
             out.u64(*hard);
         }
         out.confinement(&self.confine);
+        out.manner(&self.manner);
         out.0
     }
 
@@ -217,6 +230,7 @@ impl Request {
             Ok((resource, input.u64()?, input.u64()?))
         })?;
         let confine = input.confinement()?;
+        let manner = input.manner()?;
         let program_without_name = run == Run::Program && argv.is_empty();
         if !input.0.is_empty() || program_without_name {
             return Err(Malformed);
@@ -235,6 +249,7 @@ impl Request {
             has_channel,
             limits,
             confine,
+            manner,
         })
     }
 }
@@ -280,6 +295,11 @@ impl Answer {
                 out.u8(u8::from(*out_of_memory));
                 out.u8(step.map_or(0, |step| step as u8));
             }
+            Self::Noted { number, note } => {
+                out.u8(NOTED);
+                out.u64(*number);
+                out.i32(note.number());
+            }
         }
         out.0
     }
@@ -305,6 +325,11 @@ impl Answer {
             5 => Self::WarmingUp { preload: input.text()? },
             6 => Self::Spoiled { preload: input.text()?, failure: input.failure()? },
             7 => Self::Threaded { threads: input.text()?, number: input.u64()? },
+            NOTED => {
+                let number = input.u64()?;
+                let note = Note::from_number(input.i32()?).ok_or(Malformed)?;
+                Self::Noted { number, note }
+            }
             _ => return Err(Malformed),
         };
         if input.0.is_empty() { Ok(answer) } else { Err(Malformed) }
@@ -386,6 +411,17 @@ impl Writer {
         self.optional(cgroup.as_ref().map(|cgroup| cgroup.parent.as_os_str().as_bytes()));
         self.optional_u64(cgroup.as_ref().and_then(|cgroup| cgroup.memory));
         self.optional_u64(cgroup.as_ref().and_then(|cgroup| cgroup.pids));
+    }
+    fn manner(&mut self, manner: &Manner) {
+        let (signal, grace) = manner.stop.unwrap_or_default();
+        self.u8(manner.marks());
+        self.u8(signal);
+        self.u64(grace);
+        self.u64(manner.linger);
+        self.u32(manner.places.len());
+        for place in &manner.places {
+            self.i32(*place);
+        }
     }
     fn u32s(&mut self, numbers: &[u32]) {
         self.u32(numbers.len());
@@ -484,6 +520,20 @@ impl<'a> Reader<'a> {
             cgroup: has_cgroup.then_some(Cgroup { parent, memory, pids }),
         })
     }
+    fn manner(&mut self) -> Result<Manner, Malformed> {
+        let marks = self.u8()?;
+        let has = |at: u8| marks >> at & 1 == 1;
+        let stop = (self.u8()?, self.u64()?);
+        let manner = Manner {
+            stop: has(0).then_some(stop),
+            linger: self.u64()?,
+            keep_strays: has(1),
+            detach: has(2),
+            foreground: has(3),
+            places: self.list(Self::i32)?,
+        };
+        if manner.is_sound() { Ok(manner) } else { Err(Malformed) }
+    }
     fn access(&mut self) -> Result<Access, Malformed> {
         let number = self.u8()?;
         let all = [Access::Read, Access::Execute, Access::Write];
@@ -516,6 +566,14 @@ mod tests {
                 .syscalls(SyscallFilter::deny([1, 2], 38))
                 .user_with_groups(1, 2, [3])
                 .cgroup(Cgroup::under("/sys/fs/cgroup").memory(1 << 20).pids(7)),
+            manner: Manner {
+                stop: Some((15, 1 << 33)),
+                linger: 5,
+                keep_strays: true,
+                detach: true,
+                foreground: true,
+                places: vec![9, 3],
+            },
         }
     }
 
@@ -545,6 +603,8 @@ mod tests {
                 out_of_memory: true,
                 step: Some(Step::Fds),
             },
+            Answer::Noted { number: 3, note: Note::Ended },
+            Answer::Noted { number: 3, note: Note::Stopped(21) },
         ] {
             assert_eq!(Answer::decode(&answer.encode()), Ok(answer));
         }
@@ -566,7 +626,7 @@ mod tests {
         let signal = encode_signal(77, 9);
         assert_eq!(decode_signal(&signal), Some((77, 9)));
         assert_eq!(Request::decode(&signal), Err(Malformed));
-        assert!([0, MAX_SIGNAL + 1].iter().all(|none| {
+        assert!([0, SETTLE + 1].iter().all(|none| {
             // Nothing that the kernel could take for "is it there".
             decode_signal(&encode_signal(77, *none)).is_none()
         }));

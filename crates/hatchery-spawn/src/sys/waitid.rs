@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use nix::libc;
 
 use crate::exit::Exit;
+use crate::forkserver::manner::Note;
 
 /// A child that has ended and is not reaped yet, if there is one.
 pub(crate) fn peek() -> Result<Option<(i32, Exit)>, Errno> {
@@ -28,7 +29,38 @@ pub(crate) fn reap_pidfd(pidfd: BorrowedFd<'_>) -> Result<Option<(i32, Exit)>, E
     wait(libc::P_PIDFD, number, libc::WEXITED | libc::WNOHANG)
 }
 
+/// Whether a child of ours in that group has not ended. Zombies don't count: a wait that doesn't ask for
+/// ends doesn't know of them.
+pub(crate) fn has_living(group: i32) -> bool {
+    let flags = libc::WSTOPPED | libc::WNOHANG | libc::WNOWAIT;
+    ask(libc::P_PGID, group.cast_unsigned(), flags).is_ok()
+}
+
+/// A child that has stopped or goes on, that one or any; each change is told once.
+pub(crate) fn take_stop(pid: Option<i32>) -> Result<Option<(i32, Note)>, Errno> {
+    let (kind, id) = pid.map_or((libc::P_ALL, 0), |pid| (libc::P_PID, pid.cast_unsigned()));
+    let told = ask(kind, id, libc::WSTOPPED | libc::WCONTINUED | libc::WNOHANG)?;
+    Ok(told.map(|(pid, code, status)| {
+        let is_stop = code != libc::CLD_CONTINUED;
+        (pid, if is_stop { Note::Stopped(status) } else { Note::Runs })
+    }))
+}
+
 fn wait(kind: libc::idtype_t, id: u32, flags: i32) -> Result<Option<(i32, Exit)>, Errno> {
+    let told = ask(kind, id, flags)?;
+    Ok(told.map(|(pid, code, status)| {
+        let exit = if code == libc::CLD_EXITED {
+            Exit::Code(status)
+        } else {
+            let core_dumped = code == libc::CLD_DUMPED;
+            Exit::Signal { signal: status, core_dumped, out_of_memory: false }
+        };
+        (pid, exit)
+    }))
+}
+
+/// Number, kind of change and status of whom the kernel tells of.
+fn ask(kind: libc::idtype_t, id: u32, flags: i32) -> Result<Option<(i32, i32, i32)>, Errno> {
     // SAFETY: all-zero is a valid siginfo; a pid of 0 in it means that nobody has ended.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     loop {
@@ -47,12 +79,5 @@ fn wait(kind: libc::idtype_t, id: u32, flags: i32) -> Result<Option<(i32, Exit)>
     }
     // SAFETY: as above.
     let status = unsafe { info.si_status() };
-    let exit = match info.si_code {
-        libc::CLD_EXITED => Exit::Code(status),
-        code => {
-            let core_dumped = code == libc::CLD_DUMPED;
-            Exit::Signal { signal: status, core_dumped, out_of_memory: false }
-        }
-    };
-    Ok(Some((pid, exit)))
+    Ok(Some((pid, info.si_code, status)))
 }

@@ -12,6 +12,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::Server;
 use super::clients::shared_pair;
+use super::programs::Programs;
 use crate::forkserver::book::{Book, Owner};
 use crate::forkserver::confined::Confined;
 use crate::forkserver::crib::Crib;
@@ -93,6 +94,7 @@ impl Server {
         Ok(Self {
             book: Book::default(),
             confined: Confined::default(),
+            programs: Programs::default(),
             clients: BTreeMap::new(),
             epoll,
             signals,

@@ -70,6 +70,9 @@ impl Server {
             Ok((pid, pidfd)) => {
                 self.confined.born(pid, bound);
                 self.book.born(pid, owner, number, mark);
+                if request.run == Run::Program {
+                    self.programs.born(pid, request.manner);
+                }
                 if self.held {
                     process::kill_own_child(pid, false, libc::SIGSTOP);
                 }
@@ -91,12 +94,15 @@ impl Server {
     /// their number, so that is done for the rest, and takes a tenth of our time at most.
     pub(super) fn reap(&mut self) {
         for pid in std::mem::take(&mut self.ended) {
-            if let Ok(Some(_)) = waitid::peek_at(pid) {
-                self.reap_one(pid);
+            match waitid::peek_at(pid) {
+                Ok(Some(_)) => self.reap_one(pid),
+                Ok(None) => self.look_at_stops(Some(pid)),
+                Err(_) => {}
             }
         }
         if self.scan_at.is_some_and(|at| at <= now()) {
             self.scan_at = None;
+            self.look_at_stops(None);
             let (cost, done) = self.scan();
             self.scan_not_before = now() + SCAN_PAUSE * cost;
             if !done {
@@ -110,7 +116,9 @@ impl Server {
     /// asking for each by its number is less work.
     fn scan(&mut self) -> (u64, bool) {
         let mut cost = 0;
-        for _ in 0..FEW {
+        // One that nobody may reap yet would be found again and again.
+        let few = if self.programs.any_lingers() { 0 } else { FEW };
+        for _ in 0..few {
             let since = processor_time();
             let ended = waitid::peek();
             cost += processor_time().saturating_sub(since);
@@ -118,16 +126,21 @@ impl Server {
             self.reap_one(pid);
         }
         let since = processor_time();
-        let mut ended = self.book.all();
-        ended.retain(|pid| matches!(waitid::peek_at(*pid), Ok(Some(_))));
+        let mut ended = if few == 0 { children() } else { self.book.all() };
+        ended.retain(|pid| {
+            !self.programs.lingers(*pid) && matches!(waitid::peek_at(*pid), Ok(Some(_)))
+        });
         cost += processor_time().saturating_sub(since);
         for pid in ended {
             self.reap_one(pid);
         }
-        (cost, false)
+        (cost, few == 0)
     }
 
-    fn reap_one(&mut self, pid: i32) {
+    pub(super) fn reap_one(&mut self, pid: i32) {
+        if self.let_linger(pid) {
+            return;
+        }
         if self.book.knows(pid) {
             // Its group, while the zombie still holds the number: the strays that stayed in it.
             process::kill_own_child(pid, true, libc::SIGKILL);
@@ -142,6 +155,7 @@ impl Server {
         self.sweep_at.get_or_insert(now() + SWEEP_DELAY);
         let out_of_memory =
             status.signal() == Some(libc::SIGKILL) && self.confined.ran_out_of_memory(pid);
+        self.programs.died(pid);
         let mark = self.book.mark_of(pid);
         let Some((owner, number)) = self.book.died(pid, now(), self.grace) else { return };
         self.confined.died(pid, (owner, number));

@@ -16,7 +16,9 @@ use super::heard::Heard;
 use super::{CallFailed, Server, now};
 use crate::forkserver::book::Owner;
 use crate::forkserver::memory;
-use crate::forkserver::wire::{self, Answer, MAX_BYTES, MAX_ELSEWHERE, Request};
+use crate::forkserver::wire::{
+    self, Answer, MAX_BYTES, MAX_ELSEWHERE, MAX_SIGNAL, Request, SETTLE,
+};
 use crate::sys::pidfd::Pidfd;
 use crate::sys::{process, scm_rights};
 
@@ -199,7 +201,16 @@ impl Server {
     }
 
     /// Signals a client's own child that nobody has reaped, or it has none of that number any more.
-    fn signal(&self, owner: Owner, number: u64, signal: i32) {
+    fn signal(&mut self, owner: Owner, number: u64, signal: i32) {
+        let child = self.book.child_of(owner, number);
+        let is_settled = [libc::SIGKILL, SETTLE.into()].contains(&signal);
+        if let (Some(pid), true) = (child, is_settled) {
+            self.settle(pid);
+        }
+        if signal > MAX_SIGNAL.into() {
+            return;
+        }
+        // It may have been reaped just now.
         let child = self.book.child_of(owner, number);
         if let Some(pid) = child {
             process::kill_own_child(pid, false, signal);
