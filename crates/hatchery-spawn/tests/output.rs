@@ -20,10 +20,8 @@ fn output(command: Command) -> Output {
 }
 
 fn holders(output: &Output) -> &[Holder] {
-    match &output.ended {
-        Ended::Incomplete { held_by } => held_by,
-        other => panic!("{other:?}"),
-    }
+    let Ended::Incomplete { held_by } = &output.ended else { panic!("{output:?}") };
+    held_by
 }
 
 /// A file of this test's own, which is removed.
