@@ -146,13 +146,14 @@ fn an_unknown_function_is_named() {
     for_each(here!(), &BACKENDS, async |runtime| {
         let done = runtime.nursery(async |n| {
             let worker = n.start("worker").await?;
-            let unknown = hatchery::__private::call_plain("no::such::function", (1,), |_| async {});
+            let name = hatchery::__private::Name::new("no::such::function", "no.rs:1:1");
+            let unknown = hatchery::__private::call_plain(name, (1,), |_| async {});
             let error = worker.call(unknown).await.unwrap_err();
             assert!(matches!(error, CallError::Refused(_)), "{error:?}");
             assert_eq!(error.fault().kind, FaultKind::UnknownFunction);
             assert!(error.fault().message.contains("`no::such::function`"), "{error:?}");
             assert_eq!(error.fault().path.as_str(), "root/worker");
-            let once = hatchery::__private::call_plain("no::such::function", (1,), |_| async {});
+            let once = hatchery::__private::call_plain(name, (1,), |_| async {});
             assert_eq!(worker.call(add(1, 1)).await?, 2);
             drop(n.run("once", once));
             Ok(())

@@ -2,11 +2,11 @@
 //! body.
 
 use proc_macro2::TokenStream;
-use quote::quote;
+use quote::{ToTokens as _, quote};
 use syn::spanned::Spanned as _;
 use syn::{Error, Ident, ItemFn, Result, ReturnType, Type};
 
-use crate::function::{arguments, check, is_result, path, private};
+use crate::function::{arguments, check, is_result, name_of, place, private};
 
 pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream> {
     if !args.is_empty() {
@@ -29,7 +29,8 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream
         ReturnType::Default => syn::parse_quote!(()),
         ReturnType::Type(_, output) => (**output).clone(),
     };
-    let (private, path) = (private(), path(name));
+    let private = private();
+    let naming = name_of(&place(&function.to_token_stream()));
     let of_callee = |part: &str| {
         let part = Ident::new(part, side.span());
         quote!(<#side as #private::IsCallee>::#part)
@@ -52,8 +53,9 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream
             #(#names: #types),*
         ) -> ::hatchery::ContextCall<#takes, #sends, #greets, #returns> {
             async fn __body(#callee: #side, #(#names: #types),*) -> #output #block
+            #naming
             #private::submit! {
-                #private::ContextFunction::new(#path, |__asked: &#private::Asked, __raw| {
+                #private::ContextFunction::new(__name, |__asked: &#private::Asked, __raw| {
                     #private::#serve::<#side, (#(#types,)*), #output, _, _>(
                         __asked,
                         __raw,
@@ -63,7 +65,7 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream
                     )
                 })
             }
-            #private::#make::<#side, (#(#types,)*), #output>(#path, (#(#names,)*))
+            #private::#make::<#side, (#(#types,)*), #output>(__name(), (#(#names,)*))
         }
     })
 }

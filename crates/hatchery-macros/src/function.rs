@@ -1,7 +1,7 @@
 //! `#[hatchery::function]`: from a function to a call, an entry in the table, and its body.
 
 use proc_macro2::TokenStream;
-use quote::quote;
+use quote::{ToTokens as _, quote};
 use syn::spanned::Spanned as _;
 use syn::{
     Error, FnArg, GenericArgument, Ident, ItemFn, Pat, PathArguments, Result, ReturnType, Type,
@@ -24,7 +24,8 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream
     if let Some(item) = stream_item(&output) {
         return stream(&function, &names, &types, &item);
     }
-    let (private, path) = (private(), path(name));
+    let private = private();
+    let naming = name_of(&place(&function.to_token_stream()));
     let (call, make, serve) = if is_result(&output) {
         let part = |part: &str| {
             let part = Ident::new(part, output.span());
@@ -43,8 +44,9 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream
         #(#attrs)*
         #vis fn #name(#(#names: #types),*) -> #call {
             #asyncness fn __body(#(#names: #types),*) -> #output #block
+            #naming
             #private::submit! {
-                #private::Function::new(#path, |__asked: &#private::Asked| {
+                #private::Function::new(__name, |__asked: &#private::Asked| {
                     #private::#serve::<(#(#types,)*), #output, _, _>(
                         __asked,
                         |(#(#names,)*): (#(#types,)*)| #run,
@@ -52,7 +54,7 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream
                 })
             }
             #private::#make::<(#(#types,)*), #output, _, _>(
-                #path,
+                __name(),
                 (#(#names,)*),
                 |(#(#names,)*): (#(#types,)*)| #run,
             )
@@ -73,13 +75,15 @@ fn stream(
         let what = "a function that returns a stream isn't async itself: wait inside of the stream";
         return Err(Error::new(asyncness.span(), what));
     }
-    let (private, path) = (private(), path(name));
+    let private = private();
+    let naming = name_of(&place(&function.to_token_stream()));
     Ok(quote! {
         #(#attrs)*
         #vis fn #name(#(#names: #types),*) -> ::hatchery::StreamCall<#item> {
             fn __body(#(#names: #types),*) #output #block
+            #naming
             #private::submit! {
-                #private::ContextFunction::new(#path, |__asked: &#private::Asked, __raw| {
+                #private::ContextFunction::new(__name, |__asked: &#private::Asked, __raw| {
                     #private::serve_stream::<(#(#types,)*), _, _>(
                         __asked,
                         __raw,
@@ -87,7 +91,7 @@ fn stream(
                     )
                 })
             }
-            #private::stream_call::<(#(#types,)*), #item>(#path, (#(#names,)*))
+            #private::stream_call::<(#(#types,)*), #item>(__name(), (#(#names,)*))
         }
     })
 }
@@ -115,9 +119,28 @@ pub(crate) fn private() -> TokenStream {
     quote!(::hatchery::__private)
 }
 
-/// The name under which every process finds the function.
-pub(crate) fn path(name: &Ident) -> TokenStream {
-    quote!(::core::concat!(::core::module_path!(), "::", ::core::stringify!(#name)))
+/// Where the function stands, and a mark of its text: what a macro makes at one place stands at that
+/// place all of it.
+pub(crate) fn place(text: &TokenStream) -> TokenStream {
+    let mark = format!("#{:08x}", hash(&text.to_string()));
+    quote!(::core::concat!(
+        ::core::file!(), ":", ::core::line!(), ":", ::core::column!(), #mark
+    ))
+}
+
+/// FNV-1a: the same for one text in every build.
+fn hash(text: &str) -> u32 {
+    text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+/// What gives the function its name; to stand beside its `__body`.
+pub(crate) fn name_of(place: &TokenStream) -> TokenStream {
+    let private = private();
+    quote! {
+        fn __name() -> #private::Name {
+            #private::Name::of(&__body, #place)
+        }
+    }
 }
 
 /// What an actor can't be asked to run.

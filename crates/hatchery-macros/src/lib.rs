@@ -16,7 +16,7 @@ mod function;
 /// `Portal::stream`.
 ///
 /// Arguments are owned serde types bound to plain names. The function is registered under its
-/// module path; nobody keeps a list.
+/// path and its place in the source; nobody keeps a list, and no two share a name.
 #[proc_macro_attribute]
 pub fn function(
     args: proc_macro::TokenStream,

@@ -17,7 +17,7 @@ use crate::current;
 use crate::drive::link::{Answer, Held, Link};
 use crate::drive::pipe::{Pipe, Side, StreamStats, Unstarted};
 use crate::error::{ContextError, StreamError};
-use crate::function::{NoError, RemoteError, encode_reply, packed};
+use crate::function::{Name, NoError, RemoteError, encode_reply, packed};
 use crate::panics::{Caught, caught};
 use crate::stream::{Duplex, Receiver, Sender};
 
@@ -27,7 +27,7 @@ use crate::stream::{Duplex, Receiver, Sender};
 /// `Out` what it sends, `S` its first value. Nothing happens before it is opened.
 #[must_use = "a context does nothing until it is opened"]
 pub struct ContextCall<In, Out, S, T, E = NoError> {
-    name: &'static str,
+    name: Name,
     args: Box<dyn Args>,
     of: PhantomData<Parts<In, Out, S, T, E>>,
 }
@@ -53,14 +53,14 @@ impl<In, Out, S, T, E> fmt::Debug for ContextCall<In, Out, S, T, E> {
 
 impl<In, Out, S, T, E> ContextCall<In, Out, S, T, E> {
     /// For the attribute's expansion.
-    pub(crate) fn new(name: &'static str, args: impl Serialize + Send + 'static) -> Self {
+    pub(crate) fn new(name: Name, args: impl Serialize + Send + 'static) -> Self {
         Self { name, args: Box::new(args), of: PhantomData }
     }
 
-    /// The name under which every process of the tree knows the function: its module path.
+    /// The function's path, for people; see [`Call::name`](crate::Call::name).
     #[must_use]
     pub fn name(&self) -> &'static str {
-        self.name
+        self.name.path()
     }
 }
 

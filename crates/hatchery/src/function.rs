@@ -18,6 +18,10 @@ use crate::context::RawCallee;
 use crate::current;
 
 pub(crate) mod context;
+pub(crate) mod name;
+
+pub use name::Name;
+use name::{Table, Twins};
 
 /// A call that has not been made yet: a function and its arguments.
 ///
@@ -28,7 +32,7 @@ pub(crate) mod context;
 /// [`Nursery::run`]: crate::Nursery::run
 #[must_use = "a call does nothing until an actor is asked to run it"]
 pub struct Call<T, E = NoError> {
-    name: &'static str,
+    name: Name,
     body: Box<dyn Body<T, E>>,
 }
 
@@ -39,9 +43,14 @@ impl<T, E> fmt::Debug for Call<T, E> {
 }
 
 impl<T, E> Call<T, E> {
-    /// The name under which every process of the tree knows the function: its module path.
+    /// The function's path, of modules, `impl` blocks and functions around it. It is for people: two
+    /// functions may share it, and are told apart by their place in the source.
     #[must_use]
     pub fn name(&self) -> &'static str {
+        self.name.path()
+    }
+
+    pub(crate) fn full_name(&self) -> Name {
         self.name
     }
 
@@ -148,13 +157,13 @@ impl<T, E> IsResult for Result<T, E> {
 
 /// One function that actors answer to. Made by `#[hatchery::function]`.
 pub struct Function {
-    name: &'static str,
+    name: fn() -> Name,
     serve: fn(&Asked) -> Served,
 }
 
 impl fmt::Debug for Function {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Function").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Function").field("name", &(self.name)()).finish_non_exhaustive()
     }
 }
 
@@ -164,7 +173,7 @@ pub(crate) type Served = Pin<Box<dyn Future<Output = Result<Encoded, Box<Fault>>
 impl Function {
     /// A table entry.
     #[must_use]
-    pub const fn new(name: &'static str, serve: fn(&Asked) -> Served) -> Self {
+    pub const fn new(name: fn() -> Name, serve: fn(&Asked) -> Served) -> Self {
         Self { name, serve }
     }
 }
@@ -173,37 +182,46 @@ inventory::collect!(Function);
 
 /// Finds a function by name and starts it on encoded arguments.
 pub(crate) fn dispatch(name: &str, asked: &Asked) -> Result<Served, Box<Fault>> {
-    static TABLE: OnceLock<Vec<&'static Function>> = OnceLock::new();
-    let table = TABLE.get_or_init(|| {
-        let mut all: Vec<_> = inventory::iter::<Function>.into_iter().collect();
-        all.sort_unstable_by_key(|function| function.name);
-        all
-    });
-    match table.binary_search_by_key(&name, |function| function.name) {
-        Ok(at) => Ok((table[at].serve)(asked)),
-        Err(_) => {
-            let message = format!("no function `{name}` among the {} of this image", table.len());
-            Err(Box::new(current::fault(FaultKind::UnknownFunction, message)))
-        }
+    match functions().find(name, "function") {
+        Ok(function) => Ok((function.serve)(asked)),
+        Err(why) => Err(Box::new(current::fault(FaultKind::UnknownFunction, why))),
     }
+}
+
+fn functions() -> &'static Table<Function> {
+    static TABLE: OnceLock<Table<Function>> = OnceLock::new();
+    TABLE
+        .get_or_init(|| Table::of(inventory::iter::<Function>.into_iter().map(|f| ((f.name)(), f))))
+}
+
+fn context_functions() -> &'static Table<ContextFunction> {
+    static TABLE: OnceLock<Table<ContextFunction>> = OnceLock::new();
+    let all = inventory::iter::<ContextFunction>;
+    TABLE.get_or_init(|| Table::of(all.into_iter().map(|f| ((f.name)(), f))))
+}
+
+/// Two functions of this image that share a name: whoever was called, the other one might run. Looked
+/// for once a process.
+pub(crate) fn twins() -> Option<&'static Twins> {
+    functions().twins().or_else(|| context_functions().twins())
 }
 
 /// One function that converses. Made by `#[hatchery::context]`.
 pub struct ContextFunction {
-    name: &'static str,
+    name: fn() -> Name,
     serve: fn(&Asked, RawCallee) -> Served,
 }
 
 impl fmt::Debug for ContextFunction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ContextFunction").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("ContextFunction").field("name", &(self.name)()).finish_non_exhaustive()
     }
 }
 
 impl ContextFunction {
     /// A table entry.
     #[must_use]
-    pub const fn new(name: &'static str, serve: fn(&Asked, RawCallee) -> Served) -> Self {
+    pub const fn new(name: fn() -> Name, serve: fn(&Asked, RawCallee) -> Served) -> Self {
         Self { name, serve }
     }
 }
@@ -216,19 +234,9 @@ pub(crate) fn dispatch_context(
     asked: &Asked,
     callee: RawCallee,
 ) -> Result<Served, Box<Fault>> {
-    static TABLE: OnceLock<Vec<&'static ContextFunction>> = OnceLock::new();
-    let table = TABLE.get_or_init(|| {
-        let mut all: Vec<_> = inventory::iter::<ContextFunction>.into_iter().collect();
-        all.sort_unstable_by_key(|function| function.name);
-        all
-    });
-    match table.binary_search_by_key(&name, |function| function.name) {
-        Ok(at) => Ok((table[at].serve)(asked, callee)),
-        Err(_) => {
-            let message =
-                format!("no context function `{name}` among the {} of this image", table.len());
-            Err(Box::new(current::fault(FaultKind::UnknownFunction, message)))
-        }
+    match context_functions().find(name, "context function") {
+        Ok(function) => Ok((function.serve)(asked, callee)),
+        Err(why) => Err(Box::new(current::fault(FaultKind::UnknownFunction, why))),
     }
 }
 
@@ -276,7 +284,7 @@ where
 }
 
 /// Makes the [`Call`] of a function that can't fail. For the attribute's expansion.
-pub fn call_plain<A, R, F, Fut>(name: &'static str, args: A, body: F) -> Call<R, NoError>
+pub fn call_plain<A, R, F, Fut>(name: Name, args: A, body: F) -> Call<R, NoError>
 where
     A: Serialize + Send + 'static,
     R: 'static,
@@ -291,7 +299,7 @@ where
 }
 
 /// Makes the [`Call`] of a function that returns a `Result`. For the attribute's expansion.
-pub fn call_result<A, R, F, Fut>(name: &'static str, args: A, body: F) -> Call<R::Ok, R::Err>
+pub fn call_result<A, R, F, Fut>(name: Name, args: A, body: F) -> Call<R::Ok, R::Err>
 where
     A: Serialize + Send + 'static,
     R: IsResult + 'static,

@@ -89,7 +89,7 @@ pub mod __private {
         stream_call,
     };
     pub use crate::function::{
-        Asked, ContextFunction, Function, IsResult, call_plain, call_result, serve_plain,
+        Asked, ContextFunction, Function, IsResult, Name, call_plain, call_result, serve_plain,
         serve_result,
     };
     pub use inventory::submit;

@@ -13,7 +13,7 @@ use crate::current::Actor;
 use crate::drive::link::Link;
 use crate::drive::visit;
 use crate::error::{ContextError, PeerError};
-use crate::function::{Call, Function, RemoteError, call_result, serve_result};
+use crate::function::{Call, Function, Name, RemoteError, call_result, serve_result};
 use crate::items::{Items, StreamCall};
 use crate::portal::Calling;
 
@@ -159,8 +159,8 @@ async fn introduced((): ()) -> Result<Peer, crate::Error> {
     Ok(here()?)
 }
 
-const INTRODUCE: &str = "hatchery::here";
+const INTRODUCE: Name = Name::new("hatchery::here", "hatchery");
 
 inventory::submit! {
-    Function::new(INTRODUCE, |args| serve_result(args, introduced))
+    Function::new(|| INTRODUCE, |args| serve_result(args, introduced))
 }

@@ -209,7 +209,7 @@ impl<'a, T, E> Calling<'a, T, E> {
 impl<T: DeserializeOwned + 'static, E: RemoteError> Calling<'_, T, E> {
     async fn answer(self) -> Result<T, CallError<E>> {
         let Self { link, call, within } = self;
-        let function = call.name();
+        let function = call.full_name();
         let args = call.encode(link.outbox.moves_from()).map_err(CallError::Refused)?;
         match link.call(function, args, within).await {
             Ok(reply) => reply.decode().map_err(|cause| {

@@ -93,6 +93,7 @@ impl Service {
             (Admission::Cancelled(reason), _) => reason,
             (Admission::Run, Some(cancelling)) => cancelling.reason,
         };
+        let name = function::name::path(name);
         let message = format!("`{name}` was called while the actor goes down, or cancelled before");
         let fault = current::fault(FaultKind::Cancelled(reason), message);
         self.answer(call, Err(Box::new(fault)));
@@ -152,7 +153,8 @@ impl Service {
     }
 
     fn line(&self, kind: Kind, call: CallId, name: &str) -> Entry {
-        self.actor.mark.enter(kind, call.number(), self.from.as_str(), name)
+        let function = function::name::path(name);
+        self.actor.mark.enter(kind, call.number(), self.from.as_str(), function)
     }
 
     fn cancel(&self, call: CallId, reason: Reason) -> Result<(), Ended> {

@@ -22,6 +22,7 @@ use super::reader::Ended;
 use super::writer::{Outbox, Priority, PushError};
 use crate::board::Mark;
 use crate::current;
+use crate::function::Name;
 use crate::lock::lock;
 
 /// What one call comes to.
@@ -72,12 +73,8 @@ impl Link {
     /// channel's closing.
     ///
     /// Dropping the future cancels the function on the other side; the connection lives.
-    pub(crate) async fn call(
-        &self,
-        function: &'static str,
-        args: Encoded,
-        within: Option<Duration>,
-    ) -> Answer {
+    pub(crate) async fn call(&self, name: Name, args: Encoded, within: Option<Duration>) -> Answer {
+        let function = name.path();
         let _open = self.owner.enter(Kind::Call, 0, self.path.as_str(), function);
         self.outbox.room().await;
         let args = self.outbox.settled(args).map_err(|error| self.refused(function, &error))?;
@@ -85,7 +82,7 @@ impl Link {
         let (call, pushed, message) = {
             let mut calls = lock(&self.calls);
             let call = calls.open(Waiter::Call(answer))?;
-            let message = ToChild::Call { call, function: function.into(), args, deadline: within };
+            let message = ToChild::Call { call, function: name.wire(), args, deadline: within };
             let alone = calls.len() == 1;
             (call, self.say(alone, &message), message)
         };
@@ -125,10 +122,11 @@ impl Link {
     /// Dropping the future asks for nothing.
     pub(crate) async fn open(
         self: &Arc<Self>,
-        function: &'static str,
+        name: Name,
         args: Encoded,
         terms: Terms,
     ) -> Result<Held, Box<Fault>> {
+        let function = name.path();
         let line = self.owner.enter(Kind::Context, 0, self.path.as_str(), function);
         self.outbox.room().await;
         let args = self.outbox.settled(args).map_err(|error| self.refused(function, &error))?;
@@ -141,7 +139,7 @@ impl Link {
                 pipe = Some(new.clone());
                 Waiter::Context(new)
             })?;
-            let message = ToChild::Open { call, function: function.into(), args, terms };
+            let message = ToChild::Open { call, function: name.wire(), args, terms };
             (call, self.outbox.push(Priority::Data, &message), message)
         };
         drop(message);

@@ -43,6 +43,16 @@ pub enum StartCause {
         /// Of what.
         what: &'static str,
     },
+    /// Two functions of the program have one name, so that the wrong one might run: rename one.
+    /// Attributes tell apart what differs in module, `impl` block, function around it, place in the
+    /// source or text; so a macro made the same function twice at one place.
+    #[error("two functions are called `{name}`, at {} and at {}: rename one of them", places[0], places[1])]
+    FunctionTwice {
+        /// Their path.
+        name: &'static str,
+        /// Where each stands: file, line and column.
+        places: [&'static str; 2],
+    },
     /// An option of this actor's is out of its range, or contradicts another.
     #[error("{0}")]
     Config(ConfigError),
@@ -87,6 +97,7 @@ impl StartError {
             StartCause::NameTaken
             | StartCause::BadName(_)
             | StartCause::TooMany { .. }
+            | StartCause::FunctionTwice { .. }
             | StartCause::Config(_)
             | StartCause::Died
             | StartCause::Refused(_) => (FaultKind::Refused, cause.to_string()),

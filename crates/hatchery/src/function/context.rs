@@ -7,7 +7,7 @@ use futures_core::Stream;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Asked, IsResult, NoError, RemoteError, Served, decode, encode_reply};
+use super::{Asked, IsResult, Name, NoError, RemoteError, Served, decode, encode_reply};
 use crate::context::{Callee, ContextCall, IsCallee, RawCallee};
 use crate::error::StreamError;
 use crate::items::StreamCall;
@@ -98,7 +98,7 @@ where
 
 /// Makes the [`ContextCall`] of a function that can't fail.
 pub fn context_plain<C: IsCallee, A: Serialize + Send + 'static, R>(
-    name: &'static str,
+    name: Name,
     args: A,
 ) -> ContextCall<C::In, C::Out, C::Started, R, NoError> {
     ContextCall::new(name, args)
@@ -110,13 +110,13 @@ pub fn context_plain<C: IsCallee, A: Serialize + Send + 'static, R>(
     reason = "five types name a context, and here all are projections"
 )]
 pub fn context_result<C: IsCallee, A: Serialize + Send + 'static, R: IsResult>(
-    name: &'static str,
+    name: Name,
     args: A,
 ) -> ContextCall<C::In, C::Out, C::Started, R::Ok, R::Err> {
     ContextCall::new(name, args)
 }
 
 /// Makes the [`StreamCall`] of a function that returns a stream.
-pub fn stream_call<A: Serialize + Send + 'static, I>(name: &'static str, args: A) -> StreamCall<I> {
+pub fn stream_call<A: Serialize + Send + 'static, I>(name: Name, args: A) -> StreamCall<I> {
     StreamCall { context: ContextCall::new(name, args) }
 }

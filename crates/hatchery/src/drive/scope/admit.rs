@@ -10,6 +10,7 @@ use hatchery_spawn::SpawnError;
 use super::Core;
 use crate::current;
 use crate::error::{StartCause, StartError};
+use crate::function;
 use crate::lock::lock;
 use crate::portal::Portal;
 use crate::runtime::Inner;
@@ -39,6 +40,10 @@ impl Core {
             let error = SpawnError::Unsupported { name: called, backend: backend_name, what };
             let path = self.actor.path.child(&name);
             return Err(StartError::new(path, backend_name, StartCause::Spawn(error)));
+        }
+        if let Some(twins) = function::twins() {
+            let cause = StartCause::FunctionTwice { name: twins.path, places: twins.places };
+            return Err(StartError::new(self.actor.path.child(&name), backend_name, cause));
         }
         if let Err(error) = options.busy_poll.map_or(Ok(()), Config::validate_busy_poll) {
             let path = self.actor.path.child(&name);
