@@ -14,15 +14,16 @@ use crate::error::{SignalError, WaitError};
 use crate::exit::Exit;
 use crate::forkserver::client::Client;
 use crate::forkserver::manner::Note;
-use crate::forkserver::wire::SETTLE;
+use crate::forkserver::wire::{SETTLE, STOP};
 use crate::grip::{Grip, NotSent};
 use crate::ledger::{Ledger, Who};
 use crate::own_thread::OwnThread;
 use crate::prelude::{RECORD, Step, parse_report};
 use crate::stdio::Tail;
 
-/// A child and the right to its life: dropping it kills the process (SIGKILL); the forkserver
-/// reaps it, whatever becomes of this process or its runtime.
+/// A child and the right to its life: dropping it kills the process (SIGKILL, or first the
+/// [signal](crate::Command::stop_signal) that was asked for); the forkserver reaps it, whatever becomes
+/// of this process or its runtime.
 ///
 /// A thread can't be killed: dropping its child lets it run on, in the ledger (C5).
 #[derive(Debug)]
@@ -33,8 +34,8 @@ pub struct Child {
     pub(crate) stdout: Option<OwnedFd>,
     pub(crate) stderr: Option<OwnedFd>,
     pub(crate) tail: Option<Arc<Tail>>,
-    /// How long its pipes are read after its end.
-    pub(crate) drain: Duration,
+    /// How long its pipes are read after its end; `None`: to theirs.
+    pub(crate) drain: Option<Duration>,
 }
 
 /// A child without the right to its life: clone it freely.
@@ -114,6 +115,8 @@ pub(crate) struct Ties {
     pub(crate) has_cgroup: bool,
     /// What it leaves in its group may go on for a while.
     pub(crate) lingers: bool,
+    /// It is asked to end before it is killed.
+    pub(crate) has_stop: bool,
 }
 
 impl Core {
@@ -193,7 +196,7 @@ impl Child {
             stdout: None,
             stderr: None,
             tail: None,
-            drain: DRAIN,
+            drain: Some(DRAIN),
         }
     }
 
@@ -316,8 +319,8 @@ impl Drop for Child {
         let core = &self.handle.core;
         if core.status.borrow().is_none() {
             match &core.body {
-                // It may have ended at this moment; then there is nothing to kill.
-                Body::Process { .. } => drop(core.signal(libc::SIGKILL)),
+                // It may have ended at this moment; then there is nothing to end.
+                Body::Process { .. } => drop(core.stop()),
                 Body::Thread { .. } => core.abandon("its child was dropped"),
             }
         }
@@ -345,6 +348,18 @@ impl Core {
             Err(NotSent::OutOfReach) => by_server()
                 .map_err(|errno| SignalError::System { name: name(), cause: errno.into() }),
         }
+    }
+
+    /// As its request said: by a signal of its own first, or by SIGKILL.
+    fn stop(&self) -> Result<(), SignalError> {
+        if let Body::Process { number, ties: Ties { has_stop: true, .. }, server, .. } = &self.body
+        {
+            if let Some(server) = server.upgrade().filter(|_| self.status.borrow().is_none()) {
+                server.order(*number, STOP);
+            }
+            return Ok(());
+        }
+        self.signal(libc::SIGKILL)
     }
 
     /// What it leaves behind need not go on any longer.
@@ -504,6 +519,16 @@ impl ChildHandle {
     /// [`SignalError::Thread`], or what the system says.
     pub fn kill(&self) -> Result<(), SignalError> {
         self.signal(libc::SIGKILL)
+    }
+
+    /// Ends it as the drop of its [`Child`] does: by its
+    /// [`stop_signal`](crate::Command::stop_signal) and after its grace by SIGKILL, or by SIGKILL at
+    /// once if it has none. Doesn't wait for its end.
+    ///
+    /// # Errors
+    /// [`SignalError::Thread`], or what the system says.
+    pub fn stop(&self) -> Result<(), SignalError> {
+        self.core.stop()
     }
 
     /// Sends any signal as [`terminate`](Self::terminate) sends its own.

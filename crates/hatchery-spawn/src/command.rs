@@ -6,6 +6,7 @@ pub(crate) mod output;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -22,7 +23,9 @@ pub use output::{Ended, Holder, Output};
 /// A program to start. Its process dies with this one, leaves no zombie, inherits no fd, and does
 /// not die with the thread that started it.
 ///
-/// Differences from `tokio::process::Command`: a dropped child is always killed; builder methods
+/// Differences from `tokio::process::Command`: a dropped child is always killed, or
+/// [asked to end](Self::stop_signal) first; so is what the program leaves behind, when it ends, unless
+/// it is told to [keep](Self::keep_strays) that; builder methods
 /// take and give the value; stdin is `/dev/null` unless told otherwise. Environment and directory
 /// are, as there, this process's at the time of the start, with the changes made here.
 #[derive(Debug)]
@@ -185,6 +188,79 @@ impl Command {
         self
     }
 
+    /// What it leaves behind is not ended with it: neither what stays in its process group nor what
+    /// carries its mark. It goes on until whoever started the program has ended, an actor or this process;
+    /// then it is killed. [`output`](Self::output) reads until all of these have closed its pipes, as
+    /// tokio's does, unless [`drain`](Self::drain) says how long.
+    #[must_use]
+    pub fn keep_strays(mut self) -> Self {
+        self.spec.manner.keep_strays = true;
+        self
+    }
+
+    /// Puts an fd at that number in the program, and nothing at the numbers between. Ours keeps its number
+    /// and its close-on-exec flag; the program's has none, so that it keeps it over its own exec.
+    /// What is said last of a number counts; 0, 1 and 2 are stdin, stdout and stderr.
+    ///
+    /// For a jobserver, whose `MAKEFLAGS` name the numbers:
+    ///
+    /// ```no_run
+    /// # fn example() -> std::io::Result<()> {
+    /// # let (reader, writer) = std::io::pipe()?;
+    /// let make = hatchery_spawn::Command::new("make")
+    ///     .env("MAKEFLAGS", "-j --jobserver-auth=8,9")
+    ///     .fd(8, reader)
+    ///     .fd(9, writer);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// [`spawn`](Self::spawn) fails with `EBADF` if the number is negative or above this process's hard
+    /// limit of open files.
+    #[must_use]
+    pub fn fd(mut self, number: RawFd, fd: impl Into<OwnedFd>) -> Self {
+        let fd = fd.into();
+        match number {
+            0 => self.stdin(Stdio::Fd(fd)),
+            1 => self.stdout(Stdio::Fd(fd)),
+            2 => self.stderr(Stdio::Fd(fd)),
+            _ => {
+                self.spec.placed.retain(|(at, _)| *at != number);
+                self.spec.placed.push((number, fd));
+                self
+            }
+        }
+    }
+
+    /// Asks it to end, before it is killed: by this signal to its process group, which is followed by
+    /// SIGCONT, and after its [`grace`](Self::grace) by SIGKILL. Default: SIGKILL at once; SIGTERM if
+    /// only a grace was asked for.
+    ///
+    /// The forkserver sees to it, also if this process was killed: when the [`Child`] is dropped, when
+    /// the actor that started it has ended, when the forkserver is closed, and when this process has
+    /// ended in whatever way. A SIGKILL of the forkserver itself leaves no time to anybody.
+    ///
+    /// [`spawn`](Self::spawn) fails with `EINVAL` if there is no such signal.
+    #[must_use]
+    pub fn stop_signal(mut self, signal: i32) -> Self {
+        let (_, grace) = self.spec.manner.stop.unwrap_or((0, nanoseconds(GRACE)));
+        // There is none of number 0: it is refused.
+        self.spec.manner.stop = Some((u8::try_from(signal).unwrap_or(0), grace));
+        self
+    }
+
+    /// How long it may take to end after its [`stop_signal`](Self::stop_signal). Default: 3 s, if there is
+    /// one.
+    ///
+    /// It is never longer than a bound that is there for everybody: after the end of its actor or of this
+    /// process [`Bounds::orphan_grace`], 0.5 s by default (C3), and in a close of the forkserver
+    /// [`Bounds::close`] too. Who needs longer then raises these.
+    #[must_use]
+    pub fn grace(mut self, most: Duration) -> Self {
+        let (signal, _) = self.spec.manner.stop.unwrap_or((SIGTERM, 0));
+        self.spec.manner.stop = Some((signal, nanoseconds(most)));
+        self
+    }
+
     /// Starts it, and waits until it is that program and no copy of ours any more.
     ///
     /// # Errors
@@ -194,15 +270,20 @@ impl Command {
     /// Dropping the future withdraws the request; a child that appears all the same is killed.
     pub async fn spawn(self) -> Result<Child, SpawnError> {
         let server = self.server.clone().map_or_else(server, Ok)?;
-        let drain = self.drain;
+        let default = (!self.spec.manner.keep_strays).then_some(output::DRAIN);
+        let drain = self.drain.or(default);
         let mut child = server.exec().spawn(self.into_spec()).await?;
-        child.drain = drain.unwrap_or(output::DRAIN);
+        child.drain = drain;
         Ok(child)
     }
 
     /// As of now: our environment and directory may have changed since the forkserver took its.
-    fn into_spec(self) -> Spec {
+    fn into_spec(mut self) -> Spec {
         let mut spec = self.spec.env_clear();
+        if spec.manner.keep_strays {
+            // They have all the time that there is.
+            self.drain = None;
+        }
         spec.manner.linger = self.drain.map_or(0, nanoseconds);
         if spec.manner.linger > 0 && spec.has_piped_output() {
             // Whoever reads gives the word; this is for one that stands still.
@@ -261,10 +342,17 @@ impl Command {
         if !self.stderr_set {
             self = self.stderr(Stdio::Piped);
         }
-        let drain = self.drain.unwrap_or(output::DRAIN);
-        self.drain(drain).spawn().await?.wait_with_output().await
+        if !self.spec.manner.keep_strays {
+            self.drain.get_or_insert(output::DRAIN);
+        }
+        self.spawn().await?.wait_with_output().await
     }
 }
+
+/// What a program has from its stop signal to SIGKILL, if nothing else is asked for: as much as a tree's
+/// whole teardown.
+const GRACE: Duration = Duration::from_secs(3);
+const SIGTERM: u8 = 15;
 
 fn nanoseconds(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)

@@ -81,6 +81,15 @@ pub enum SpawnError {
         /// How long.
         waited: Duration,
     },
+    /// It was forked, and after [`Bounds::exec`](crate::Bounds) had neither become what was asked for
+    /// nor failed to: the program may lie on a disk that is slow. It is killed.
+    #[error("spawning `{name}`: after {waited:?} it was still on its way to being that program")]
+    StillStarting {
+        /// The child's name.
+        name: String,
+        /// How long.
+        waited: Duration,
+    },
     /// Arguments, environment and payload together are too long to send.
     #[error("spawning `{name}`: a request of {length} bytes, over the limit of {limit}")]
     TooLarge {
@@ -122,6 +131,7 @@ impl SpawnError {
             | Self::Image { .. }
             | Self::Preload { .. }
             | Self::Unanswered { .. }
+            | Self::StillStarting { .. }
             | Self::TooLarge { .. }
             | Self::Unsupported { .. }
             | Self::NoConstructor { .. } => None,

@@ -49,6 +49,7 @@ use crate::sys::pidfd::Pidfd;
 use crate::sys::{fds, scm_rights};
 use client::{Client, Waiting};
 use gone::Gone;
+use manner::Manner;
 use process::Process;
 use wire::{Request, Run};
 
@@ -74,6 +75,9 @@ pub struct Bounds {
     /// [`Preload`](crate::Preload). Requests that are made meanwhile wait, and their own bound counts
     /// from the end of the preloads. Default 60 s. A program without preloads has no use for it.
     pub warm_up: Duration,
+    /// How long a child may take from its fork until it is another program, or has the confinement that
+    /// was asked for. Default 60 s: the program may lie on a slow disk, or on another machine's.
+    pub exec: Duration,
     /// How long children may go on after their spawner has died. Default 0.5 s.
     pub orphan_grace: Duration,
     /// How long its own end may take before it is killed. Default 1 s.
@@ -97,6 +101,7 @@ impl Default for Bounds {
     fn default() -> Self {
         Self {
             request: Duration::from_secs(5),
+            exec: Duration::from_secs(60),
             image: None,
             warm_up: Duration::from_secs(60),
             orphan_grace: Duration::from_millis(500),
@@ -369,6 +374,7 @@ impl Forkserver {
             answer,
             since: Instant::now(),
             bound,
+            exec: self.inner.bounds.exec,
             birth: Arc::new(birth),
             // What was asked for on top of a plain fork is answered for at the start.
             execs: !matches!(run, Run::Main(_)) || !spec.confine.is_empty(),
@@ -376,6 +382,7 @@ impl Forkserver {
                 is_program: run == Run::Program,
                 has_cgroup: spec.confine.cgroup.is_some(),
                 lingers: spec.manner.linger > 0,
+                has_stop: spec.manner.stop.is_some(),
             },
             stdin: None,
             stdout: None,
@@ -455,6 +462,7 @@ fn describe(spec: Spec, run: Run, bound: Duration) -> (Request, [Stdio; 3], Vec<
         argv.push(bytes(path));
     }
     argv.extend(spec.args.into_iter().map(bytes));
+    let (places, placed): (Vec<_>, Vec<_>) = spec.placed.into_iter().unzip();
     let bound = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
     let request = Request {
         number: 0,
@@ -470,9 +478,9 @@ fn describe(spec: Spec, run: Run, bound: Duration) -> (Request, [Stdio; 3], Vec<
         has_channel: spec.channel.is_some(),
         limits: spec.limits.iter().map(|(what, soft, hard)| (*what as u32, *soft, *hard)).collect(),
         confine: spec.confine,
-        manner: spec.manner,
+        manner: Manner { places, ..spec.manner },
     };
-    let rest = spec.channel.into_iter().chain(spec.fds).collect();
+    let rest = spec.channel.into_iter().chain(spec.fds).chain(placed).collect();
     (request, [spec.stdin, spec.stdout, spec.stderr], rest)
 }
 

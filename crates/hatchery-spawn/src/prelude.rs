@@ -3,6 +3,8 @@
 //! The child is single-threaded and a copy of a process that holds no lock, so allocation is
 //! fine. It never drops what its parent owned: after the scrub those numbers mean other things.
 
+mod placed;
+
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd as _, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -196,7 +198,12 @@ fn steps(
     nest.take(Step::ProcessGroup, || setpgid(Pid::from_raw(0), Pid::from_raw(0)))?;
     let slots = nest.take(Step::Fds, || place_fds(request, received, nest, birth))?;
     let first_free = slots.image.unwrap_or(slots.birth) + 1;
-    nest.take(Step::FdScrub, || close_range::close_from(first_free.cast_unsigned()))?;
+    nest.take(Step::FdScrub, || {
+        if request.manner.places.is_empty() {
+            return close_range::close_from(first_free.cast_unsigned());
+        }
+        placed::scrub(request, &slots)
+    })?;
     nest.take(Step::Signals, || signals(request))?;
     if let Some(path) = nest.cgroup {
         nest.take(Step::Cgroup, || cgroup::join(path))?;
@@ -293,6 +300,9 @@ fn place_fds(
     nest: &Nest<'_>,
     birth: &mut RawFd,
 ) -> Result<Slots, Errno> {
+    if !request.manner.places.is_empty() {
+        return placed::place(request, received, birth);
+    }
     let ours = !matches!(request.run, Run::Program);
     let (pipe, stdio) = (received[0], &received[1..4]);
     let (channel, others) = match &received[4..] {

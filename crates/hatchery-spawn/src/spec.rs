@@ -1,13 +1,14 @@
 //! What a child shall be, parsed once: which program, which fds, which limits.
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
 use crate::confine::Confinement;
 use crate::forkserver::manner::Manner;
+use crate::forkserver::wire::MAX_SIGNAL;
 use crate::stdio::Stdio;
 use crate::sys::scm_rights::MAX_FDS;
 
@@ -27,6 +28,8 @@ pub struct Spec {
     pub(crate) stderr: Stdio,
     pub(crate) channel: Option<OwnedFd>,
     pub(crate) fds: Vec<OwnedFd>,
+    /// Those of a program at numbers of their own, each number once.
+    pub(crate) placed: Vec<(RawFd, OwnedFd)>,
     pub(crate) limits: Vec<(Resource, u64, u64)>,
     pub(crate) confine: Confinement,
     pub(crate) manner: Manner,
@@ -92,6 +95,7 @@ impl Spec {
             stderr: Stdio::Inherit,
             channel: None,
             fds: Vec::new(),
+            placed: Vec::new(),
             limits: Vec::new(),
             confine: Confinement::default(),
             manner: Manner::default(),
@@ -250,7 +254,13 @@ impl Spec {
         }
         self.confine.check()?;
         // The birth pipe, stdio, the channel and what is too long for a message go beside these.
-        if self.fds.len() + 6 > MAX_FDS {
+        if self.manner.stop.is_some_and(|(signal, _)| !(1..=MAX_SIGNAL).contains(&signal)) {
+            return Err(("kill", Errno::EINVAL));
+        }
+        if self.placed.iter().any(|(number, _)| *number < 0) {
+            return Err(("dup3", Errno::EBADF));
+        }
+        if self.fds.len() + self.placed.len() + 6 > MAX_FDS {
             return Err(("sendmsg(SCM_RIGHTS)", Errno::EMSGSIZE));
         }
         Ok(())

@@ -81,7 +81,10 @@ pub(crate) async fn collect(mut child: Child) -> Result<Output, CommandError> {
             read = &mut reading => Some(read),
             ended = ended => {
                 ended?;
-                timeout(child.drain, reading).await.ok()
+                match child.drain {
+                    Some(drain) => timeout(drain, reading).await.ok(),
+                    None => Some(reading.await),
+                }
             }
         }
     };

@@ -23,6 +23,8 @@ pub(crate) struct Book {
     /// By the number of the request.
     children: BTreeMap<(Owner, u64), i32>,
     deadlines: BTreeSet<(u64, i32)>,
+    /// Who is to be asked to end, and by which signal.
+    to_ask: Vec<(i32, u8)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,17 +39,67 @@ struct Entry {
     left: bool,
     /// How many living children it has.
     children: usize,
+    /// The signal that asks it to end, and how long that may take; until then nobody has sent it.
+    stop: Option<(u8, u64)>,
+    is_asked: bool,
 }
 
 impl Book {
     /// A child was born. Its owner has not used that number before.
     pub(crate) fn born(&mut self, pid: i32, owner: Owner, number: u64, mark: u64) {
-        let entry = Entry { owner, number, mark, kill_at: None, left: false, children: 0 };
+        let entry = Entry {
+            owner,
+            number,
+            mark,
+            kill_at: None,
+            left: false,
+            children: 0,
+            stop: None,
+            is_asked: false,
+        };
         self.living.insert(pid, entry);
         self.children.insert((owner, number), pid);
         if let Some(above) = self.above(owner) {
             above.children += 1;
         }
+    }
+
+    /// That child is asked to end by a signal of its own before it is killed.
+    pub(crate) fn asks_first(&mut self, pid: i32, stop: Option<(u8, u64)>) {
+        if let Some(entry) = self.living.get_mut(&pid) {
+            entry.stop = stop;
+        }
+    }
+
+    /// It shall end: it is asked to, and killed when its time is over. A second word changes nothing. Says
+    /// whether it is one that is asked.
+    pub(crate) fn stop(&mut self, pid: i32, now: u64, most: u64) -> bool {
+        let Some(entry) = self.living.get_mut(&pid) else { return false };
+        let Some((signal, grace)) = entry.stop else { return false };
+        if !entry.is_asked {
+            entry.is_asked = true;
+            self.to_ask.push((pid, signal));
+        }
+        self.condemn(pid, now.saturating_add(grace.min(most)));
+        true
+    }
+
+    /// Everybody shall end: those that are asked first are, within `most`.
+    pub(crate) fn stop_all(&mut self, now: u64, most: u64) {
+        for pid in self.all() {
+            self.stop(pid, now, most);
+        }
+    }
+
+    /// Whether it was asked to end and still has time for that.
+    pub(crate) fn has_time(&self, pid: i32, now: u64) -> bool {
+        let entry = self.living.get(&pid).filter(|entry| entry.is_asked);
+        entry.and_then(|entry| entry.kill_at).is_some_and(|at| at > now)
+    }
+
+    /// Who is to be asked to end, and by which signal; each is named once.
+    pub(crate) fn take_asked(&mut self) -> Vec<(i32, u8)> {
+        std::mem::take(&mut self.to_ask)
     }
 
     /// Whether this is a living child that somebody asked for.
@@ -125,7 +177,9 @@ impl Book {
         // The whole subtree at once, not a level at a time: C3 has one second for all depths.
         let mut below = self.children_of(pid);
         while let Some(pid) = below.pop() {
-            self.condemn(pid, now.saturating_add(grace));
+            if !self.stop(pid, now, grace) {
+                self.condemn(pid, now.saturating_add(grace));
+            }
             below.extend(self.children_of(pid));
         }
     }
@@ -207,6 +261,26 @@ mod tests {
         assert_eq!(book.due(600), [3, 4, 5]);
         assert!(book.due(10_000).is_empty(), "named once");
         assert!(book.knows(2));
+    }
+
+    /// C3: who is asked to end first has its own time for that, and never more than an orphan.
+    #[test]
+    fn who_is_asked_first_has_its_own_time_and_no_more_than_an_orphan() {
+        let mut book = tree();
+        book.asks_first(2, Some((15, 2_000)));
+        book.asks_first(3, Some((2, 200)));
+        book.asks_first(4, Some((15, 2_000)));
+        assert!(book.stop(2, 100, u64::MAX) && book.stop(2, 900, u64::MAX));
+        assert!(!book.stop(1, 100, u64::MAX), "it is killed at once");
+        assert_eq!(book.take_asked(), [(2, 15)]);
+        assert!(book.has_time(2, 2_099) && !book.has_time(2, 2_100) && !book.has_time(1, 0));
+        book.died(1, 100, GRACE);
+        let mut asked = book.take_asked();
+        asked.sort_unstable();
+        assert_eq!(asked, [(3, 2), (4, 15)]);
+        assert_eq!(book.due(300), [3]);
+        assert_eq!(book.due(600), [4, 5]);
+        assert_eq!(book.due(2_100), [2]);
     }
 
     /// C15: an actor's children are counted while they live; who has left asks for no more.

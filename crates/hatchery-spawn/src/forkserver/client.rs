@@ -39,6 +39,8 @@ pub(crate) struct Waiting {
     /// When it was asked for, and how long the forkserver may say nothing from then on.
     pub(crate) since: Instant,
     pub(crate) bound: Duration,
+    /// How long it may then take until it is another program.
+    pub(crate) exec: Duration,
     /// The reading end of the birth pipe. Shared, so that polling it needs no copy of the fd.
     pub(crate) birth: Arc<OwnedFd>,
     /// Another image comes after the fork: it is only there when the birth pipe says so.
@@ -373,6 +375,7 @@ impl Client {
         if waiting.execs {
             // From here on it is the child's time.
             waiting.since = Instant::now();
+            waiting.bound = waiting.exec;
             state.executing.push((waiting, core));
             return;
         }
@@ -610,7 +613,7 @@ fn finish(waiting: Waiting, core: Arc<Core>) {
                 return tell(answer, Err(SpawnError::Step { name, step, cause }));
             }
             // Neither born nor failed: it hangs in one of the steps.
-            Err(_) => return tell(answer, Err(SpawnError::Unanswered { name, waited: bound })),
+            Err(_) => return tell(answer, Err(SpawnError::StillStarting { name, waited: bound })),
         }
     }
     *child.stdin.get_mut().unwrap_or_else(PoisonError::into_inner) = stdin;
@@ -656,6 +659,7 @@ mod tests {
             answer,
             since: Instant::now(),
             bound: Duration::from_secs(5),
+            exec: Duration::from_secs(5),
             birth: Arc::new(birth),
             execs: false,
             ties: Ties::default(),

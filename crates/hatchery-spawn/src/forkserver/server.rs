@@ -117,6 +117,7 @@ impl Server {
             }
             self.reap();
             self.look_at_lingering();
+            self.ask_to_end();
             let now = now();
             for pid in self.book.due(now) {
                 process::kill_own_child(pid, true, libc::SIGKILL);

@@ -84,7 +84,6 @@ const SIGNAL_BYTES: usize = 10;
 /// The highest signal that there is.
 pub(crate) const MAX_SIGNAL: u8 = 64;
 /// In a signal's place: end it as its request said, by its own signal and after its grace by SIGKILL.
-#[expect(dead_code, reason = "the next change uses it")]
 pub(crate) const STOP: u8 = 65;
 /// In a signal's place: what it left in its group has had its time.
 pub(crate) const SETTLE: u8 = 66;

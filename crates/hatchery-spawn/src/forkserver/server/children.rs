@@ -71,6 +71,7 @@ impl Server {
                 self.confined.born(pid, bound);
                 self.book.born(pid, owner, number, mark);
                 if request.run == Run::Program {
+                    self.book.asks_first(pid, request.manner.stop);
                     self.programs.born(pid, request.manner);
                 }
                 if self.held {
@@ -141,7 +142,7 @@ impl Server {
         if self.let_linger(pid) {
             return;
         }
-        if self.book.knows(pid) {
+        if self.book.knows(pid) && !self.keeps_strays(pid) {
             // Its group, while the zombie still holds the number: the strays that stayed in it.
             process::kill_own_child(pid, true, libc::SIGKILL);
         }
@@ -156,6 +157,7 @@ impl Server {
         let out_of_memory =
             status.signal() == Some(libc::SIGKILL) && self.confined.ran_out_of_memory(pid);
         self.programs.died(pid);
+        self.programs.owner_died(pid);
         let mark = self.book.mark_of(pid);
         let Some((owner, number)) = self.book.died(pid, now(), self.grace) else { return };
         self.confined.died(pid, (owner, number));
@@ -182,7 +184,7 @@ impl Server {
                 continue;
             }
             match strays::mark_of(pid.cast_unsigned(), &self.tree) {
-                Ok(Some(mark)) if !self.book.has_mark(mark) => {
+                Ok(Some(mark)) if !self.book.has_mark(mark) && !self.programs.keeps(mark) => {
                     process::kill_own_child(pid, false, libc::SIGKILL);
                 }
                 Ok(_) => {}

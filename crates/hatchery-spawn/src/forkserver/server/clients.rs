@@ -17,7 +17,7 @@ use super::{CallFailed, Server, now};
 use crate::forkserver::book::Owner;
 use crate::forkserver::memory;
 use crate::forkserver::wire::{
-    self, Answer, MAX_BYTES, MAX_ELSEWHERE, MAX_SIGNAL, Request, SETTLE,
+    self, Answer, MAX_BYTES, MAX_ELSEWHERE, MAX_SIGNAL, Request, SETTLE, STOP,
 };
 use crate::sys::pidfd::Pidfd;
 use crate::sys::{process, scm_rights};
@@ -203,11 +203,14 @@ impl Server {
     /// Signals a client's own child that nobody has reaped, or it has none of that number any more.
     fn signal(&mut self, owner: Owner, number: u64, signal: i32) {
         let child = self.book.child_of(owner, number);
-        let is_settled = [libc::SIGKILL, SETTLE.into()].contains(&signal);
+        let is_settled = [libc::SIGKILL, SETTLE.into(), STOP.into()].contains(&signal);
         if let (Some(pid), true) = (child, is_settled) {
             self.settle(pid);
         }
         if signal > MAX_SIGNAL.into() {
+            if let (Some(pid), true) = (child, signal == STOP.into()) {
+                self.book.stop(pid, now(), u64::MAX);
+            }
             return;
         }
         // It may have been reaped just now.

@@ -1,11 +1,18 @@
 //! Programs: when they stop, and what they leave in their group when they end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
+use nix::libc;
+use nix::unistd::Pid;
+
+use super::children::children;
 use super::{Server, now};
+use crate::forkserver::book::Owner;
 use crate::forkserver::manner::{Manner, Note};
+use crate::forkserver::strays::{self, AmidExec};
 use crate::forkserver::wire::Answer;
-use crate::sys::waitid;
+use crate::sys::{process, waitid};
 
 /// The living programs and how each is treated.
 #[derive(Debug, Default)]
@@ -14,6 +21,9 @@ pub(super) struct Programs {
     /// Those that have ended and whose groups may go on until then. Nobody reaps them before, so that
     /// their numbers stay the groups'.
     lingering: BTreeMap<i32, u64>,
+    /// The marks of those that have ended and left what may go on, and the actor with which that ends;
+    /// `None` is the root.
+    kept: BTreeMap<u64, Option<i32>>,
 }
 
 impl Programs {
@@ -24,6 +34,16 @@ impl Programs {
     pub(super) fn died(&mut self, pid: i32) {
         self.manners.remove(&pid);
         self.lingering.remove(&pid);
+    }
+
+    /// What was kept for an actor that has ended goes with the next sweep.
+    pub(super) fn owner_died(&mut self, pid: i32) {
+        self.kept.retain(|_, owner| *owner != Some(pid));
+    }
+
+    /// Whether what has that mark may go on though its program has ended.
+    pub(super) fn keeps(&self, mark: u64) -> bool {
+        self.kept.contains_key(&mark)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -65,6 +85,59 @@ impl Server {
             self.note(pid, Note::Ended);
         }
         true
+    }
+
+    /// Whether what a program leaves behind, which has ended, may go on after it. It is remembered as long
+    /// as there is anybody.
+    pub(super) fn keeps_strays(&mut self, pid: i32) -> bool {
+        if !self.programs.manner(pid).is_some_and(|manner| manner.keep_strays) {
+            return false;
+        }
+        let marks: BTreeSet<u64> = self.stray_marks().collect();
+        self.programs.kept.retain(|mark, _| marks.contains(mark));
+        let (mark, asked) = (self.book.mark_of(pid), self.book.asked_for(pid));
+        if let (Some(mark), Some((owner, _))) = (mark.filter(|mark| marks.contains(mark)), asked) {
+            match owner {
+                Owner::Root => drop(self.programs.kept.insert(mark, None)),
+                Owner::Actor(actor) => drop(self.programs.kept.insert(mark, Some(actor))),
+                // Its time is over.
+                Owner::Nobody => return false,
+            }
+        }
+        true
+    }
+
+    /// The marks of what is our child and nobody asked for.
+    fn stray_marks(&self) -> impl Iterator<Item = u64> {
+        let strays = children().into_iter().filter(|pid| !self.book.knows(*pid));
+        strays.filter_map(|pid| {
+            // Amid an exec it has none for microseconds.
+            let until = Instant::now() + strays::EXEC_BOUND;
+            loop {
+                match strays::mark_of(pid.cast_unsigned(), &self.tree) {
+                    Err(AmidExec) if Instant::now() < until => std::thread::yield_now(),
+                    mark => return mark.ok().flatten(),
+                }
+            }
+        })
+    }
+
+    /// Asks those to end whose time has come: all of a group, as a terminal would.
+    pub(super) fn ask_to_end(&mut self) {
+        for (pid, signal) in self.book.take_asked() {
+            process::kill_own_child(pid, true, signal.into());
+            process::kill_own_child(pid, true, libc::SIGCONT);
+        }
+    }
+
+    /// Whether it is part of a program that was asked to end and still has time for it.
+    pub(super) fn has_time(&self, pid: i32) -> bool {
+        let now = now();
+        if self.book.knows(pid) {
+            return self.book.has_time(pid, now);
+        }
+        let group = nix::unistd::getpgid(Some(Pid::from_raw(pid))).map_or(0, Pid::as_raw);
+        self.book.has_time(group, now)
     }
 
     /// Looks whether anybody is left in the groups of those that linger. The end of each that stayed

@@ -1,7 +1,9 @@
 //! The root's life: its end is everybody's.
 
+use std::os::fd::AsFd as _;
+
 use nix::libc;
-use nix::sys::epoll::{EpollEvent, EpollTimeout};
+use nix::poll::{PollFd, PollFlags, poll};
 
 use super::children::children;
 use super::{Server, now};
@@ -24,13 +26,20 @@ impl Server {
         }
     }
 
-    /// The root is gone, or wants the tree gone: everything goes, and so does this.
+    /// The root is gone, or wants the tree gone: everything goes, and so does this. Programs that are
+    /// asked to end first are, and have as long as orphans at most.
     pub(super) fn end(&mut self) -> ! {
-        let until = now() + END_BOUND;
+        let began = now();
+        self.book.stop_all(began, self.grace);
+        self.ask_to_end();
+        let mut until = began.saturating_add(END_BOUND);
         loop {
-            let mut rest = self.book.all();
-            let cleared = self.confined.end();
-            rest.extend(children());
+            let mut all = self.book.all();
+            all.extend(children());
+            let (spared, rest): (Vec<i32>, Vec<i32>) =
+                all.into_iter().partition(|pid| self.has_time(*pid));
+            // The cgroups of those go with them.
+            let cleared = spared.is_empty() && self.confined.end();
             for pid in rest {
                 process::kill_own_child(pid, true, libc::SIGKILL);
                 process::kill_own_child(pid, false, libc::SIGKILL);
@@ -40,19 +49,23 @@ impl Server {
                 match waitid::peek() {
                     Ok(Some((pid, _))) => {
                         let _reaped = waitid::reap(pid);
-                        self.book.died(pid, 0, 0);
+                        self.book.died(pid, now(), self.grace);
                     }
                     Ok(None) => break,
-                    Err(_) if cleared || self.confined.clear() => exit::exit_now(0),
+                    Err(_) if spared.is_empty() && (cleared || self.confined.clear()) => {
+                        exit::exit_now(0)
+                    }
                     Err(_) => break,
                 }
             }
-            if now() > until {
+            if !spared.is_empty() {
+                until = now().saturating_add(END_BOUND);
+            } else if now() > until {
                 exit::exit_now(1);
             }
             // Ended by the next SIGCHLD, or soon enough to look again.
-            let mut events = [EpollEvent::empty()];
-            let _woken = self.epoll.wait(&mut events, EpollTimeout::from(1_u8));
+            let mut fds = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+            let _woken = poll(&mut fds, if spared.is_empty() { 1_u8 } else { 10 });
             while let Ok(Some(_)) = self.signals.read_signal() {}
         }
     }
