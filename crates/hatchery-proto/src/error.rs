@@ -94,6 +94,8 @@ pub enum FaultKind {
     Abandoned,
     /// A process that even SIGKILL did not end was given up on.
     Unreapable,
+    /// Asked for in a copy of the process, made by fork, to which nothing of the tree belongs.
+    Copied,
 }
 
 /// How a process or thread ended. A death by signal is never a code (H28).
@@ -257,6 +259,7 @@ impl fmt::Display for Fault {
             }
             FaultKind::Abandoned => write!(f, "was abandoned: {}", self.message),
             FaultKind::Unreapable => write!(f, "can't be reaped: {}", self.message),
+            FaultKind::Copied => write!(f, "is out of reach: {}", self.message),
         }
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use crate::child::Child;
 use crate::error::SpawnError;
 use crate::spec::Spec;
+use crate::sys::owner::is_copy;
 
 /// A way to bring children to life.
 pub trait Backend: Send + Sync + Debug {
@@ -52,6 +53,10 @@ impl Future for Spawning {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let name = self.name.clone();
+        if is_copy() {
+            // The thread that answers is the owner's.
+            return Poll::Ready(Err(SpawnError::Copied { name }));
+        }
         let gone = || SpawnError::ServerGone { name, why: "its client has closed".to_owned() };
         match &mut self.answer {
             Ok(answer) => {

@@ -20,6 +20,7 @@ use crate::ledger::{Ledger, Who};
 use crate::own_thread::OwnThread;
 use crate::prelude::{RECORD, Step, parse_report};
 use crate::stdio::Tail;
+use crate::sys::owner::is_copy;
 
 /// A child and the right to its life: dropping it kills the process (SIGKILL, or first the
 /// [signal](crate::Command::stop_signal) that was asked for); the forkserver reaps it, whatever becomes
@@ -170,6 +171,10 @@ impl Core {
         self.latch(Err(WaitError::ServerGone { name: self.name.clone() }));
     }
 
+    fn copied(&self) -> WaitError {
+        WaitError::Copied { name: self.name.clone() }
+    }
+
     /// The forkserver takes too long to say how it ended.
     fn unreported(&self) {
         self.latch(Err(WaitError::Unreported { name: self.name.clone() }));
@@ -302,6 +307,7 @@ impl Child {
     /// Dropping the future loses nothing.
     pub async fn stderr_tail(&self, bound: Duration) -> Vec<String> {
         match &self.tail {
+            Some(_) if is_copy() => Vec::new(),
             Some(tail) => tail.lines(bound).await,
             None => Vec::new(),
         }
@@ -316,6 +322,10 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
+        // It is not a copy's to end.
+        if is_copy() {
+            return;
+        }
         let core = &self.handle.core;
         if core.status.borrow().is_none() {
             match &core.body {
@@ -330,6 +340,9 @@ impl Drop for Child {
 impl Core {
     fn signal(&self, signal: i32) -> Result<(), SignalError> {
         let name = || self.name.clone();
+        if is_copy() {
+            return Err(SignalError::Copied { name: name() });
+        }
         let Body::Process { number, grip, ties, server, .. } = &self.body else {
             return Err(SignalError::Thread { name: name() });
         };
@@ -372,6 +385,9 @@ impl Core {
     }
 
     fn abandon(&self, last_state: &str) {
+        if is_copy() {
+            return;
+        }
         let Body::Thread { number, path, thread, ledger } = &self.body else { return };
         let abandoned = thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(abandoned) = abandoned else { return };
@@ -410,12 +426,16 @@ impl ChildHandle {
     /// # Errors
     /// [`WaitError::ServerGone`]: the forkserver died first; the child is dead too.
     /// [`WaitError::Unreported`]: the child is dead, and somebody has [forgone] its status.
+    /// [`WaitError::Copied`]: this process is a copy of the child's owner.
     ///
     /// [forgone]: Self::forgo_status
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing: the status stays latched.
     pub async fn wait(&self) -> Result<Exit, WaitError> {
+        if is_copy() {
+            return Err(self.core.copied());
+        }
         let mut status = self.core.status.subscribe();
         let latched = match status.wait_for(Option::is_some).await {
             Ok(latched) => latched.clone(),
@@ -483,6 +503,9 @@ impl ChildHandle {
     /// # Errors
     /// See [`ChildHandle::wait`].
     pub fn try_wait(&self) -> Result<Option<Exit>, WaitError> {
+        if is_copy() {
+            return Err(self.core.copied());
+        }
         self.core.status.borrow().clone().transpose()
     }
 
@@ -494,6 +517,9 @@ impl ChildHandle {
     /// For who has waited long enough for a forkserver that stands still. Never blocks.
     #[must_use]
     pub fn forgo_status(&self) -> bool {
+        if is_copy() {
+            return false;
+        }
         let dead = match &self.core.body {
             Body::Process { grip, .. } => self.core.status.borrow().is_some() || grip.is_dead(),
             Body::Thread { .. } => false,

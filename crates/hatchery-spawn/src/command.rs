@@ -18,6 +18,7 @@ use crate::exit::Exit;
 use crate::forkserver::{Bounds, Forkserver};
 use crate::spec::Spec;
 use crate::stdio::Stdio;
+use crate::sys::owner;
 pub use output::{Ended, Holder, Output};
 
 /// A program to start. Its process dies with this one, leaves no zombie, inherits no fd, and does
@@ -361,6 +362,10 @@ fn nanoseconds(span: Duration) -> u64 {
 /// The forkserver of all commands of this process; a new one if it was lost.
 fn server() -> Result<Forkserver, SpawnError> {
     static SERVER: Mutex<Option<Forkserver>> = Mutex::new(None);
+    // Before the lock, which may be held by a thread that a copy has not.
+    if !owner::claim() {
+        return Err(SpawnError::Copied { name: "forkserver".to_owned() });
+    }
     if let Some(inherited) = Forkserver::inherited()? {
         return Ok(inherited);
     }

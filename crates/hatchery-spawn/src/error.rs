@@ -110,6 +110,15 @@ pub enum SpawnError {
         /// What.
         what: &'static str,
     },
+    /// This process is a copy, made by a fork, of one that uses hatchery. Only that one may start
+    /// anything, and a program that the copy executes; see [`is_copy`](crate::is_copy).
+    #[error(
+        "spawning `{name}`: this process is a copy, made by fork, of the one that hatchery serves"
+    )]
+    Copied {
+        /// The child's name.
+        name: String,
+    },
     /// This image was linked without the constructor that makes it a forkserver.
     #[error(
         "spawning `{name}`: this program's image has no constructor section, so it can't be a forkserver"
@@ -134,6 +143,7 @@ impl SpawnError {
             | Self::StillStarting { .. }
             | Self::TooLarge { .. }
             | Self::Unsupported { .. }
+            | Self::Copied { .. }
             | Self::NoConstructor { .. } => None,
         }
     }
@@ -236,6 +246,12 @@ pub enum PreloadFailure {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WaitError {
+    /// This process is a copy, made by a fork, of the child's owner, who alone is told.
+    #[error("waiting for `{name}`: this process is a copy, made by fork, of its owner")]
+    Copied {
+        /// The child's name.
+        name: String,
+    },
     /// The forkserver died first; the kernel has killed the child, and nobody has its status.
     #[error("waiting for `{name}`: the forkserver is gone, and the child with it")]
     ServerGone {
@@ -255,6 +271,12 @@ pub enum WaitError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SignalError {
+    /// This process is a copy, made by a fork, of the child's owner, who alone may.
+    #[error("signalling `{name}`: this process is a copy, made by fork, of its owner")]
+    Copied {
+        /// The child's name.
+        name: String,
+    },
     /// A thread takes no signals.
     #[error("`{name}` is a thread and takes no signals")]
     Thread {

@@ -45,6 +45,7 @@ use crate::own_image::OwnImage;
 use crate::relay::{self, Target};
 use crate::spec::{Program, Spec};
 use crate::stdio::{Stdio, Tail};
+use crate::sys::owner::{self, is_copy};
 use crate::sys::pidfd::Pidfd;
 use crate::sys::{fds, scm_rights};
 use client::{Client, Waiting};
@@ -139,8 +140,12 @@ impl Forkserver {
     /// # Errors
     /// [`SpawnError::Call`] names the call that failed; [`SpawnError::NoConstructor`];
     /// [`SpawnError::Image`]: there is no program to start it from.
+    /// [`SpawnError::Copied`].
     pub fn start(bounds: Bounds) -> Result<Self, SpawnError> {
         let name = "forkserver";
+        if !owner::claim() {
+            return Err(SpawnError::Copied { name: name.to_owned() });
+        }
         if !image::is_prepared() {
             return Err(SpawnError::NoConstructor { name: name.to_owned() });
         }
@@ -219,6 +224,9 @@ impl Forkserver {
             return Ok(None);
         }
         let name = "forkserver";
+        if !owner::claim() {
+            return Err(SpawnError::Copied { name: name.to_owned() });
+        }
         let mut adopted = ADOPTED.lock().unwrap_or_else(PoisonError::into_inner);
         if adopted.is_none() {
             let null = open_null().map_err(failed(name, "open(/dev/null)"))?;
@@ -284,10 +292,10 @@ impl Forkserver {
         self.inner.client.has_pidfds()
     }
 
-    /// Whether it is gone.
+    /// Whether it is gone; for a [copy](crate::is_copy) of this process it is.
     #[must_use]
     pub fn is_lost(&self) -> bool {
-        self.inner.client.lost().borrow().is_some()
+        is_copy() || self.inner.client.lost().borrow().is_some()
     }
 
     /// Waits until it is gone, and says why. Ended by its death or by [`Forkserver::close`].
@@ -295,6 +303,9 @@ impl Forkserver {
     /// # Cancel safety
     /// Dropping the future loses nothing.
     pub async fn lost(&self) -> String {
+        if is_copy() {
+            return "this process is a copy, made by fork".to_owned();
+        }
         let mut lost = self.inner.client.lost();
         let gone = lost.wait_for(Option::is_some).await;
         gone.ok().and_then(|gone| gone.as_ref().map(Gone::why)).unwrap_or_default()
@@ -303,7 +314,7 @@ impl Forkserver {
     /// Kills every child and everything below, and the forkserver. Needs no runtime and takes no
     /// lock; blocks at most the bound of a close.
     pub fn kill_tree(&self) {
-        if let Some(process) = &self.inner.process {
+        if let Some(process) = self.inner.process.as_ref().filter(|_| !is_copy()) {
             process.end(self.inner.bounds.close);
         }
     }
@@ -311,7 +322,7 @@ impl Forkserver {
     /// Stops the forkserver and every child, or lets all go on. Needs no runtime and takes no lock;
     /// reads `/proc`. What children start is theirs to stop.
     pub fn hold_tree(&self, stopped: bool) {
-        let Some(server) = &self.inner.process else { return };
+        let Some(server) = self.inner.process.as_ref().filter(|_| !is_copy()) else { return };
         if !self.has_pidfds() {
             // It stays awake itself, with nobody left to ask it for anything.
             return self.inner.client.hold(stopped);
@@ -343,6 +354,9 @@ impl Forkserver {
 
     fn spawn(&self, spec: Spec, execs: bool) -> Spawning {
         let name = spec.name.clone();
+        if is_copy() {
+            return Spawning::failed(SpawnError::Copied { name });
+        }
         if let Err((call, errno)) = spec.check() {
             let (call, cause) = (call.to_owned(), errno.into());
             return Spawning::failed(SpawnError::Call { name, call, cause });
@@ -487,6 +501,9 @@ fn describe(spec: Spec, run: Run, bound: Duration) -> (Request, [Stdio; 3], Vec<
 impl Inner {
     /// Once: who comes second waits for the first.
     fn close(&self) {
+        if is_copy() {
+            return;
+        }
         self.closed.call_once(|| self.end());
     }
 

@@ -19,7 +19,7 @@ use crate::error::SpawnError;
 use crate::forkserver::Forkserver;
 use crate::forkserver::server;
 use crate::forkserver::wire::{Request, Run};
-use crate::sys::{env, exit, fds, overflow, sigaction};
+use crate::sys::{env, exit, fds, overflow, owner, sigaction};
 
 /// From birth to exit code: 0 to 255.
 pub type ActorMain = fn(Birth) -> i32;
@@ -119,7 +119,9 @@ pub(crate) fn run_main(run: ActorMain, birth: Birth) -> i32 {
 pub(crate) fn leave(code: i32) -> ! {
     flush(LAST_WORDS);
     // The last words of its children, which are gone; a stray of theirs may hold a pipe.
-    crate::relay::settle_all(LAST_WORDS);
+    if !owner::is_copy() {
+        crate::relay::settle_all(LAST_WORDS);
+    }
     exit::exit_now(code)
 }
 
@@ -180,6 +182,7 @@ fn executed(marker: &str) -> ! {
         let name = CString::new(format!("hatchery:{}", birth.name)).ok()?;
         nix::sys::prctl::set_name(&name).ok()?;
         sigaction::ignore_sigpipe();
+        let _its_own = owner::claim();
         overflow::install().ok()?;
         Some(run_main(find_main(&main).ok()?, birth))
     });

@@ -30,6 +30,7 @@ mod grip;
 mod held;
 mod identity;
 mod image;
+mod kept;
 mod ledger;
 pub mod leftovers;
 mod maps;
@@ -54,6 +55,8 @@ pub use exit::Exit;
 pub use forkserver::{Bounds, Exec, Fork, Forkserver};
 pub use image::{ActorMain, Birth, BirthKind, Main, Preload};
 pub use inventory;
+#[doc(hidden)]
+pub use kept::Kept;
 pub use ledger::{Abandoned, Ledger};
 pub use own_thread::OwnThread;
 pub use prelude::Step;
@@ -65,9 +68,12 @@ pub use sys::exit::{at_exit, exit_now};
 pub use sys::memfd::{SealableMemory, map_sealed, sealed_copy};
 pub use sys::memory::SharedWords;
 pub use sys::overflow::guard_stack;
+#[doc(hidden)]
+pub use sys::owner::claim;
+pub use sys::owner::is_copy;
 pub use sys::pidfd::Pidfd;
 #[doc(hidden)]
-pub use sys::process::fork_floor;
+pub use sys::process::{fork_copy, fork_floor};
 #[doc(hidden)]
 pub use sys::scm_rights::{Incoming, receive_into, send_with};
 #[doc(hidden)]

@@ -13,6 +13,8 @@ use std::time::Duration;
 use tracing::Dispatch;
 use tracing::dispatcher::{get_default, with_default};
 
+use crate::sys::owner::is_copy;
+
 type Notice = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
@@ -32,6 +34,9 @@ static SILENCE: Condvar = Condvar::new();
 /// Has `notice` run soon, in order, on a thread of its own. It waits for nothing, and holds no lock
 /// while code of others runs. While many wait, more are dropped and counted.
 pub fn post(notice: impl FnOnce() + Send + 'static) {
+    if is_copy() {
+        return;
+    }
     let to = get_default(Dispatch::clone);
     let mut board = board();
     if board.waiting.len() >= MOST {
@@ -65,6 +70,9 @@ pub fn post(notice: impl FnOnce() + Send + 'static) {
 /// Waits until all that was posted has been said, at most `bound`, and then until the thread is gone,
 /// which has nothing left to do but its destructors.
 pub fn flush(bound: Duration) {
+    if is_copy() {
+        return;
+    }
     let (mut board, _) = SILENCE
         .wait_timeout_while(board(), bound, |board| board.speaking)
         .unwrap_or_else(PoisonError::into_inner);

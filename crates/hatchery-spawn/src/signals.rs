@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::sys::owner::claim;
 use crate::sys::sigaction::{self, Before};
 
 /// Signals taken over from whoever handled them; given back when this is dropped.
@@ -37,8 +38,13 @@ pub struct SignalStop {
 /// Takes signals over. One source at a time: a second one takes over from the first.
 ///
 /// # Errors
-/// No fd could be had, or a signal can't be caught.
+/// No fd could be had, a signal can't be caught, or this process is a [copy](crate::is_copy).
 pub fn install(signals: &[i32]) -> io::Result<SignalSource> {
+    if !claim() {
+        return Err(io::Error::other(
+            "this process is a copy, made by fork, of the one that hatchery serves",
+        ));
+    }
     let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
     sigaction::set_wake(wake.as_fd().as_raw_fd());
     let stopped = Arc::new(AtomicBool::new(false));

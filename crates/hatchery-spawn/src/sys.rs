@@ -16,6 +16,7 @@ pub(crate) mod memfd;
 pub(crate) mod memory;
 pub(crate) mod nowait;
 pub(crate) mod overflow;
+pub(crate) mod owner;
 pub(crate) mod pidfd;
 pub(crate) mod priority;
 pub(crate) mod process;

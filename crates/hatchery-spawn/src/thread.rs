@@ -15,6 +15,7 @@ use crate::image::{Birth, BirthKind, Main};
 use crate::ledger::Ledger;
 use crate::own_thread::OwnThread;
 use crate::spec::{Program, Spec};
+use crate::sys::owner;
 
 /// Children that are threads of this process.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +38,9 @@ impl Threads {
 
     fn start(&self, spec: Spec) -> Result<Child, SpawnError> {
         let (name, path) = (spec.name, spec.path);
+        if !owner::claim() {
+            return Err(SpawnError::Copied { name });
+        }
         let unsupported =
             |what| SpawnError::Unsupported { name: name.clone(), backend: "thread", what };
         let Program::Main(main) = &spec.program else { return Err(unsupported("other programs")) };

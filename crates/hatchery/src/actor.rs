@@ -21,6 +21,7 @@ use nix::libc;
 use tokio::runtime::Runtime;
 
 use crate::board;
+use crate::copied;
 use crate::current::{self, Actor};
 use crate::drive::lanes::Lanes;
 use crate::drive::reader::{Ended, Inbox, Received};
@@ -39,6 +40,9 @@ pub(crate) const MAIN: &str = "hatchery";
 /// From birth to exit status. Runs on the actor's own thread, outside of any runtime.
 fn main(mut birth: Birth) -> i32 {
     let is_thread = birth.how == BirthKind::Thread;
+    if !hatchery_spawn::claim() {
+        return FAILED;
+    }
     let Some(channel) = birth.channel.take() else { return FAILED };
     let (runtime, socket) = match set_up(&birth, channel) {
         Ok(set_up) => set_up,
@@ -61,6 +65,7 @@ fn set_up(birth: &Birth, channel: UnixStream) -> Result<(Runtime, Socket), Lack>
     let mut builder = tokio::runtime::Builder::new_current_thread();
     // The threads of its blocking pool run user code too.
     builder.enable_all().on_thread_start(hatchery_spawn::guard_stack);
+    builder.on_thread_park(copied::leave_if_copy);
     if birth.how == BirthKind::Thread {
         builder.thread_name(birth.name.clone());
     }

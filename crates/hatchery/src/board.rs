@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use hatchery_proto::board::{self, Happened, Kind, Record, State, What};
 use hatchery_spawn::SharedWords;
 
+use crate::copied::is_copy;
 use crate::lock::lock;
 
 /// The board of a process. Its memory is there from the first word that is written.
@@ -79,6 +80,10 @@ impl Board {
     }
 
     fn with<T>(&self, write: impl FnOnce(&Memory) -> T) -> Option<T> {
+        // The memory is shared, and the other's.
+        if is_copy() {
+            return None;
+        }
         let place = self.memory.read().unwrap_or_else(PoisonError::into_inner);
         match &*place {
             Place::Open(memory) => Some(write(memory)),

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use crate::board::{Entry, Mark};
 use crate::clock;
+use crate::copied::is_copy;
 use crate::drive::door::Reception;
 use crate::drive::scope::Core;
 use crate::drive::writer::{Outbox, Priority};
@@ -92,6 +93,9 @@ impl Actor {
     /// Begins to go down, or hurries if it does already: every open scope is cancelled, every
     /// call is dropped. The first reason stays, the nearest end counts.
     pub(crate) fn cancel(&self, reason: Reason, budget: Duration) {
+        if is_copy() {
+            return;
+        }
         let until = Instant::now() + budget;
         let scopes = {
             let inside = lock(&self.inside);
@@ -202,6 +206,9 @@ impl Actor {
 
     /// The number of scopes that are open or coming down.
     pub(crate) fn open_scopes(&self) -> usize {
+        if is_copy() {
+            return 0;
+        }
         lock(&self.inside).scopes.len()
     }
 
@@ -220,6 +227,9 @@ pub(crate) struct Busy {
 
 impl Drop for Busy {
     fn drop(&mut self) {
+        if is_copy() {
+            return;
+        }
         let all = &self.actor.busy;
         // This comes with every call, and hardly ever does anybody wait. Who begins to from here on looks
         // first, and finds what this leaves: the lock is held.
@@ -266,6 +276,10 @@ pub(crate) fn leave_process(actor: &Arc<Actor>) {
 
 /// The actor this code runs in, if a runtime is open.
 pub(crate) fn actor() -> Option<Arc<Actor>> {
+    // Before the lock.
+    if is_copy() {
+        return None;
+    }
     THREADS.try_with(|slot| slot.borrow().clone()).ok().flatten().or_else(|| lock(&PROCESS).clone())
 }
 

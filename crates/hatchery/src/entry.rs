@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::process::{ExitCode, Termination};
 
 use crate::arm_watchdog;
+use crate::copied::is_copy;
 
 /// What a `main` may return: its exit status is known before anybody tells the system.
 #[diagnostic::on_unimplemented(
@@ -49,7 +50,12 @@ pub fn run_main<F: Future<Output: Ending>>(threaded: bool, main: F) -> F::Output
     let ended = tokio.block_on(main);
     end.status = ended.status();
     drop(end);
-    drop(tokio);
+    if is_copy() {
+        // It would wait for threads that a copy has not, and take the other's sockets out of its epoll.
+        std::mem::forget(tokio);
+    } else {
+        drop(tokio);
+    }
     ended
 }
 

@@ -129,7 +129,8 @@ impl<E: RemoteError> CallError<E> {
             | FaultKind::BadArgument
             | FaultKind::BadReply
             | FaultKind::TooLarge
-            | FaultKind::Refused => Self::Refused(fault),
+            | FaultKind::Refused
+            | FaultKind::Copied => Self::Refused(fault),
             FaultKind::Protocol
             | FaultKind::Lost
             | FaultKind::Stage { .. }
@@ -233,6 +234,10 @@ impl StdError for ScopeError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
+    /// This process is a copy, made by fork, of one that has used hatchery: see
+    /// [`is_copy`](crate::is_copy).
+    #[error("this process is a copy, made by fork, of the one that hatchery serves")]
+    Copied,
     /// A bound contradicts another one.
     #[error("the configuration contradicts itself")]
     Config(#[source] hatchery_proto::ConfigError),

@@ -31,6 +31,7 @@ mod board;
 mod broadcast;
 mod clock;
 mod context;
+mod copied;
 mod current;
 mod drive;
 pub mod dump;
@@ -78,6 +79,17 @@ pub use runtime::{Builder, Runtime, abandoned};
 pub use start::{Backend, Stdio};
 pub use stream::{Duplex, Receiver, Sender};
 pub use watchdog::arm_watchdog;
+
+/// Whether this process is a copy, made by `fork`, of the one that hatchery serves.
+///
+/// A host may fork, or a library of its, while a tree is up. Then the tree is its maker's: in the copy
+/// every request is a typed error (`FaultKind::Copied`, `OpenError::Copied`, `SpawnError::Copied`), every
+/// drop, exit hook and signal handler of hatchery does nothing, or what the signal does by default, and
+/// the tree notices nothing. A copy of a function that an actor runs ends with that function, with 0 for
+/// a value, 1 for an error, 101 for a panic, and 70 if it would wait. A copy stays one; a program that it
+/// executes is none. It must not await anything of tokio's in the runtime that it was copied with: tokio
+/// can't tell the two apart, and the one's epoll is the other's.
+pub use hatchery_spawn::is_copy;
 
 /// What the expansion of `#[hatchery::function]` needs. Not for people.
 #[doc(hidden)]

@@ -12,6 +12,7 @@ use hatchery_spawn::{Confinement, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
+use crate::copied::{self, Here, is_copy};
 use crate::current::{self, Actor};
 use crate::drive::scope::Core;
 use crate::error::{CallError, ScopeError, StartError};
@@ -95,6 +96,9 @@ async fn run<T, F>(actor: Arc<Actor>, body: F) -> (Result<T, ScopeError>, Report
 where
     F: AsyncFnOnce(Nursery) -> crate::Result<T>,
 {
+    if is_copy() {
+        return (Err(copied()), Report::default());
+    }
     let core = match Core::open(actor.clone()) {
         Ok(core) => core,
         Err(reason) => {
@@ -107,12 +111,14 @@ where
         let mut body = caught(body(Nursery { core: core.clone() }));
         tokio::select! {
             biased;
-            _reason = core.body_cancelled() => {
+            _reason = Here::new(core.body_cancelled()) => {
                 // A destructor in the body that panics is the body's own error.
                 core.body_done(body.discard());
                 None
             }
             result = &mut body => match result {
+                // Made inside of the body: the nursery is not this process's.
+                _ if is_copy() => return (Err(copied()), Report::default()),
                 Ok(Ok(value)) => {
                     core.body_done(Ok(()));
                     Some(value)
@@ -150,6 +156,10 @@ fn conclude<T>(actor: &Actor, value: Option<T>, outcome: &Outcome) -> Result<T, 
         }
     };
     Err(ScopeError { fault: Box::new(fault), report: outcome.report.clone() })
+}
+
+fn copied() -> ScopeError {
+    ScopeError { fault: Box::new(copied::fault()), report: Report::default() }
 }
 
 #[allow(clippy::wildcard_enum_match_arm, reason = "every other reason is a cancel")]

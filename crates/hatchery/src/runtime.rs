@@ -17,6 +17,7 @@ use hatchery_spawn::{Abandoned, Birth, Bounds, Forkserver, SpawnError, Threads};
 use tokio::sync::Semaphore;
 
 use crate::board::Board;
+use crate::copied::is_copy;
 use crate::current::{self, Actor, Cancelling};
 use crate::drive::lanes::Offers;
 use crate::dump;
@@ -94,6 +95,9 @@ impl Runtime {
     /// same, in the results and reports of the nurseries above; and they end with their process.
     #[must_use]
     pub fn abandoned(&self) -> Vec<Abandoned> {
+        if is_copy() {
+            return Vec::new();
+        }
         self.root.runtime.threads.ledger().list()
     }
 
@@ -109,6 +113,9 @@ impl Runtime {
     /// The process id of the forkserver, once it runs; for looking from outside.
     #[must_use]
     pub fn forkserver_pid(&self) -> Option<u32> {
+        if is_copy() {
+            return None;
+        }
         lock(&self.root.runtime.forkserver).as_ref().map(Forkserver::pid)
     }
 
@@ -118,6 +125,9 @@ impl Runtime {
     /// done differently then stands at [`Forkserver::has_pidfds`].
     #[must_use]
     pub fn has_pidfds(&self) -> Option<bool> {
+        if is_copy() {
+            return None;
+        }
         lock(&self.root.runtime.forkserver).as_ref().map(Forkserver::has_pidfds)
     }
 
@@ -127,6 +137,9 @@ impl Runtime {
     /// # Cancel safety
     /// Dropping the future closes as dropping the runtime does, blocking.
     pub async fn close(mut self) {
+        if is_copy() {
+            return;
+        }
         self.root.cancel_scopes();
         let bound = self.root.runtime.config.budget + CLOSE_SLACK;
         // Scopes have their own bounds; this one only guards against a bug in them.
@@ -144,6 +157,9 @@ impl Runtime {
     }
 
     fn close_blocking(&mut self) {
+        if is_copy() {
+            return;
+        }
         if !std::mem::replace(&mut self.closed, true) {
             close_blocking(&self.root);
         }
@@ -244,8 +260,11 @@ impl Builder {
     ///
     /// # Errors
     /// [`OpenError::Config`]: a bound contradicts another. [`OpenError::System`]: no thread or no
-    /// signal handler could be had.
+    /// signal handler could be had. [`OpenError::Copied`]: in a copy of the process.
     pub fn open(self) -> Result<Runtime, OpenError> {
+        if !hatchery_spawn::claim() {
+            return Err(OpenError::Copied);
+        }
         self.config.validate().map_err(OpenError::Config)?;
         let inner = Inner::new(self.config, self.defaults, Some(self.root));
         let root = Arc::new(Actor::new(ActorPath::root(), inner, None));
@@ -272,6 +291,9 @@ pub fn abandoned() -> Vec<Abandoned> {
 /// The actor this code runs in; opens the implicit runtime if there is none.
 pub(crate) fn actor() -> Result<Arc<Actor>, OpenError> {
     static OPENING: Mutex<()> = Mutex::new(());
+    if is_copy() {
+        return Err(OpenError::Copied);
+    }
     if let Some(actor) = current::actor() {
         return Ok(actor);
     }
@@ -448,6 +470,9 @@ fn remember(root: &Arc<Actor>) {
 
 /// The roots of the trees that are open in this process.
 pub(crate) fn roots() -> Vec<Arc<Actor>> {
+    if is_copy() {
+        return Vec::new();
+    }
     lock(&ROOTS).clone()
 }
 

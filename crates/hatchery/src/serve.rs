@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::board::Entry;
 use crate::context::RawCallee;
+use crate::copied::{self, is_copy};
 use crate::current::{self, Actor, Busy};
 use crate::drive::link::Answer;
 use crate::drive::pipe::{Pipe, Side};
@@ -79,6 +80,9 @@ impl Service {
 
     /// The connection is gone: nobody waits for what runs here.
     pub(crate) fn lost(&self) {
+        if is_copy() {
+            return;
+        }
         let reason = Reason { by: self.from.clone(), why: Why::PeerGone };
         for mut running in lock(&self.open).take_all() {
             running.stop(reason.clone());
@@ -232,7 +236,7 @@ impl Serving {
         let mut running = caught(running);
         let result = tokio::select! {
             biased;
-            result = &mut running => result.and_then(|reply| reply),
+            result = copied::Serving(&mut running) => result,
             reason = cancelled => Err(cancelled_fault(&mut running, reason)),
             cancelling = self.service.actor.cancelled() => {
                 Err(cancelled_fault(&mut running, cancelling.reason))

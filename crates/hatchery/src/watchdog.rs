@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::copied::is_copy;
 use crate::current::Actor;
 use crate::lock::lock;
 use crate::runtime::{self, CLOSE_SLACK, WATCHDOG};
@@ -33,6 +34,9 @@ use crate::signal;
 /// does nothing where the watchdog is switched off, or in an actor's process, which ends by its
 /// spawner's bounds.
 pub fn arm_watchdog(status: i32) {
+    if is_copy() {
+        return;
+    }
     let roots = runtime::roots();
     if roots.is_empty() && crate::current::actor().is_some() {
         return;

@@ -13,7 +13,7 @@ use crate::image::{self, ActorMain, Birth, BirthKind};
 use crate::prelude::{self, Nest, Slots, Step};
 use crate::sys::pidfd::Pidfd;
 use crate::sys::process::{self, Forked};
-use crate::sys::{env, exit, fds, waitid};
+use crate::sys::{env, exit, fds, owner, waitid};
 
 /// A call that failed, by name.
 pub(crate) type CallFailed = (&'static str, Errno);
@@ -86,6 +86,8 @@ fn child(request: &Request, received: &[RawFd], nest: &Nest<'_>) -> ! {
 }
 
 fn forked(run: ActorMain, request: &Request, slots: &Slots, nest: &Nest<'_>) -> ! {
+    // From here on a process like any, and no copy of the forkserver.
+    owner::adopt();
     let adopted = (slots.first..slots.first + slots.count).map(fds::adopt).collect();
     let channel = slots.channel.map(fds::adopt).transpose();
     let (channel, adopted) = match (channel, adopted) {

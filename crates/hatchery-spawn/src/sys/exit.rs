@@ -4,6 +4,8 @@ use std::sync::Mutex;
 
 use nix::libc;
 
+use crate::sys::owner::is_copy;
+
 /// Ends the process at once: no destructor, no exit hook, nothing flushed that could block.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: always sound; it doesn't return and touches no memory of ours.
@@ -22,6 +24,10 @@ pub fn at_exit(hook: fn(i32)) {
 }
 
 fn run(status: i32) {
+    // Nothing of the tree is a copy's, and the lock may be held by a thread that it has not.
+    if is_copy() {
+        return;
+    }
     let hooks = std::mem::take(&mut *HOOKS.lock().unwrap_or_else(|error| error.into_inner()));
     // The last one first, as libc does it.
     for hook in hooks.into_iter().rev() {

@@ -96,3 +96,17 @@ pub fn fork_floor(work: impl FnOnce()) -> std::io::Result<(u32, Instant)> {
         Forked::Parent { child } => Ok((child.cast_unsigned(), began)),
     }
 }
+
+/// Forks this process as a library of its host may, threads or not: `None` in the copy, which has the
+/// calling thread alone. For tests of what a copy does; it may take no lock that another thread may hold.
+///
+/// # Errors
+/// What fork(2) says.
+pub fn fork_copy() -> std::io::Result<Option<u32>> {
+    // SAFETY: libc's own locks are whole in the child, those of its allocator included. What the caller
+    // does there with other locks can hang it, and nothing worse; no destructor runs that it doesn't run.
+    match Errno::result(unsafe { libc::fork() })? {
+        0 => Ok(None),
+        child => Ok(Some(child.cast_unsigned())),
+    }
+}

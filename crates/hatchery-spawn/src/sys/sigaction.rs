@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use nix::errno::Errno;
 use nix::libc;
 
+use crate::sys::owner::is_copy;
+
 /// What was in force before; give it back with [`restore`].
 #[derive(Clone, Copy)]
 pub(crate) struct Before {
@@ -97,6 +99,9 @@ fn set(signal: i32, handler: usize, flags: c_int) -> Result<Before, Errno> {
 }
 
 extern "C" fn counting(signal: c_int) {
+    if is_copy() {
+        return by_default(signal);
+    }
     COUNTED.fetch_or(1 << (signal & 63), Ordering::SeqCst);
     let fd = WAKE.load(Ordering::SeqCst);
     if fd >= 0 {
@@ -108,11 +113,26 @@ extern "C" fn counting(signal: c_int) {
     }
 }
 
-extern "C" fn terminating(_: c_int) {
+extern "C" fn terminating(signal: c_int) {
+    // The channel is the other's too: to shut it would end that one.
+    if is_copy() {
+        return by_default(signal);
+    }
     TERMINATED.store(true, Ordering::SeqCst);
     let errno = Errno::last_raw();
     // SAFETY: async-signal-safe; a closed number gives an error that nobody needs.
     unsafe { libc::shutdown(CHANNEL.load(Ordering::SeqCst), libc::SHUT_RD) };
+    Errno::set_raw(errno);
+}
+
+/// A signal for a copy of this process, where nobody looks at what is counted: it does what it does by
+/// default, when the handler has returned. Async-signal-safe.
+fn by_default(signal: c_int) {
+    let errno = Errno::last_raw();
+    // SAFETY: async-signal-safe; SIG_DFL is always a valid handler.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // SAFETY: async-signal-safe; it is blocked until the handler has returned.
+    unsafe { libc::raise(signal) };
     Errno::set_raw(errno);
 }
 

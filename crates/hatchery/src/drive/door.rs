@@ -15,6 +15,7 @@ use hatchery_proto::{
     ActorPath, Ended as EndedMessage, HandshakeError, PROTOCOL_VERSION, Ready, Reason, ToChild,
     ToParent, Why,
 };
+use hatchery_spawn::Kept;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 
@@ -22,6 +23,7 @@ use super::reader::{Ended, Inbox, Received};
 use super::socket::Socket;
 use super::writer::{Outbox, Priority};
 use crate::clock;
+use crate::copied::is_copy;
 use crate::current::{Actor, Cancelling};
 use crate::error::PeerError;
 use crate::lock::lock;
@@ -70,7 +72,7 @@ impl Reception {
         inside.door = Some(Door::new(introduction.token));
         inside.listening = Some((introduction.clone(), Arc::downgrade(&alive)));
         let changed = self.changed.subscribe();
-        tokio::spawn(accept(listener, actor.clone(), changed, alive));
+        tokio::spawn(accept(Kept::new(listener), actor.clone(), changed, alive));
         Ok(introduction)
     }
 
@@ -87,6 +89,9 @@ impl Reception {
     }
 
     fn left(&self, id: GuestId) {
+        if is_copy() {
+            return;
+        }
         let mut inside = lock(&self.inside);
         inside.guests.remove(&id);
         inside.present -= 1;
@@ -100,6 +105,9 @@ impl Reception {
     /// Lets nobody in any more and tells those who are in that the actor goes, after all that it
     /// has answered them.
     fn close(&self, reason: &Reason, bound: Duration) {
+        if is_copy() {
+            return;
+        }
         let mut inside = lock(&self.inside);
         inside.closed.get_or_insert_with(|| reason.clone());
         if let Some(door) = &mut inside.door {
@@ -182,13 +190,16 @@ struct Listening {
 
 impl Drop for Listening {
     fn drop(&mut self) {
+        if is_copy() {
+            return;
+        }
         self.actor.door.changed.send_replace(());
     }
 }
 
 /// Takes connections in until the actor goes. Ended by that, or by the end of its runtime.
 async fn accept(
-    listener: UnixListener,
+    listener: Kept<UnixListener>,
     actor: Arc<Actor>,
     mut changed: watch::Receiver<()>,
     _alive: Arc<Listening>,

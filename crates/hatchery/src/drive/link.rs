@@ -21,6 +21,7 @@ use super::pipe::{Pipe, Side};
 use super::reader::Ended;
 use super::writer::{Outbox, Priority, PushError};
 use crate::board::Mark;
+use crate::copied::{self, is_copy};
 use crate::current;
 use crate::function::Name;
 use crate::lock::lock;
@@ -74,6 +75,9 @@ impl Link {
     ///
     /// Dropping the future cancels the function on the other side; the connection lives.
     pub(crate) async fn call(&self, name: Name, args: Encoded, within: Option<Duration>) -> Answer {
+        if is_copy() {
+            return Err(self.copied());
+        }
         let function = name.path();
         let _open = self.owner.enter(Kind::Call, 0, self.path.as_str(), function);
         self.outbox.room().await;
@@ -126,6 +130,9 @@ impl Link {
         args: Encoded,
         terms: Terms,
     ) -> Result<Held, Box<Fault>> {
+        if is_copy() {
+            return Err(self.copied());
+        }
         let function = name.path();
         let line = self.owner.enter(Kind::Context, 0, self.path.as_str(), function);
         self.outbox.room().await;
@@ -254,6 +261,9 @@ impl Link {
 
     /// The reader has seen the end of the channel.
     pub(crate) fn set_drained(&self) {
+        if is_copy() {
+            return;
+        }
         self.drained.send_replace(true);
     }
 
@@ -292,6 +302,9 @@ impl Link {
 
     /// Tells every open and future call this fault, if none was told before.
     fn close_now(&self, fault: &Fault) {
+        if is_copy() {
+            return;
+        }
         let waiters = lock(&self.calls).close(fault);
         for waiter in waiters {
             match waiter {
@@ -304,6 +317,9 @@ impl Link {
 
     /// How the connection ended. Ended by its end.
     pub(crate) async fn closed(&self) -> Fault {
+        if is_copy() {
+            return *self.copied();
+        }
         let mut end = self.end.subscribe();
         match end.wait_for(|end| matches!(end, End::Told(_))).await.as_deref() {
             Ok(End::Told(fault)) => (**fault).clone(),
@@ -314,12 +330,18 @@ impl Link {
 
     /// The connection to a peer has ended; unless the peer has said why, it is lost.
     pub(crate) fn gone(&self) {
+        if is_copy() {
+            return;
+        }
         self.set_end(self.lost());
         self.lose();
     }
 
     /// The reader is gone without having seen the end.
     pub(crate) fn lose(&self) {
+        if is_copy() {
+            return;
+        }
         let end = match &*self.end.borrow() {
             End::Told(fault) => fault.clone(),
             End::Open | End::Exited(_) => self.lost(),
@@ -345,6 +367,11 @@ impl Link {
                 self.end_within(STATUS_WAIT).await.unwrap_or_else(|| self.lost())
             }
         }
+    }
+
+    /// What a copy of this process is told.
+    fn copied(&self) -> Box<Fault> {
+        Box::new(Fault { path: self.path.clone(), ..copied::fault() })
     }
 
     fn lost(&self) -> Box<Fault> {
@@ -373,6 +400,9 @@ struct OpenCall<'a> {
 
 impl Drop for OpenCall<'_> {
     fn drop(&mut self) {
+        if is_copy() {
+            return;
+        }
         let open = lock(&self.link.calls).withdrawn(self.call);
         if let Some(why) = self.why.take().filter(|_| open) {
             let reason = Reason { by: current::path(), why };
@@ -400,6 +430,9 @@ impl Held {
 impl Held {
     /// Cancels what is not over and waits for nothing more.
     pub(crate) fn release(&self) {
+        if is_copy() {
+            return;
+        }
         let why = match current::actor().and_then(|actor| actor.cancelling()) {
             Some(cancelling) => cancelling.reason,
             None => Reason { by: current::path(), why: Why::Dropped },

@@ -27,6 +27,7 @@ use super::item::Item;
 use super::link::Answer;
 use super::writer::{ItemError, Outbox, Priority, PushError};
 use crate::board::Entry;
+use crate::copied::{self, is_copy};
 use crate::current;
 use crate::lock::lock;
 
@@ -218,6 +219,9 @@ impl Pipe {
 
     /// The channel broke; the fault says how the other side ended.
     pub(crate) fn lost(&self, fault: &Fault) {
+        if is_copy() {
+            return;
+        }
         let mut state = lock(&self.state);
         if state.context.lost() {
             state.fault = Some(Box::new(fault.clone()));
@@ -233,6 +237,9 @@ impl Pipe {
 
     /// The callee is told to stop, by the opener or by itself.
     pub(crate) fn stop(&self, reason: Reason) {
+        if is_copy() {
+            return;
+        }
         let mut state = lock(&self.state);
         let news = state.context.told_to_stop(reason);
         if news {
@@ -246,6 +253,9 @@ impl Pipe {
 
     /// Says `started`; a value that can't be said leaves everything as it was.
     pub(crate) fn start(&self, value: Encoded) -> Result<(), Unstarted> {
+        if is_copy() {
+            return Err(Unstarted::Context);
+        }
         let value = self.outbox.settled(value).map_err(Unstarted::Value)?;
         // Before the lock, so that it is dropped after it: its value may be a user's.
         let message = ToParent::Started { call: self.call, value };
@@ -265,6 +275,9 @@ impl Pipe {
 
     /// The function has ended; gives back what the opener is to be told.
     pub(crate) fn finish(&self, result: Answer) -> Option<Answer> {
+        if is_copy() {
+            return None;
+        }
         let mut state = lock(&self.state);
         let result = match state.context.finish(result.is_ok()) {
             Word::AsItIs => result,
@@ -283,6 +296,9 @@ impl Pipe {
 
     /// Cancels, unless that was done or the context is over.
     pub(crate) fn cancel(&self, reason: Reason) {
+        if is_copy() {
+            return;
+        }
         let mut state = lock(&self.state);
         let news = state.context.cancel(reason.clone());
         if news {
@@ -297,6 +313,9 @@ impl Pipe {
 
     /// Waits no longer: whoever still holds a half of the stream is told this.
     pub(crate) fn give_up(&self, fault: impl FnOnce() -> Box<Fault>) {
+        if is_copy() {
+            return;
+        }
         let mut state = lock(&self.state);
         if !state.context.is_over() {
             state.context.give_up();
@@ -323,6 +342,9 @@ impl Pipe {
 
     /// The opener's first value, or why there is none.
     pub(crate) async fn first(&self) -> Answer {
+        if is_copy() {
+            return Err(self.copied());
+        }
         self.wait(|state| match state.started.take() {
             Some(value) => Some(Ok(value)),
             None => state.answer.clone().or_else(|| state.fault.clone().map(Err)),
@@ -332,6 +354,9 @@ impl Pipe {
 
     /// The callee's last word, as the opener has it.
     pub(crate) async fn last_word(&self) -> Answer {
+        if is_copy() {
+            return Err(self.copied());
+        }
         self.wait(|state| state.answer.clone().or_else(|| state.fault.clone().map(Err))).await
     }
 
@@ -339,6 +364,9 @@ impl Pipe {
     /// nobody waits for this alone.
     #[allow(clippy::wildcard_enum_match_arm, reason = "every other kind is no cancel")]
     pub(crate) async fn failed(&self) {
+        if is_copy() {
+            return;
+        }
         self.wait(|state| {
             let fault = state.fault.as_ref()?;
             let own = match &fault.kind {
@@ -357,19 +385,31 @@ impl Pipe {
 
     /// That all is said.
     pub(crate) async fn ended(&self) {
+        if is_copy() {
+            return;
+        }
         self.wait(|state| state.context.is_over().then_some(())).await;
     }
 
     /// The first cancel, and whether the context is over.
     pub(crate) fn cancelled(&self) -> Option<Reason> {
+        if is_copy() {
+            return None;
+        }
         lock(&self.state).context.cancelled().cloned()
     }
 
     pub(crate) fn is_over(&self) -> bool {
+        if is_copy() {
+            return true;
+        }
         lock(&self.state).context.is_over()
     }
 
     pub(crate) fn stats(&self) -> StreamStats {
+        if is_copy() {
+            return StreamStats::default();
+        }
         let state = lock(&self.state);
         StreamStats { held: state.context.incoming.held(), ..state.stats }
     }
@@ -378,6 +418,9 @@ impl Pipe {
 
     /// Sends a message if there is room for it.
     pub(crate) fn try_send<T: Serialize + Send + 'static>(&self, value: T) -> Sent {
+        if is_copy() {
+            return Sent::Closed(Some(self.copied()));
+        }
         // Before any lock: this runs the code of whoever sends.
         let item = self.outbox.item(self.call, value);
         // So that its destructor runs after all locks, whatever becomes of it.
@@ -416,6 +459,9 @@ impl Pipe {
 
     /// Sends a message that had to wait, when there is room.
     pub(crate) fn poll_send(&self, value: &Framed, cx: &Task<'_>) -> Poll<Sent> {
+        if is_copy() {
+            return Poll::Ready(Sent::Closed(Some(self.copied())));
+        }
         // The other side must see what it is to make room for.
         self.outbox.flush_soon();
         if self.outbox.poll_room(cx).is_pending() && !self.is_over() {
@@ -461,6 +507,9 @@ impl Pipe {
 
     /// No more messages from this side.
     pub(crate) fn close(&self) {
+        if is_copy() {
+            return;
+        }
         let mut state = lock(&self.state);
         if state.context.close() {
             self.tell_close();
@@ -506,6 +555,9 @@ impl Pipe {
 
     /// The next message.
     pub(crate) fn poll_next(&self, cx: &Task<'_>) -> Poll<Next> {
+        if is_copy() {
+            return Poll::Ready(Next::Broken(self.copied()));
+        }
         let mut state = lock(&self.state);
         if let Some(value) = state.unread.pop_front() {
             state.context.incoming.taken(value.len());
@@ -524,6 +576,9 @@ impl Pipe {
 
     /// Nobody reads any more; the sender must not wait for that.
     pub(crate) fn deafen(&self) {
+        if is_copy() {
+            return;
+        }
         let mut state = lock(&self.state);
         state.deaf = true;
         let unread = std::mem::take(&mut state.unread);
@@ -553,6 +608,11 @@ impl Pipe {
         drop(state);
         wakers.into_iter().for_each(wake);
         self.change();
+    }
+
+    /// What a copy of this process is told.
+    fn copied(&self) -> Box<Fault> {
+        Box::new(Fault { path: self.peer.clone(), ..copied::fault() })
     }
 
     fn change(&self) {

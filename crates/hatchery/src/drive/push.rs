@@ -10,6 +10,7 @@ use super::framed::{self, Framed};
 use super::item::Item;
 use super::queue::{Added, Queue};
 use super::writer::{ItemError, Outbox, Priority, PushError};
+use crate::copied::is_copy;
 use crate::lock::lock;
 
 impl Outbox {
@@ -108,6 +109,10 @@ impl Outbox {
     }
 
     fn open(&self) -> Result<MutexGuard<'_, Queue>, PushError> {
+        // What a copy writes would come out of its owner's mouth.
+        if is_copy() {
+            return Err(PushError::Closed);
+        }
         let queue = lock(&self.state);
         if queue.closed { Err(PushError::Closed) } else { Ok(queue) }
     }

@@ -33,6 +33,7 @@ use tokio::sync::{Notify, watch};
 use self::slot::Mind;
 use super::lines::Lines;
 use super::writer::Priority;
+use crate::copied::is_copy;
 use crate::current::{self, Actor};
 use crate::lock::lock;
 use crate::start::Pipes;
@@ -109,6 +110,9 @@ impl Core {
 
     /// Something went wrong that belongs to no actor.
     pub(crate) fn fail(&self, fault: &Fault) {
+        if is_copy() {
+            return;
+        }
         let why = Why::BodyFailed;
         let reason = Reason { by: fault.path.clone(), why };
         lock(&self.mind).scope.note(fault.clone());
@@ -143,6 +147,9 @@ impl Core {
 
     /// Waits until one actor is over.
     pub(crate) async fn settled(&self, id: ActorId) {
+        if is_copy() {
+            return;
+        }
         let mut over = self.over.subscribe();
         while !lock(&self.mind).scope.is_over(id) {
             if over.changed().await.is_err() {
@@ -157,6 +164,9 @@ impl Core {
         id: ActorId,
         take: impl FnOnce(&mut Pipes) -> Option<T>,
     ) -> Option<T> {
+        if is_copy() {
+            return None;
+        }
         lock(&self.mind).slots.get_mut(&id).and_then(|slot| take(&mut slot.pipes))
     }
 
@@ -176,6 +186,9 @@ impl Core {
 
     /// The nursery's future is gone without having heard its outcome.
     pub(crate) fn unwaited(&self) {
+        if is_copy() {
+            return;
+        }
         let outcome = {
             let mut unwaited = lock(&self.unwaited);
             *unwaited = true;
@@ -195,6 +208,9 @@ impl Core {
 
     /// Cancels the actor at `path`, or passes that on to whoever is nearer to it.
     pub(crate) fn cancel_below(&self, path: &ActorPath, reason: &Reason) {
+        if is_copy() {
+            return;
+        }
         let found = {
             let mind = lock(&self.mind);
             // One that is over may not be out of here yet, and another one have its name already.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use hatchery_spawn::{Incoming, receive_into, send_with, unread, watch};
+use hatchery_spawn::{Incoming, Kept, receive_into, send_with, unread, watch};
 use nix::errno::Errno;
 use nix::sys::socket::{
     MsgFlags, Shutdown, getsockopt, send, sendmsg, setsockopt, shutdown, sockopt,
@@ -19,17 +19,19 @@ use nix::sys::socket::{
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
+use crate::copied::is_copy;
+
 /// One end of a connection.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    watched: AsyncFd<UnixStream>,
+    watched: Kept<AsyncFd<UnixStream>>,
     /// Whether it was full already, and has got a larger buffer.
     large: AtomicBool,
 }
 
 /// A second fd of a socket, there while that is full.
 #[derive(Debug, Default)]
-pub(crate) struct Second(Option<AsyncFd<UnixStream>>);
+pub(crate) struct Second(Option<Kept<AsyncFd<UnixStream>>>);
 
 impl Socket {
     /// Registers it with the runtime of the calling task.
@@ -43,7 +45,7 @@ impl Socket {
             return Err((stream, error));
         }
         let watched = watch(stream, Interest::READABLE)?;
-        Ok(Self { watched, large: AtomicBool::new(false) })
+        Ok(Self { watched: Kept::new(watched), large: AtomicBool::new(false) })
     }
 
     /// A connection that tokio has made or accepted.
@@ -94,6 +96,10 @@ impl Socket {
     ) -> io::Result<Incoming> {
         loop {
             let mut ready = self.readable(spin).await?;
+            if is_copy() {
+                // What comes is for the owner.
+                return std::future::pending().await;
+            }
             let room = buffer.capacity() - buffer.len();
             match receive_into(self.watched.get_ref().as_fd(), buffer) {
                 Ok(incoming) => {
@@ -136,7 +142,8 @@ impl Socket {
         }
         if second.0.is_none() {
             let copy = self.watched.get_ref().try_clone();
-            second.0 = copy.ok().and_then(|copy| watch(copy, Interest::WRITABLE).ok());
+            let watched = copy.ok().and_then(|copy| watch(copy, Interest::WRITABLE).ok());
+            second.0 = watched.map(Kept::new);
         }
         match &second.0 {
             Some(watched) => watched.writable().await?.clear_ready(),
@@ -154,9 +161,10 @@ impl Socket {
     /// Doubles its buffer: it tells of room when three quarters are empty, and of the usual 208 KiB
     /// what is left is read before the writer has woken up.
     fn enlarge(&self) {
-        let usual = getsockopt(&self.watched, sockopt::SndBuf);
+        let usual = getsockopt(&*self.watched, sockopt::SndBuf);
         // The kernel takes it times two, and as much as the machine's limit allows.
-        let _as_it_was = usual.and_then(|usual| setsockopt(&self.watched, sockopt::SndBuf, &usual));
+        let _as_it_was =
+            usual.and_then(|usual| setsockopt(&*self.watched, sockopt::SndBuf, &usual));
     }
 
     /// Ends it in both directions; what was received can still be read.

@@ -25,6 +25,7 @@ use tokio::sync::Notify;
 use super::framed::Framed;
 use super::queue::Queue;
 use super::socket::{Second, Socket};
+use crate::copied::is_copy;
 use crate::lock::lock;
 
 /// Which queue a frame joins when it can't be written at once.
@@ -97,6 +98,9 @@ impl Outbox {
     /// Sees to it that what is queued goes out: now, unless something was written a moment ago;
     /// then the writer task takes it together with what the caller adds before it next waits.
     pub(crate) fn flush_soon(&self) {
+        if is_copy() {
+            return;
+        }
         let mut queue = lock(&self.state);
         if queue.queued == 0 {
             return;
@@ -125,6 +129,10 @@ impl Outbox {
     /// Ready when data may be pushed without growing the queue over its limit, or the connection
     /// is closed. Ended by the writer task, or by the closing of the connection.
     pub(crate) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
+        if is_copy() {
+            // A push says the rest.
+            return Poll::Ready(());
+        }
         if lock(&self.state).poll_room(self.limit, cx).is_ready() {
             return Poll::Ready(());
         }
@@ -144,6 +152,9 @@ impl Outbox {
 
     /// Nobody will push any more: who owns the connection writes what is left and ends it.
     pub(crate) fn leave(&self) {
+        if is_copy() {
+            return;
+        }
         self.left.notify_one();
     }
 
@@ -164,6 +175,9 @@ impl Outbox {
 
     /// Ends the connection in both directions; what was received can still be read (C12).
     pub(crate) fn break_channel(&self) {
+        if is_copy() {
+            return;
+        }
         let mut queue = lock(&self.state);
         queue.close();
         if let Some(socket) = &queue.socket {
@@ -176,6 +190,9 @@ impl Outbox {
     /// The same, and our half of the fd is closed: the other side has settled. What is still to be
     /// read is the reader's, with its own half.
     pub(crate) fn release(&self) {
+        if is_copy() {
+            return;
+        }
         self.break_channel();
         let mut queue = lock(&self.state);
         let gone = (queue.socket.take(), queue.lane.take());
@@ -200,6 +217,9 @@ impl Outbox {
 
     /// Writes once; `Ok(true)` when nothing is left.
     fn write_some(&self) -> io::Result<bool> {
+        if is_copy() {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         let mut queue = lock(&self.state);
         if queue.closed {
             return Err(io::ErrorKind::BrokenPipe.into());

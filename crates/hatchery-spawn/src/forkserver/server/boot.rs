@@ -23,7 +23,7 @@ use crate::forkserver::wire::{Answer, MAX_BYTES};
 use crate::held::is_forbidden;
 use crate::prelude::MARK;
 use crate::sys::pidfd::Pidfd;
-use crate::sys::{env, fds, huge, scm_rights, sigaction, title};
+use crate::sys::{env, fds, huge, owner, scm_rights, sigaction, title};
 
 impl Server {
     pub(super) fn start(root: i32, tree: &str, client: OwnedFd) -> Result<Self, (OwnedFd, Unfit)> {
@@ -64,6 +64,8 @@ impl Server {
         let image = open("/proc/self/exe", OFlag::O_PATH).map_err(call("open(/proc/self/exe)"))?;
         warm_up::run(client.as_fd(), root_pidfd.as_ref().map(AsFd::as_fd))?;
         let company = threads::silent_company()?;
+        // The page by which its children know copies of theirs: none of them need map one.
+        let _its_own = owner::claim();
         // Room for what each child carries, so that it need not move its environment for that.
         env::put(MARK, "").map_err(call("putenv"))?;
         // Inherited or made by a preload: children get none of it.

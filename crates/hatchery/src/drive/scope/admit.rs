@@ -8,6 +8,7 @@ use hatchery_proto::{ActorId, ActorName, ActorPath, Config, Fault, FaultKind};
 use hatchery_spawn::SpawnError;
 
 use super::Core;
+use crate::copied::is_copy;
 use crate::current;
 use crate::error::{StartCause, StartError};
 use crate::function;
@@ -29,6 +30,11 @@ impl Core {
         let name = ActorName::new(&options.name).map_err(|bad| {
             StartError::new(self.actor.path.clone(), backend_name, StartCause::BadName(bad.0))
         })?;
+        if is_copy() {
+            let path = self.actor.path.child(&name);
+            let error = SpawnError::Copied { name: options.name };
+            return Err(StartError::new(path, backend_name, StartCause::Spawn(error)));
+        }
         let kind = match &backend {
             Backend::Forkserver | Backend::Exec => Kind::Process,
             Backend::Thread => Kind::Thread,

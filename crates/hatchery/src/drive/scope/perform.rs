@@ -9,12 +9,16 @@ use hatchery_spawn::notice;
 use super::Core;
 use super::slot::{Mind, Signal};
 use crate::clock;
+use crate::copied::is_copy;
 use crate::drive::lines::Lines;
 use crate::lock::lock;
 
 impl Core {
     /// Something happened: decide, perform.
     pub(super) fn apply(&self, event: Event) {
+        if is_copy() {
+            return;
+        }
         let sets_timers =
             !matches!(event, Event::Ready(_) | Event::Acked(_) | Event::Settled { .. });
         let mut mind = lock(&self.mind);
