@@ -176,3 +176,34 @@ impl Socket {
 
 /// How long a full socket is left alone when no fd is free to watch it.
 const FULL_TABLE_PAUSE: Duration = Duration::from_millis(1);
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use hatchery_spawn::{Pidfd, claim, exit_now, fork_copy};
+
+    use super::*;
+
+    /// C19: a copy that drops a socket leaves it in the epoll that it has in common with its owner.
+    #[test]
+    fn a_socket_that_a_copy_drops_is_watched_all_the_same() {
+        assert!(claim());
+        let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        tokio.block_on(async {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            let socket = Socket::new(ours).unwrap();
+            let Some(copy) = fork_copy().unwrap() else {
+                drop(socket);
+                exit_now(0)
+            };
+            assert!(Pidfd::open(copy).unwrap().wait_dead(Duration::from_secs(60)));
+            nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(copy.cast_signed()), None).unwrap();
+            theirs.write_all(b"heard").unwrap();
+            let mut buffer = BytesMut::with_capacity(16);
+            let read = socket.receive(&mut buffer, Duration::ZERO);
+            let read = tokio::time::timeout(Duration::from_secs(60), read).await;
+            assert_eq!(read.expect("nobody watches it").unwrap().bytes, 5);
+        });
+    }
+}
