@@ -377,6 +377,9 @@ impl Core {
 
     /// What it leaves behind need not go on any longer.
     pub(crate) fn settle(&self) {
+        if is_copy() {
+            return;
+        }
         if let Body::Process { number, server, ties: Ties { lingers: true, .. }, .. } = &self.body
             && let Some(server) = server.upgrade().filter(|_| self.status.borrow().is_none())
         {
