@@ -21,9 +21,11 @@ use crate::own_thread::OwnThread;
 use crate::prelude::{RECORD, Step, parse_report};
 use crate::stdio::Tail;
 use crate::sys::owner::is_copy;
+use crate::terminal;
 
 /// A child and the right to its life: dropping it kills the process (SIGKILL, or first the
-/// [signal](crate::Command::stop_signal) that was asked for); the forkserver reaps it, whatever becomes
+/// [signal](crate::Command::stop_signal) that was asked for; a
+/// [detached](crate::Command::detach) one goes on); the forkserver reaps it, whatever becomes
 /// of this process or its runtime.
 ///
 /// A thread can't be killed: dropping its child lets it run on, in the ledger (C5).
@@ -118,6 +120,10 @@ pub(crate) struct Ties {
     pub(crate) lingers: bool,
     /// It is asked to end before it is killed.
     pub(crate) has_stop: bool,
+    /// It has the terminal.
+    pub(crate) has_terminal: bool,
+    /// It is left alone when its child is dropped.
+    pub(crate) is_detached: bool,
 }
 
 impl Core {
@@ -168,6 +174,9 @@ impl Core {
 
     /// The forkserver is gone.
     pub(crate) fn lost(&self) {
+        if let Body::Process { pid, ties: Ties { has_terminal: true, .. }, .. } = self.body {
+            terminal::take_back(pid);
+        }
         self.latch(Err(WaitError::ServerGone { name: self.name.clone() }));
     }
 
@@ -330,6 +339,7 @@ impl Drop for Child {
         if core.status.borrow().is_none() {
             match &core.body {
                 // It may have ended at this moment; then there is nothing to end.
+                Body::Process { ties: Ties { is_detached: true, .. }, .. } => {}
                 Body::Process { .. } => drop(core.stop()),
                 Body::Thread { .. } => core.abandon("its child was dropped"),
             }
@@ -354,6 +364,11 @@ impl Core {
         if (ties.has_cgroup || ties.lingers) && signal == libc::SIGKILL {
             // What goes with it. Before it is reaped. Here too, as the forkserver may have been stopped.
             let _sent_below = by_server();
+        }
+        if ties.has_terminal && signal == libc::SIGCONT {
+            // First the terminal: else it could stop at once.
+            return by_server()
+                .map_err(|errno| SignalError::System { name: name(), cause: errno.into() });
         }
         match grip.signal(signal) {
             Ok(()) => Ok(()),

@@ -36,6 +36,7 @@ pub struct Command {
     env_clear: bool,
     current_dir: Option<PathBuf>,
     server: Option<Forkserver>,
+    stdin_set: bool,
     stdout_set: bool,
     stderr_set: bool,
     drain: Option<Duration>,
@@ -83,6 +84,7 @@ impl Command {
             env_clear: false,
             current_dir: None,
             server: None,
+            stdin_set: false,
             stdout_set: false,
             stderr_set: false,
             drain: None,
@@ -158,6 +160,7 @@ impl Command {
     #[must_use]
     pub fn stdin(mut self, stdio: Stdio) -> Self {
         self.spec = self.spec.stdin(stdio);
+        self.stdin_set = true;
         self
     }
 
@@ -232,6 +235,51 @@ impl Command {
         }
     }
 
+    /// Leaves it running on purpose: a drop of its [`Child`], the end of the actor that started it, of
+    /// this process and of the forkserver are none of its own. It has a session of its own, so no
+    /// terminal, and not the variable by which hatchery finds what belongs to a tree. What it starts is
+    /// left alone too, if that stays in its session or keeps the variable `HATCHERY_DETACHED`.
+    ///
+    /// What is given up: nobody ends it, not `hatchery reap` either, and what it leaves behind is not
+    /// ended with it; its status is known only as long as its forkserver lives, afterwards init reaps
+    /// it. A pipe of its stdio breaks when this process ends: give it files, or null.
+    /// [`stop_signal`](Self::stop_signal), [`drain`](Self::drain) and
+    /// [`keep_strays`](Self::keep_strays) mean nothing to it; [`ChildHandle::kill`] ends it.
+    ///
+    /// [`spawn`](Self::spawn) fails with `EINVAL` together with [`foreground`](Self::foreground), and with
+    /// `EPERM` in an actor that is confined: it would leave its bounds.
+    ///
+    /// [`ChildHandle::kill`]: crate::ChildHandle::kill
+    #[must_use]
+    pub fn detach(mut self) -> Self {
+        self.spec.manner.detach = true;
+        self
+    }
+
+    /// Gives it the terminal of this process's session while it runs, as a shell does with a job: it
+    /// may read and set it, and Ctrl-C and Ctrl-Z that are typed reach it and not this process. Its stdin
+    /// is ours, unless [`stdin`](Self::stdin) says something else.
+    ///
+    /// The forkserver takes the terminal back when the program has ended or stopped, however that came;
+    /// after a stop or a death by signal it is set as it was before. SIGCONT by
+    /// [`ChildHandle::signal`] gives it to the program again. If the forkserver was killed, this
+    /// process takes the terminal back.
+    ///
+    /// Without this a program that reads from the terminal (`head -c 3`), or sets it (`stty -echo`),
+    /// is stopped by SIGTTIN or SIGTTOU, for it is not in the foreground: see
+    /// [`Child::wait_halted`](crate::Child::wait_halted) and [`CommandError::Stopped`].
+    ///
+    /// [`spawn`](Self::spawn) fails with `ENXIO` if there is no terminal, with `EBUSY` if it is not this
+    /// process's at that moment (a job in the background, or another program has it), with `ENOTTY` if
+    /// this process has left the session that its forkserver was started in.
+    ///
+    /// [`ChildHandle::signal`]: crate::ChildHandle::signal
+    #[must_use]
+    pub fn foreground(mut self) -> Self {
+        self.spec.manner.foreground = true;
+        self
+    }
+
     /// Asks it to end, before it is killed: by this signal to its process group, which is followed by
     /// SIGCONT, and after its [`grace`](Self::grace) by SIGKILL. Default: SIGKILL at once; SIGTERM if
     /// only a grace was asked for.
@@ -281,7 +329,10 @@ impl Command {
     /// As of now: our environment and directory may have changed since the forkserver took its.
     fn into_spec(mut self) -> Spec {
         let mut spec = self.spec.env_clear();
-        if spec.manner.keep_strays {
+        if spec.manner.foreground && !self.stdin_set {
+            spec = spec.stdin(Stdio::Inherit);
+        }
+        if spec.manner.keep_strays || spec.manner.detach {
             // They have all the time that there is.
             self.drain = None;
         }

@@ -334,7 +334,8 @@ impl Forkserver {
         let children = std::fs::read_to_string(list).unwrap_or_default();
         for pid in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
             let Ok(child) = Pidfd::open(pid) else { continue };
-            if parent_of(pid) == Some(server.pid) {
+            let is_ours = parent_of(pid) == Some(server.pid);
+            if is_ours && !strays::is_left_alone(pid, server.pid, &server.tree) {
                 let _gone = child.send_signal(signal);
             }
         }
@@ -397,6 +398,8 @@ impl Forkserver {
                 has_cgroup: spec.confine.cgroup.is_some(),
                 lingers: spec.manner.linger > 0,
                 has_stop: spec.manner.stop.is_some(),
+                has_terminal: spec.manner.foreground,
+                is_detached: spec.manner.detach,
             },
             stdin: None,
             stdout: None,

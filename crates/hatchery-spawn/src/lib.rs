@@ -44,6 +44,7 @@ pub mod signals;
 mod spec;
 mod stdio;
 mod sys;
+mod terminal;
 mod thread;
 
 pub use backend::{Backend, Spawning};

@@ -195,7 +195,7 @@ fn steps(
     birth: &mut RawFd,
 ) -> Result<Slots, Failed> {
     nest.take(Step::ParentDeathSignal, || die_with(nest.server))?;
-    nest.take(Step::ProcessGroup, || setpgid(Pid::from_raw(0), Pid::from_raw(0)))?;
+    nest.take(Step::ProcessGroup, || group(request))?;
     let slots = nest.take(Step::Fds, || place_fds(request, received, nest, birth))?;
     let first_free = slots.image.unwrap_or(slots.birth) + 1;
     nest.take(Step::FdScrub, || {
@@ -228,6 +228,10 @@ fn steps(
     nest.take(Step::Signals, || {
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
     })?;
+    if request.manner.detach {
+        // Until here it went with the forkserver.
+        nest.take(Step::ParentDeathSignal, || nix::sys::prctl::set_pdeathsig(None::<Signal>))?;
+    }
     Ok(slots)
 }
 
@@ -338,6 +342,19 @@ fn place_fds(
     Ok(slots)
 }
 
+/// A group of its own, and the terminal if it was asked for; a session of its own for who is left alone.
+fn group(request: &Request) -> Result<(), Errno> {
+    if request.manner.detach {
+        return nix::unistd::setsid().map(drop);
+    }
+    setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+    if request.manner.foreground {
+        // All signals are blocked here, so SIGTTOU stops nobody who isn't in the foreground yet.
+        crate::terminal::Terminal::open()?.give(nix::unistd::getpid())?;
+    }
+    Ok(())
+}
+
 fn signals(request: &Request) -> Result<(), Errno> {
     // The server has reset every disposition at its own start and installed none.
     if matches!(request.run, Run::Main(_)) {
@@ -429,6 +446,12 @@ fn environment(request: &Request, nest: &Nest<'_>) -> Result<(), Errno> {
             None => env::remove(key),
         }
     }
+    if request.manner.detach {
+        env::remove(MARK.as_ref());
+        let tree = nest.mark.rsplit_once('.').map_or("", |(tree, _)| tree);
+        env::set(DETACHED.as_ref(), tree.as_ref());
+        return Ok(());
+    }
     // The forkserver has made room for it.
     env::put(MARK, nest.mark)
 }
@@ -443,6 +466,9 @@ fn name(request: &Request) -> Result<(), Errno> {
     let short = CString::new(full).map_err(|_| Errno::EINVAL)?;
     nix::sys::prctl::set_name(&short)
 }
+
+/// The variable by which what a detached program has started is known, and left alone like that.
+pub(crate) const DETACHED: &str = "HATCHERY_DETACHED";
 
 /// The variable by which strays are known to belong to an actor.
 pub(crate) const MARK: &str = "HATCHERY_ACTOR";

@@ -257,6 +257,11 @@ impl Spec {
         if self.manner.stop.is_some_and(|(signal, _)| !(1..=MAX_SIGNAL).contains(&signal)) {
             return Err(("kill", Errno::EINVAL));
         }
+        let is_alone = self.manner.detach;
+        if is_alone && (self.manner.foreground || self.confine.cgroup.is_some()) {
+            let call = "a detached program in the foreground or in a cgroup of the tree";
+            return Err((call, Errno::EINVAL));
+        }
         if self.placed.iter().any(|(number, _)| *number < 0) {
             return Err(("dup3", Errno::EBADF));
         }

@@ -42,6 +42,8 @@ struct Entry {
     /// The signal that asks it to end, and how long that may take; until then nobody has sent it.
     stop: Option<(u8, u64)>,
     is_asked: bool,
+    /// It is left alone, whoever ends.
+    is_detached: bool,
 }
 
 impl Book {
@@ -56,6 +58,7 @@ impl Book {
             children: 0,
             stop: None,
             is_asked: false,
+            is_detached: false,
         };
         self.living.insert(pid, entry);
         self.children.insert((owner, number), pid);
@@ -69,6 +72,18 @@ impl Book {
         if let Some(entry) = self.living.get_mut(&pid) {
             entry.stop = stop;
         }
+    }
+
+    /// That child is left alone from now on: nobody's end is its own.
+    pub(crate) fn detached(&mut self, pid: i32) {
+        if let Some(entry) = self.living.get_mut(&pid) {
+            entry.is_detached = true;
+        }
+    }
+
+    /// Whether that child is left alone.
+    pub(crate) fn is_detached(&self, pid: i32) -> bool {
+        self.living.get(&pid).is_some_and(|entry| entry.is_detached)
     }
 
     /// It shall end: it is asked to, and killed when its time is over. A second word changes nothing. Says
@@ -201,8 +216,14 @@ impl Book {
         due.into_iter().map(|(_, pid)| pid).collect()
     }
 
-    /// Everybody.
+    /// Everybody but those that are left alone.
     pub(crate) fn all(&self) -> Vec<i32> {
+        let all = self.living.iter().filter(|(_, entry)| !entry.is_detached);
+        all.map(|(pid, _)| *pid).collect()
+    }
+
+    /// Everybody.
+    pub(crate) fn all_living(&self) -> Vec<i32> {
         self.living.keys().copied().collect()
     }
 
@@ -221,7 +242,8 @@ impl Book {
 
     /// The nearest deadline counts.
     fn condemn(&mut self, pid: i32, at: u64) {
-        let Some(entry) = self.living.get_mut(&pid) else { return };
+        let attached = self.living.get_mut(&pid).filter(|entry| !entry.is_detached);
+        let Some(entry) = attached else { return };
         match entry.kill_at {
             Some(earlier) if earlier <= at => return,
             Some(later) => {
@@ -281,6 +303,18 @@ mod tests {
         assert_eq!(book.due(300), [3]);
         assert_eq!(book.due(600), [4, 5]);
         assert_eq!(book.due(2_100), [2]);
+    }
+
+    /// Who is detached is nobody's orphan and not among those that a tree's end ends.
+    #[test]
+    fn who_is_detached_is_left_alone() {
+        let mut book = tree();
+        book.detached(4);
+        book.died(1, 100, GRACE);
+        assert_eq!(book.due(600), [3, 5]);
+        assert_eq!((book.all(), book.all_living()), (vec![2, 3, 5], vec![2, 3, 4, 5]));
+        assert!(book.is_detached(4) && book.knows(4));
+        assert_eq!(book.died(4, 700, GRACE), Some((Owner::Nobody, 1)));
     }
 
     /// C15: an actor's children are counted while they live; who has left asks for no more.

@@ -70,6 +70,11 @@ impl Confined {
         Ok(bound)
     }
 
+    /// Whether that child is bound by anything.
+    pub(crate) fn binds(&self, pid: i32) -> bool {
+        self.living.contains_key(&pid)
+    }
+
     /// The child lives.
     pub(crate) fn born(&mut self, pid: i32, bound: Bound) {
         let is_bound = !bound.confine.is_empty() || !bound.limits.is_empty();

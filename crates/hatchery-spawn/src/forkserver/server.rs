@@ -6,6 +6,7 @@
 mod boot;
 mod children;
 mod clients;
+mod foreground;
 mod heard;
 mod programs;
 mod root;
@@ -18,6 +19,7 @@ use nix::libc;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
+use nix::sys::termios::Termios;
 use nix::time::{ClockId, clock_gettime};
 
 use super::book::Book;
@@ -62,6 +64,8 @@ struct Server {
     book: Book,
     confined: Confined,
     programs: Programs,
+    /// How the terminal is set before the program that is about to have it.
+    before_foreground: Option<Termios>,
     clients: BTreeMap<RawFd, Client>,
     epoll: Epoll,
     signals: SignalFd,

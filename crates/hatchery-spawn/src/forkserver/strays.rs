@@ -7,11 +7,13 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use nix::unistd::{Pid, getsid};
+
 use crate::confine::cgroup;
 use crate::held::Held;
 use crate::identity::Identity;
 use crate::image::SERVER_MARKER;
-use crate::prelude::MARK;
+use crate::prelude::{DETACHED, MARK};
 
 /// What tells this tree's processes from those of all others, also in other pid namespaces.
 pub(crate) fn new_tree() -> String {
@@ -53,6 +55,25 @@ pub(crate) fn mark_of(pid: u32, tree: &str) -> Result<Option<u64>, AmidExec> {
     let prefix = format!("{MARK}={tree}.");
     let mark = entries(&environment).find_map(|entry| entry.strip_prefix(prefix.as_bytes()));
     Ok(mark.and_then(|mark| std::str::from_utf8(mark).ok()?.parse().ok()))
+}
+
+/// Whether a process was started by a program that the tree leaves alone, and has kept the variable.
+pub(crate) fn is_detached(pid: u32, tree: &str) -> bool {
+    let entry = format!("{DETACHED}={tree}");
+    let until = Instant::now() + EXEC_BOUND;
+    loop {
+        match environment_of(pid) {
+            Ok(environment) => return entries(&environment).any(|it| it == entry.as_bytes()),
+            Err(AmidExec) if Instant::now() < until => std::thread::yield_now(),
+            Err(AmidExec) => return false,
+        }
+    }
+}
+
+/// The same, quickly of those that can't be: they are in the forkserver's session.
+pub(crate) fn is_left_alone(pid: u32, server: u32, tree: &str) -> bool {
+    let session = |pid: u32| getsid(Some(Pid::from_raw(pid.cast_signed())));
+    session(pid) != session(server) && is_detached(pid, tree)
 }
 
 /// Kills all that is left of a tree whose forkserver is gone (C3); `bound` is for a machine that

@@ -51,6 +51,9 @@ impl Server {
             Owner::Actor(pid) => Some(pid),
             Owner::Root | Owner::Nobody => None,
         };
+        if let Err(error) = self.may_be_treated_so(above, &request.manner) {
+            return self.answer(fd, failed(error), None);
+        }
         let cgroup = cgroup::name(&self.tree, mark);
         let bound = match self.confined.bind(above, &mut request, &cgroup) {
             Ok(bound) => bound,
@@ -71,8 +74,7 @@ impl Server {
                 self.confined.born(pid, bound);
                 self.book.born(pid, owner, number, mark);
                 if request.run == Run::Program {
-                    self.book.asks_first(pid, request.manner.stop);
-                    self.programs.born(pid, request.manner);
+                    self.program_born(pid, request.manner);
                 }
                 if self.held {
                     process::kill_own_child(pid, false, libc::SIGSTOP);
@@ -127,7 +129,7 @@ impl Server {
             self.reap_one(pid);
         }
         let since = processor_time();
-        let mut ended = if few == 0 { children() } else { self.book.all() };
+        let mut ended = if few == 0 { children() } else { self.book.all_living() };
         ended.retain(|pid| {
             !self.programs.lingers(*pid) && matches!(waitid::peek_at(*pid), Ok(Some(_)))
         });
@@ -142,7 +144,7 @@ impl Server {
         if self.let_linger(pid) {
             return;
         }
-        if self.book.knows(pid) && !self.keeps_strays(pid) {
+        if self.book.knows(pid) && !self.book.is_detached(pid) && !self.keeps_strays(pid) {
             // Its group, while the zombie still holds the number: the strays that stayed in it.
             process::kill_own_child(pid, true, libc::SIGKILL);
         }
@@ -156,6 +158,7 @@ impl Server {
         self.sweep_at.get_or_insert(now() + SWEEP_DELAY);
         let out_of_memory =
             status.signal() == Some(libc::SIGKILL) && self.confined.ran_out_of_memory(pid);
+        self.leaves_foreground(pid, status);
         self.programs.died(pid);
         self.programs.owner_died(pid);
         let mark = self.book.mark_of(pid);

@@ -216,7 +216,13 @@ impl Server {
         // It may have been reaped just now.
         let child = self.book.child_of(owner, number);
         if let Some(pid) = child {
-            process::kill_own_child(pid, false, signal);
+            let has_terminal = self.programs.manner(pid).is_some_and(|manner| manner.foreground);
+            let wakes = has_terminal && signal == libc::SIGCONT;
+            if wakes {
+                self.give_terminal_again(pid);
+            }
+            // As a shell does: a whole job.
+            process::kill_own_child(pid, wakes, signal);
         }
         match child {
             Some(pid) if signal == libc::SIGKILL => self.confined.kill(pid),

@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::Pid;
 
 use super::children::children;
-use super::{Server, now};
+use super::foreground::Foreground;
+use super::{CallFailed, Server, now};
 use crate::forkserver::book::Owner;
 use crate::forkserver::manner::{Manner, Note};
 use crate::forkserver::strays::{self, AmidExec};
@@ -24,6 +26,10 @@ pub(super) struct Programs {
     /// The marks of those that have ended and left what may go on, and the actor with which that ends;
     /// `None` is the root.
     kept: BTreeMap<u64, Option<i32>>,
+    /// The sessions of those that are left alone.
+    sessions: BTreeSet<i32>,
+    /// Who has the terminal, or will have it again when it goes on.
+    pub(super) foreground: Option<Foreground>,
 }
 
 impl Programs {
@@ -71,6 +77,47 @@ impl Programs {
 }
 
 impl Server {
+    /// A program is there: what its manner asks of us begins.
+    pub(super) fn program_born(&mut self, pid: i32, manner: Manner) {
+        if manner.detach {
+            self.book.detached(pid);
+            let is_there = |session: &i32| {
+                let is_in = |pid: &i32| session_of(*pid) == *session;
+                self.book.knows(*session) || children().iter().any(is_in)
+            };
+            self.programs.sessions.retain(is_there);
+            self.programs.sessions.insert(pid);
+        } else {
+            self.book.asks_first(pid, manner.stop);
+        }
+        if manner.foreground {
+            self.in_foreground(pid);
+        }
+        self.programs.born(pid, manner);
+    }
+
+    /// Whether a child of ours is left alone at the end: a program that was asked to be, and what it has
+    /// started, which is in its session or has kept its variable.
+    pub(super) fn is_left_alone(&self, pid: i32) -> bool {
+        self.book.is_detached(pid)
+            || (!self.programs.sessions.is_empty()
+                && !self.book.knows(pid)
+                && (self.programs.sessions.contains(&session_of(pid))
+                    || strays::is_detached(pid.cast_unsigned(), &self.tree)))
+    }
+
+    /// Whether a program may be treated like that. `EPERM`: whoever is bound would leave its bounds.
+    pub(super) fn may_be_treated_so(
+        &mut self,
+        above: Option<i32>,
+        manner: &Manner,
+    ) -> Result<(), CallFailed> {
+        if manner.detach && above.is_some_and(|pid| self.confined.binds(pid)) {
+            return Err(("a detached program of a confined actor", Errno::EPERM));
+        }
+        if manner.foreground { self.may_have_terminal() } else { Ok(()) }
+    }
+
     /// Whether a program that has ended stays a zombie for now, as what it left in its group has not
     /// had its time. Its spawner is told when that begins.
     pub(super) fn let_linger(&mut self, pid: i32) -> bool {
@@ -168,9 +215,16 @@ impl Server {
     }
 
     fn note(&mut self, pid: i32, note: Note) {
+        if matches!(note, Note::Stopped(_)) {
+            self.take_terminal_back(pid, true);
+        }
         let Some((owner, number)) = self.book.asked_for(pid) else { return };
         for fd in self.sockets_of(owner) {
             self.answer(fd, Answer::Noted { number, note }, None);
         }
     }
+}
+
+fn session_of(pid: i32) -> i32 {
+    nix::unistd::getsid(Some(Pid::from_raw(pid))).map_or(0, Pid::as_raw)
 }

@@ -35,11 +35,16 @@ impl Server {
         let mut until = began.saturating_add(END_BOUND);
         loop {
             let mut all = self.book.all();
-            all.extend(children());
+            all.extend(children().into_iter().filter(|pid| !self.is_left_alone(*pid)));
+            let is_all_gone = all.is_empty();
             let (spared, rest): (Vec<i32>, Vec<i32>) =
                 all.into_iter().partition(|pid| self.has_time(*pid));
             // The cgroups of those go with them.
             let cleared = spared.is_empty() && self.confined.end();
+            if is_all_gone && cleared {
+                // But for those that are left alone.
+                exit::exit_now(0);
+            }
             for pid in rest {
                 process::kill_own_child(pid, true, libc::SIGKILL);
                 process::kill_own_child(pid, false, libc::SIGKILL);
@@ -47,8 +52,9 @@ impl Server {
             // Strays come to us as their parents die, until nobody is left.
             loop {
                 match waitid::peek() {
-                    Ok(Some((pid, _))) => {
+                    Ok(Some((pid, status))) => {
                         let _reaped = waitid::reap(pid);
+                        self.leaves_foreground(pid, &status);
                         self.book.died(pid, now(), self.grace);
                     }
                     Ok(None) => break,
