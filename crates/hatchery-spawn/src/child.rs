@@ -380,6 +380,9 @@ impl Core {
 
     /// As its request said: by a signal of its own first, or by SIGKILL.
     fn stop(&self) -> Result<(), SignalError> {
+        if is_copy() {
+            return Err(SignalError::Copied { name: self.name.clone() });
+        }
         if let Body::Process { number, ties: Ties { has_stop: true, .. }, server, .. } = &self.body
         {
             if let Some(server) = server.upgrade().filter(|_| self.status.borrow().is_none()) {
@@ -397,6 +400,7 @@ impl Core {
         }
         if let Body::Process { number, server, ties: Ties { lingers: true, .. }, .. } = &self.body
             && let Some(server) = server.upgrade().filter(|_| self.status.borrow().is_none())
+            && !is_copy()
         {
             server.order(*number, SETTLE);
         }

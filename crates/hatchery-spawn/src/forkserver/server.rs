@@ -19,7 +19,6 @@ use nix::libc;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
-use nix::sys::termios::Termios;
 use nix::time::{ClockId, clock_gettime};
 
 use super::book::Book;
@@ -64,8 +63,6 @@ struct Server {
     book: Book,
     confined: Confined,
     programs: Programs,
-    /// How the terminal is set before the program that is about to have it.
-    before_foreground: Option<Termios>,
     clients: BTreeMap<RawFd, Client>,
     epoll: Epoll,
     signals: SignalFd,

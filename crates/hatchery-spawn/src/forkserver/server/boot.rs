@@ -97,7 +97,6 @@ impl Server {
             book: Book::default(),
             confined: Confined::default(),
             programs: Programs::default(),
-            before_foreground: None,
             clients: BTreeMap::new(),
             epoll,
             signals,

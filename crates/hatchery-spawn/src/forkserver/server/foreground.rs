@@ -34,7 +34,7 @@ impl Server {
         if holder != group {
             return Err(("tcgetpgrp", Errno::EBUSY));
         }
-        self.before_foreground = terminal.settings();
+        self.programs.before_foreground = terminal.settings();
         Ok(())
     }
 
@@ -42,7 +42,7 @@ impl Server {
     pub(super) fn in_foreground(&mut self, pid: i32) {
         let Ok(terminal) = Terminal::open() else { return };
         let Ok(root_group) = getpgid(Some(Pid::from_raw(self.root))) else { return };
-        let settings = self.before_foreground.take();
+        let settings = self.programs.before_foreground.take();
         self.programs.foreground = Some(Foreground { pid, terminal, root_group, settings });
     }
 

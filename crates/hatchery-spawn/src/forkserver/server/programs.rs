@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::termios::Termios;
 use nix::unistd::Pid;
 
 use super::children::children;
@@ -30,6 +31,8 @@ pub(super) struct Programs {
     sessions: BTreeSet<i32>,
     /// Who has the terminal, or will have it again when it goes on.
     pub(super) foreground: Option<Foreground>,
+    /// How the terminal is set before the program that is about to have it.
+    pub(super) before_foreground: Option<Termios>,
 }
 
 impl Programs {
