@@ -20,6 +20,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::part::{Part, Sealed};
 use crate::shared::{self, MARK};
+use crate::value;
 
 /// Bytes for messages, arguments and replies: encoded as bytes, cheap to clone, and from 16 KiB on
 /// neither copied when they are sent nor when they are received: only the kernel copies. Between an
@@ -154,14 +155,14 @@ fn take_offered(slice: &[u8]) -> Option<Part> {
     std::ptr::eq(stands, slice).then_some(offered)
 }
 
-/// Appends a value as MessagePack, with a number in the place of each large part; gives back the
+/// Appends a value, with a number in the place of each large part; gives back the
 /// parts. The number is of a type of its own, so that nothing else can be taken for it.
 pub(crate) fn write(
     value: &impl Serialize,
     buffer: &mut BytesMut,
-) -> (Result<(), rmp_serde::encode::Error>, Vec<Part>) {
+) -> (Result<(), value::Error>, Vec<Part>) {
     let mut writer = Numbering::new(buffer);
-    let written = rmp_serde::encode::write(&mut writer, value);
+    let written = value::write(value, &mut writer);
     (written, writer.parts)
 }
 

@@ -16,12 +16,13 @@ use serde::ser::{Error as _, SerializeTuple as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::blob;
-use crate::frame::{self, FrameError};
+use crate::frame::FrameError;
 use crate::lane::Source;
 use crate::moved::{self, Measured, Moved, Taken};
 use crate::part::{Extent, Part, Parts, Way};
+use crate::value;
 
-/// A value as MessagePack, but for the large parts of it; or one that moves as it is.
+/// A value as bytes, see [`crate::value`], but for the large parts of it; or one that moves as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Encoded {
     bytes: Bytes,
@@ -161,7 +162,7 @@ impl Encoded {
             (&self.bytes[..], self.beside())
         };
         // In one place, so that it is compiled into this.
-        blob::beside(beside, || frame::decode(encoded))
+        blob::beside(beside, || value::from_bytes(encoded))
     }
 
     /// Takes what has moved; nothing is found in nothing.

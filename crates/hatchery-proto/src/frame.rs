@@ -11,7 +11,6 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::ser::Error as _;
 
 use crate::blob;
 use crate::encoded::{self, Encoded};
@@ -19,6 +18,7 @@ use crate::id::CallId;
 use crate::lane::{Lane, Source};
 use crate::moved::{self, Measured, Moved};
 use crate::part::{self, Extent, Part, Parts, Way};
+use crate::value;
 
 /// Why bytes are no frame, or a message can't become one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -123,7 +123,7 @@ pub fn encode(
 ) -> Result<(), FrameError> {
     let start = buffer.len();
     buffer.put_u32(0);
-    let encoded = rmp_serde::encode::write(&mut (&mut *buffer).writer(), message);
+    let encoded = write_message(message, buffer);
     seal(start, encoded, 0, limit, buffer).map(drop)
 }
 
@@ -140,10 +140,14 @@ pub fn encode_apart(
 ) -> Result<Parts, FrameError> {
     let start = buffer.len();
     buffer.put_u32(0);
-    let (encoded, parts) =
-        encoded::leaving(way, || rmp_serde::encode::write(&mut (&mut *buffer).writer(), message));
+    let (encoded, parts) = encoded::leaving(way, || write_message(message, buffer));
     seal_apart(start, encoded, &parts, limit, buffer)?;
     Ok(parts)
+}
+
+fn write_message(message: &impl Serialize, buffer: &mut BytesMut) -> Result<(), value::Error> {
+    let written = rmp_serde::encode::write(&mut buffer.writer(), message);
+    written.map_err(|error| value::Error(error.to_string()))
 }
 
 /// What a frame holds.
@@ -339,7 +343,7 @@ fn announce_whole(
 #[cold]
 fn encode_parts(
     start: usize,
-    encoded: Result<(), rmp_serde::encode::Error>,
+    encoded: Result<(), value::Error>,
     found: impl Iterator<Item = Result<Part, String>>,
     way: Way,
     limit: usize,
@@ -348,7 +352,7 @@ fn encode_parts(
     let mut length = buffer.len() - start - HEAD - ITEM_HEAD;
     let mut parts = Parts::default();
     let extents: Result<Vec<_>, _> = found.map(|part| parts.add(part?, way)).collect();
-    let extents = extents.map_err(rmp_serde::encode::Error::custom);
+    let extents = extents.map_err(value::Error);
     let announced = encoded.and(extents).map(|extents| {
         announce(start, &extents, buffer);
         length = length.saturating_add(part::total(&extents));
@@ -371,7 +375,7 @@ fn announce(start: usize, extents: &[Extent], buffer: &mut BytesMut) {
 /// As [`seal`] for a frame with parts, which are in its length only if they follow it.
 fn seal_apart(
     start: usize,
-    encoded: Result<(), rmp_serde::encode::Error>,
+    encoded: Result<(), value::Error>,
     parts: &Parts,
     limit: usize,
     buffer: &mut BytesMut,
@@ -387,7 +391,7 @@ fn seal_apart(
 /// of it are elsewhere.
 fn seal(
     start: usize,
-    encoded: Result<(), rmp_serde::encode::Error>,
+    encoded: Result<(), value::Error>,
     beside: usize,
     limit: usize,
     buffer: &mut BytesMut,
@@ -411,7 +415,7 @@ fn write_length(start: usize, length: usize, buffer: &mut BytesMut) {
     buffer[start..start + HEAD].copy_from_slice(&head);
 }
 
-/// Decodes one value; nesting is bounded.
+/// Decodes a message; nesting is bounded. Users' values in it have a form of their own, [`crate::value`].
 ///
 /// # Errors
 /// [`FrameError::Decode`] says what was found in the place of what.

@@ -42,6 +42,7 @@ mod shared;
 pub mod stream;
 pub mod teardown;
 mod time;
+pub mod value;
 
 pub use blob::Blob;
 pub use config::{Config, ConfigError};

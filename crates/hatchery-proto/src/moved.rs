@@ -12,12 +12,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use serde::Serialize;
-use serde::ser::Error as _;
 
 use crate::blob::{self, Numbering};
 use crate::frame::FrameError;
 use crate::part::{Handed, NUMBER, Part};
 use crate::shared;
+use crate::value;
 
 /// A value on its way, and how long it would be if it was encoded.
 pub(crate) struct Moved<T> {
@@ -63,8 +63,7 @@ impl<T: Serialize + Send + 'static> Handed for Moved<T> {
     fn encode(&self) -> Result<Bytes, String> {
         let value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
         let value = value.as_ref().ok_or(TAKEN)?;
-        let encoded = rmp_serde::to_vec(value).map_err(|error| error.to_string())?;
-        Ok(encoded.into())
+        value::to_bytes(value).map_err(|error| error.to_string())
     }
 
     fn encoded(&self) -> Result<&[u8], String> {
@@ -117,14 +116,14 @@ pub(crate) fn measure(
     value: &impl Serialize,
     from: usize,
     buffer: &mut BytesMut,
-) -> Result<Measured, rmp_serde::encode::Error> {
+) -> Result<Measured, value::Error> {
     let start = buffer.len();
     let short = Numbering::new(buffer);
     let mut writer = Measuring { short, from, length: 0, failed: None };
-    let written = rmp_serde::encode::write(&mut writer, value);
+    let written = value::write(value, &mut writer);
     let Measuring { short, length, failed, .. } = writer;
     if let Some(why) = failed {
-        return Err(rmp_serde::encode::Error::custom(why));
+        return Err(value::Error(why));
     }
     written?;
     if length < from {

@@ -43,7 +43,7 @@ pub trait Handed: Any + Send + Sync {
     /// It has no encoded form: why.
     fn length(&self) -> Result<usize, String>;
 
-    /// As MessagePack.
+    /// As bytes, see [`crate::value`].
     ///
     /// # Errors
     /// The same.

@@ -18,8 +18,8 @@ use serde::ser::SerializeTuple as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::blob::{self, Found};
-use crate::frame;
 use crate::part::{Handed, Part};
+use crate::value;
 
 /// A value in messages, arguments and replies which a spawner and its thread actors hand over to each
 /// other as it is: not copied, not written and read again, and shared with whoever else has a clone
@@ -93,13 +93,12 @@ impl<T: Serialize + Send + Sync + 'static> Handed for Held<T> {
             return Ok(*length);
         }
         let mut count = Count(0);
-        rmp_serde::encode::write(&mut count, &self.value).map_err(|error| error.to_string())?;
+        value::write(&self.value, &mut count).map_err(|error| error.to_string())?;
         Ok(*self.length.get_or_init(|| count.0))
     }
 
     fn encode(&self) -> Result<Bytes, String> {
-        let encoded = rmp_serde::to_vec(&self.value).map_err(|error| error.to_string())?;
-        Ok(encoded.into())
+        value::to_bytes(&self.value).map_err(|error| error.to_string())
     }
 }
 
@@ -203,7 +202,7 @@ where
         Part::File(sealed) => sealed.bytes,
         Part::Lost { why, .. } => return Err(why.to_string()),
     };
-    let decoded = blob::beside(&[], || frame::decode(&encoded));
+    let decoded = blob::beside(&[], || value::from_bytes(&encoded));
     let shared = Shared::new(decoded.map_err(|error| error.to_string())?);
     blob::decoded(number, Part::Value(shared.0.clone()));
     Ok(shared)

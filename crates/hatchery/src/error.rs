@@ -255,7 +255,7 @@ pub enum OpenError {
 fn find<E: serde::de::DeserializeOwned>(fault: &Fault) -> Option<E> {
     let own =
         fault.payload.as_ref().filter(|payload| payload.type_name == std::any::type_name::<E>());
-    own.and_then(|payload| rmp_serde::from_slice(&payload.bytes).ok())
+    own.and_then(|payload| hatchery_proto::value::from_bytes(&payload.bytes).ok())
         .or_else(|| fault.below.iter().find_map(find))
 }
 

@@ -9,8 +9,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::OnceLock;
 
-use bytes::Bytes;
-use hatchery_proto::{Encoded, Fault, FaultKind, FrameError, Payload};
+use hatchery_proto::{Encoded, Fault, FaultKind, FrameError, Payload, value};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -100,15 +99,15 @@ pub trait RemoteError: Sized {
 impl<E: Serialize + DeserializeOwned + std::error::Error + 'static> RemoteError for E {
     fn to_fault(&self) -> Fault {
         let mut fault = crate::error::fault_of(self);
-        if let Ok(bytes) = rmp_serde::to_vec_named(self) {
+        if let Ok(bytes) = value::to_bytes(self) {
             let type_name = std::any::type_name::<E>().to_owned();
-            fault.payload = Some(Payload { type_name, bytes: Bytes::from(bytes) });
+            fault.payload = Some(Payload { type_name, bytes });
         }
         fault
     }
 
     fn from_fault(fault: &Fault) -> Option<Self> {
-        fault.payload.as_ref().and_then(|payload| rmp_serde::from_slice(&payload.bytes).ok())
+        fault.payload.as_ref().and_then(|payload| value::from_bytes(&payload.bytes).ok())
     }
 }
 
