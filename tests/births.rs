@@ -133,6 +133,7 @@ fn kinds_of(fds: &Fds) -> BTreeMap<&str, usize> {
         let kind = target.split(":[").next().unwrap();
         // What anonymous things are stands in brackets.
         let kind = if kind == "anon_inode" { target } else { kind };
+        let kind = if kind.ends_with("/status") { "its own status" } else { kind };
         // Before Linux 6.9 a pidfd must be kept for each child.
         if !target.contains("pidfd") {
             *kinds.entry(kind).or_insert(0) += 1;
@@ -154,8 +155,9 @@ fn expected(middle: bool) -> BTreeMap<&'static str, usize> {
         ("/memfd:hatchery-board (deleted)", 1),
     ]);
     let more = [
-        // For its children's stdio.
+        // For its children's stdio, and for their umask.
         ("/dev/null", 1),
+        ("its own status", 1),
         // A socket of its own at the forkserver, a channel for each child, and a pair of decoys.
         ("socket", 1 + 2 + 2),
         ("pipe", 2),

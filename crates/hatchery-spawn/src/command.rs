@@ -3,11 +3,10 @@
 mod holders;
 pub(crate) mod output;
 
-use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,14 +26,12 @@ pub use output::{Ended, Holder, Output};
 /// Differences from `tokio::process::Command`: a dropped child is always killed, or
 /// [asked to end](Self::stop_signal) first; so is what the program leaves behind, when it ends, unless
 /// it is told to [keep](Self::keep_strays) that; builder methods
-/// take and give the value; stdin is `/dev/null` unless told otherwise. Environment and directory
-/// are, as there, this process's at the time of the start, with the changes made here.
+/// take and give the value; stdin is `/dev/null` unless told otherwise; there is one variable more,
+/// unless all are cleared. As there, the rest is this process's at the moment of the start, with the
+/// changes made here: variables, directory, umask, limits, priorities (C18).
 #[derive(Debug)]
 pub struct Command {
     spec: Spec,
-    env: BTreeMap<OsString, Option<OsString>>,
-    env_clear: bool,
-    current_dir: Option<PathBuf>,
     server: Option<Forkserver>,
     stdin_set: bool,
     stdout_set: bool,
@@ -80,9 +77,6 @@ impl Command {
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         Self {
             spec: Spec::program(program),
-            env: BTreeMap::new(),
-            env_clear: false,
-            current_dir: None,
             server: None,
             stdin_set: false,
             stdout_set: false,
@@ -115,10 +109,10 @@ impl Command {
         self
     }
 
-    /// Sets a variable.
+    /// Sets a variable; see [`Spec::env`].
     #[must_use]
     pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
-        self.env.insert(key.as_ref().to_owned(), Some(value.as_ref().to_owned()));
+        self.spec = self.spec.env(key, value);
         self
     }
 
@@ -137,22 +131,35 @@ impl Command {
     /// Removes a variable.
     #[must_use]
     pub fn env_remove(mut self, key: impl AsRef<OsStr>) -> Self {
-        self.env.insert(key.as_ref().to_owned(), None);
+        self.spec = self.spec.env_remove(key);
         self
     }
 
-    /// Removes all variables, those set before included.
+    /// Removes all variables, those set before included; see [`Spec::env_clear`].
     #[must_use]
     pub fn env_clear(mut self) -> Self {
-        self.env.clear();
-        self.env_clear = true;
+        self.spec = self.spec.env_clear();
         self
     }
 
-    /// Where it starts.
+    /// Where it starts; see [`Spec::current_dir`].
     #[must_use]
     pub fn current_dir(mut self, path: impl AsRef<Path>) -> Self {
-        self.current_dir = Some(path.as_ref().to_owned());
+        self.spec = self.spec.current_dir(path);
+        self
+    }
+
+    /// Its umask; see [`Spec::umask`].
+    #[must_use]
+    pub fn umask(mut self, umask: u32) -> Self {
+        self.spec = self.spec.umask(umask);
+        self
+    }
+
+    /// Its nice value; see [`Spec::nice`].
+    #[must_use]
+    pub fn nice(mut self, nice: i32) -> Self {
+        self.spec = self.spec.nice(nice);
         self
     }
 
@@ -326,9 +333,8 @@ impl Command {
         Ok(child)
     }
 
-    /// As of now: our environment and directory may have changed since the forkserver took its.
     fn into_spec(mut self) -> Spec {
-        let mut spec = self.spec.env_clear();
+        let mut spec = self.spec;
         if spec.manner.foreground && !self.stdin_set {
             spec = spec.stdin(Stdio::Inherit);
         }
@@ -341,23 +347,7 @@ impl Command {
             // Whoever reads gives the word; this is for one that stands still.
             spec.manner.linger = spec.manner.linger.saturating_add(nanoseconds(output::SLACK));
         }
-        if !self.env_clear {
-            for (key, value) in std::env::vars_os().filter(|(key, _)| !self.env.contains_key(key)) {
-                spec = spec.env(key, value);
-            }
-        }
-        for (key, value) in self.env {
-            if let Some(value) = value {
-                spec = spec.env(key, value);
-            }
-        }
-        // Ours may be gone; then the child's is the forkserver's.
-        let here = std::env::current_dir().ok();
-        match (here, self.current_dir) {
-            (Some(here), Some(path)) => spec.current_dir(here.join(path)),
-            (None, Some(path)) | (Some(path), None) => spec.current_dir(path),
-            (None, None) => spec,
-        }
+        spec
     }
 
     /// Runs it to its end, and closes what of its stdio is piped: what it would read is at its end, what

@@ -193,18 +193,17 @@ impl Confinement {
     }
 }
 
-/// The lower of both, where both limit a resource; all others of either.
+/// The lower of both, where both limit a resource; what is not asked for is had from above as it is.
 pub(crate) fn limits_below(
     own: &[(u32, u64, u64)],
     above: &[(u32, u64, u64)],
 ) -> Vec<(u32, u64, u64)> {
-    let mut all = above.to_vec();
-    for (resource, soft, hard) in own {
-        let cap = above.iter().filter(|(limited, ..)| limited == resource).map(|(.., hard)| *hard);
+    let capped = |&(resource, soft, hard): &(u32, u64, u64)| {
+        let cap = above.iter().filter(|(limited, ..)| *limited == resource).map(|(.., hard)| *hard);
         let cap = cap.min().unwrap_or(u64::MAX);
-        all.push((*resource, (*soft).min(cap), (*hard).min(cap)));
-    }
-    all
+        (resource, soft.min(cap), hard.min(cap))
+    };
+    own.iter().map(capped).collect()
 }
 
 #[cfg(test)]
@@ -225,7 +224,7 @@ mod tests {
         let same = Confinement::new().below(&above).expect("no cgroups");
         assert_eq!(same, above);
         let limits = limits_below(&[(1, 50, 200), (2, 7, 7)], &[(1, 10, 100)]);
-        assert_eq!(limits, [(1, 10, 100), (1, 50, 100), (2, 7, 7)]);
+        assert_eq!(limits, [(1, 50, 100), (2, 7, 7)]);
     }
 
     #[test]

@@ -9,11 +9,13 @@ pub(crate) mod book;
 pub(crate) mod client;
 pub(crate) mod confined;
 pub(crate) mod crib;
+pub(crate) mod environment;
 pub(crate) mod fork;
 pub(crate) mod gone;
 pub(crate) mod manner;
 pub(crate) mod memory;
 pub(crate) mod pidfds;
+pub(crate) mod present;
 mod process;
 pub(crate) mod server;
 pub(crate) mod strays;
@@ -21,8 +23,10 @@ pub(crate) mod threads;
 mod warm_up;
 pub(crate) mod wire;
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio as StdStdio};
@@ -47,10 +51,11 @@ use crate::spec::{Program, Spec};
 use crate::stdio::{Stdio, Tail};
 use crate::sys::owner::{self, is_copy};
 use crate::sys::pidfd::Pidfd;
-use crate::sys::{fds, scm_rights};
+use crate::sys::{fds, scm_rights, title};
 use client::{Client, Waiting};
 use gone::Gone;
 use manner::Manner;
+use present::Present;
 use process::Process;
 use wire::{Request, Run};
 
@@ -163,9 +168,13 @@ impl Forkserver {
         if std::env::var_os(image::BIND_NOW.0).is_none() {
             server.env(image::BIND_NOW.0, image::BIND_NOW.1);
         }
+        // The program's own, which its children find again; then room, for they write their names there.
+        let mut arguments = std::env::args_os();
+        if let Some(first) = arguments.next() {
+            server.arg0(first).args(arguments);
+        }
         let child = server
-            // Long, because its children write their names over it.
-            .arg0(format!("{:<96}", "hatchery:forkserver"))
+            .arg(OsStr::from_bytes(title::ROOM.to_bytes()))
             .env(image::SERVER_MARKER, format!("{}.{tree}", std::process::id()))
             .env(server::BOUNDS, told)
             .stdin(StdStdio::from(theirs))
@@ -382,6 +391,17 @@ impl Forkserver {
             (Program::Main(main), true) => Run::Image(main.clone()),
             (Program::Path(_), _) => Run::Program,
         };
+        let environment = (!spec.env_clear).then(environment::own);
+        if run == Run::Program && environment::exceeds(&spec, environment.as_deref()) {
+            return Err(("execve", Errno::E2BIG.into()));
+        }
+        let present = Present {
+            has_environment: environment.is_some(),
+            has_directory: spec.current_dir.as_ref().is_none_or(|path| path.is_relative()),
+            ..Present::own(&self.inner.client.status, spec.umask)
+        };
+        let directory = present.has_directory.then(present::directory).transpose();
+        let directory = directory.map_err(|error| ("open(.)", error))?;
         let (birth, birth_end) = pipe().map_err(|error| ("pipe2", error))?;
         let (answer, answered) = oneshot::channel();
         let mut waiting = Waiting {
@@ -410,10 +430,11 @@ impl Forkserver {
             cgroup::remember(cgroup);
         }
         let mut fds = vec![birth_end];
-        let (request, stdio, rest) = describe(spec, run, bound);
+        let (request, stdio, rest) = describe(spec, run, bound, present);
         self.stdio(stdio, &mut fds, &mut waiting)?;
-        fds.extend(rest);
-        self.inner.client.request(waiting, fds, |number| Request { number, ..request }.encode());
+        fds.extend(rest.into_iter().chain(directory));
+        let encode = |number| Request { number, ..request }.encode();
+        self.inner.client.request(waiting, fds, environment, encode);
         Ok(answered)
     }
 
@@ -472,7 +493,12 @@ impl Forkserver {
 }
 
 /// A spec as a request, its stdio, and its other fds.
-fn describe(spec: Spec, run: Run, bound: Duration) -> (Request, [Stdio; 3], Vec<OwnedFd>) {
+fn describe(
+    spec: Spec,
+    run: Run,
+    bound: Duration,
+    present: Present,
+) -> (Request, [Stdio; 3], Vec<OwnedFd>) {
     let bytes = std::ffi::OsString::into_encoded_bytes;
     let mut argv = Vec::new();
     if let Program::Path(path) = spec.program {
@@ -493,9 +519,11 @@ fn describe(spec: Spec, run: Run, bound: Duration) -> (Request, [Stdio; 3], Vec<
         env_clear: spec.env_clear,
         current_dir: spec.current_dir.map(|path| bytes(path.into_os_string())),
         has_channel: spec.channel.is_some(),
+        nice: spec.nice,
         limits: spec.limits.iter().map(|(what, soft, hard)| (*what as u32, *soft, *hard)).collect(),
         confine: spec.confine,
         manner: Manner { places, ..spec.manner },
+        present,
     };
     let rest = spec.channel.into_iter().chain(spec.fds).chain(placed).collect();
     (request, [spec.stdin, spec.stdout, spec.stderr], rest)

@@ -5,6 +5,7 @@
 use crate::PreloadFailure;
 use crate::confine::{Access, Cgroup, Confinement, SyscallFilter};
 use crate::forkserver::manner::{Manner, Note};
+use crate::forkserver::present::Present;
 use crate::forkserver::server::monotonic;
 use crate::forkserver::wire::{self, Answer, Request, Run};
 
@@ -22,6 +23,10 @@ pub fn request(bytes: &[u8]) -> String {
     if let Some(stopped) = wire::decode_hold(bytes) {
         assert_eq!(wire::encode_hold(stopped), bytes, "a hold has one form");
         return format!("hold {stopped}");
+    }
+    if let Some(texts) = wire::decode_environment(bytes) {
+        assert_eq!(wire::encode_environment(texts), bytes, "variables have one form");
+        return format!("variables {}", texts.len());
     }
     if let Some((number, ..)) = wire::decode_elsewhere(bytes) {
         assert_eq!(wire::encode_elsewhere(bytes), bytes, "what is elsewhere has one form");
@@ -80,6 +85,7 @@ pub fn good_requests() -> Vec<Vec<u8>> {
         env_clear: true,
         current_dir: Some(b"/".to_vec()),
         has_channel: true,
+        nice: Some(3),
         limits: vec![(7, 10, 20)],
         confine: Confinement::new()
             .nice(1)
@@ -96,12 +102,20 @@ pub fn good_requests() -> Vec<Vec<u8>> {
             foreground: true,
             places: vec![9, 3],
         },
+        present: Present {
+            tid: 77,
+            umask: Some(0o27),
+            has_directory: true,
+            has_environment: true,
+            ..Present::default()
+        },
     };
     let image = Request { run: Run::Image("actor".to_owned()), ..program.clone() };
     let requests = [program, image, Request::default()].map(|request| request.encode());
     let (hold, elsewhere) =
         (wire::encode_hold(true).to_vec(), wire::encode_elsewhere(&requests[0]));
-    requests.into_iter().chain([kill(77), hold, elsewhere]).collect()
+    let variables = wire::encode_environment(b"A=b\0C=d\0");
+    requests.into_iter().chain([kill(77), hold, elsewhere, variables]).collect()
 }
 
 /// A good answer of every kind, to be spoiled.

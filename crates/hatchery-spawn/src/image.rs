@@ -19,7 +19,7 @@ use crate::error::SpawnError;
 use crate::forkserver::Forkserver;
 use crate::forkserver::server;
 use crate::forkserver::wire::{Request, Run};
-use crate::sys::{env, exit, fds, overflow, owner, sigaction};
+use crate::sys::{env, exit, fds, overflow, owner, sigaction, title};
 
 /// From birth to exit code: 0 to 255.
 pub type ActorMain = fn(Birth) -> i32;
@@ -168,6 +168,10 @@ pub(crate) fn before_main() {
             env::remove(OsStr::new(BIND_NOW.0));
         }
         let (root, tree) = root.split_once('.').unwrap_or((&root, ""));
+        // What it inherits are the root's arguments, so that they are its children's too.
+        title::claim();
+        title::set("hatchery:forkserver");
+        let _shown = nix::sys::prctl::set_name(c"hatchery:server");
         server::main(root.parse().unwrap_or(0), tree);
     }
     if let Some(birth) = take(BIRTH_MARKER) {
@@ -179,7 +183,10 @@ pub(crate) fn before_main() {
 fn executed(marker: &str) -> ! {
     let code = parse(marker).and_then(|(main, birth)| {
         // An exec gives a process its file's name.
-        let name = CString::new(format!("hatchery:{}", birth.name)).ok()?;
+        let name = format!("hatchery:{}", birth.name);
+        title::claim();
+        title::set(&name);
+        let name = CString::new(name).ok()?;
         nix::sys::prctl::set_name(&name).ok()?;
         sigaction::ignore_sigpipe();
         let _its_own = owner::claim();
@@ -189,9 +196,9 @@ fn executed(marker: &str) -> ! {
     leave(code.unwrap_or(UNFIT))
 }
 
-/// How an exec'd actor is told what it is: where its fds are by a variable (channel, shared, first,
+/// How an exec'd actor is told what it is, as an entry of its environment: where its fds are by a variable (channel, shared, first,
 /// count, memory), the rest by memory that only it has.
-pub(crate) fn describe(request: &Request, slots: &crate::prelude::Slots) -> Result<String, Errno> {
+pub(crate) fn describe(request: &Request, slots: &crate::prelude::Slots) -> Result<CString, Errno> {
     let memory = nix::sys::memfd::memfd_create(c"hatchery-birth", MFdFlags::empty())?;
     let told = Request {
         run: request.run.clone(),
@@ -206,7 +213,9 @@ pub(crate) fn describe(request: &Request, slots: &crate::prelude::Slots) -> Resu
     let channel = slots.channel.unwrap_or(-1);
     let shared = slots.shared.unwrap_or(-1);
     let memory = file.into_raw_fd();
-    Ok(format!("{channel},{shared},{},{},{memory}", slots.first, slots.count))
+    let text =
+        format!("{BIRTH_MARKER}={channel},{shared},{},{},{memory}", slots.first, slots.count);
+    CString::new(text).map_err(|_| Errno::EINVAL)
 }
 
 fn parse(marker: &str) -> Option<(String, Birth)> {

@@ -4,8 +4,9 @@
 //! fine. It never drops what its parent owned: after the scrub those numbers mean other things.
 
 mod placed;
+mod spawner;
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::os::fd::{AsFd as _, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,6 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sched::{CpuSet, sched_setaffinity};
-use nix::sys::resource::{Resource as Limit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::stat::{Mode, SFlag, fstat};
 use nix::unistd::{Gid, Pid, Uid, getppid, setgroups, setpgid, setresgid, setresuid};
@@ -21,8 +21,11 @@ use nix::unistd::{Gid, Pid, Uid, getppid, setgroups, setpgid, setresgid, setresu
 use crate::confine::{Access, User, cgroup};
 use crate::forkserver::crib::Bed;
 use crate::forkserver::wire::{Request, Run};
+use crate::forkserver::{environment, present};
+use crate::sys::environ::Entries;
+use crate::sys::rlimit::Limits;
 use crate::sys::{
-    close_range, env, fds, landlock, overflow, priority, process, seccomp, sigaction, title,
+    close_range, fds, landlock, overflow, priority, process, seccomp, sigaction, title,
 };
 
 /// A step of a child's birth, in the order in which they are taken.
@@ -42,15 +45,15 @@ pub enum Step {
     Signals,
     /// Its cgroup: what it uses from here on is counted there.
     Cgroup,
-    /// Limits: the root's own, then those asked for.
+    /// Limits: its spawner's, then those asked for.
     Limits,
-    /// Its nice value, while it may still lower it.
+    /// Its nice value, while it may still lower it: its spawner's, then what was asked for.
     Nice,
-    /// The processors that it may run on.
+    /// The processors that it may run on: its spawner's, then those asked for.
     CpuAffinity,
     /// Who it is. After all that needs the root's rights; before it opens anything by a path.
     User,
-    /// Where it starts.
+    /// Where it starts: its spawner's directory, early; then what was asked for, here.
     WorkingDirectory,
     /// Its variables.
     Environment,
@@ -135,8 +138,14 @@ pub(crate) struct Nest<'a> {
     pub(crate) shared: RawFd,
     /// The program's image.
     pub(crate) image: RawFd,
-    /// The root's own limit of open files; the forkserver has raised its own.
-    pub(crate) open_files: (u64, u64),
+    /// Who has asked for the child.
+    pub(crate) spawner: i32,
+    /// The forkserver's own limits.
+    pub(crate) limits: &'a Limits,
+    /// The spawner's variables, if they count.
+    pub(crate) environment: Option<&'a Entries>,
+    /// The spawner's directory, if that counts.
+    pub(crate) directory: Option<RawFd>,
     /// The child's mark for the environment of what it starts.
     pub(crate) mark: &'a str,
     /// The cgroup that it joins.
@@ -196,6 +205,9 @@ fn steps(
 ) -> Result<Slots, Failed> {
     nest.take(Step::ParentDeathSignal, || die_with(nest.server))?;
     nest.take(Step::ProcessGroup, || group(request))?;
+    if let Some(directory) = nest.directory {
+        nest.take(Step::WorkingDirectory, || spawner::directory(directory))?;
+    }
     let slots = nest.take(Step::Fds, || place_fds(request, received, nest, birth))?;
     let first_free = slots.image.unwrap_or(slots.birth) + 1;
     nest.take(Step::FdScrub, || {
@@ -208,13 +220,17 @@ fn steps(
     if let Some(path) = nest.cgroup {
         nest.take(Step::Cgroup, || cgroup::join(path))?;
     }
-    nest.take(Step::Limits, || limits(request, nest))?;
-    if let Some(nice) = request.confine.nice {
-        nest.take(Step::Nice, || priority::set_nice(nice))?;
-    }
-    if let Some(cpus) = &request.confine.cpus {
-        nest.take(Step::CpuAffinity, || run_on(cpus))?;
-    }
+    nest.take(Step::Limits, || spawner::limits(request, nest))?;
+    let thread = spawner::thread(request, nest);
+    nest.take(Step::Nice, || {
+        spawner::scheduling(thread);
+        let wishes = [request.nice, request.confine.nice];
+        wishes.into_iter().flatten().max().map_or(Ok(()), priority::set_nice)
+    })?;
+    nest.take(Step::CpuAffinity, || {
+        spawner::processors(thread)?;
+        request.confine.cpus.as_deref().map_or(Ok(()), run_on)
+    })?;
     for user in &request.confine.users {
         nest.take(Step::User, || become_user(user))?;
         // The kernel forgets the signal with the old rights.
@@ -223,7 +239,16 @@ fn steps(
     if let Some(path) = &request.current_dir {
         nest.take(Step::WorkingDirectory, || nix::unistd::chdir(OsStr::from_bytes(path)))?;
     }
-    nest.take(Step::Environment, || environment(request, nest))?;
+    request.present.mode.take_over();
+    // Who may not look at itself is looked at.
+    let umask = request.present.umask.or_else(|| present::umask_of(nest.spawner, thread));
+    if let Some(umask) = umask {
+        nix::sys::stat::umask(Mode::from_bits_truncate(umask));
+    }
+    nest.take(Step::Environment, || {
+        environment::enact(nest.environment, &request.env, mark(request, nest));
+        Ok(())
+    })?;
     nest.take(Step::ProcessName, || name(request))?;
     nest.take(Step::Signals, || {
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
@@ -250,24 +275,27 @@ pub(crate) fn confine(request: &Request, slots: &Slots, nest: &Nest<'_>) -> Resu
     Ok(())
 }
 
-/// Becomes what was asked for, where that is another image. Returns only if it fails.
-pub(crate) fn exec(request: &Request, slots: &Slots) -> Failed {
+/// Becomes what was asked for, where that is another image, which is `told` what it is if it is ours.
+/// Returns only if it fails.
+pub(crate) fn exec(request: &Request, slots: &Slots, told: Option<&CStr>) -> Failed {
     let argv = |args: &[Vec<u8>]| -> Result<Vec<CString>, Failed> {
         args.iter()
             .map(|arg| CString::new(&arg[..]).map_err(|_| (Step::Exec, Errno::EINVAL)))
             .collect()
     };
-    let result = match (&request.run, slots.image) {
-        (Run::Image(_), Some(image)) => {
-            let name = format!("hatchery:{}", request.name).into_bytes();
-            argv(&[name]).map(|argv| process::exec_fd(image, &argv))
-        }
-        (Run::Program | Run::Main(_) | Run::Image(_), _) => {
-            argv(&request.argv).map(|argv| match argv.first() {
-                Some(program) => process::exec(program, &argv),
-                None => Err(Errno::EINVAL),
+    let result = match (slots.image, told) {
+        (Some(image), Some(told)) => {
+            // The root's, and room for a name.
+            let args: Vec<_> = std::env::args_os().map(OsString::into_encoded_bytes).collect();
+            argv(&args).map(|mut argv| {
+                argv.push(title::ROOM.to_owned());
+                process::exec_fd(image, &argv, told)
             })
         }
+        (_, _) => argv(&request.argv).map(|argv| match argv.first() {
+            Some(program) => process::exec(program, &argv),
+            None => Err(Errno::EINVAL),
+        }),
     };
     match result {
         Err(failed) => failed,
@@ -364,25 +392,6 @@ fn signals(request: &Request) -> Result<(), Errno> {
     Ok(())
 }
 
-fn limits(request: &Request, nest: &Nest<'_>) -> Result<(), Errno> {
-    let (soft, hard) = nest.open_files;
-    setrlimit(Limit::RLIMIT_NOFILE, soft, hard)?;
-    for (number, soft, hard) in &request.limits {
-        let limit = match number {
-            0 => Limit::RLIMIT_AS,
-            1 => Limit::RLIMIT_CORE,
-            2 => Limit::RLIMIT_CPU,
-            3 => Limit::RLIMIT_FSIZE,
-            4 => Limit::RLIMIT_NOFILE,
-            5 => Limit::RLIMIT_NPROC,
-            6 => Limit::RLIMIT_STACK,
-            _ => return Err(Errno::EINVAL),
-        };
-        setrlimit(limit, *soft, *hard)?;
-    }
-    Ok(())
-}
-
 /// Arm first, look second: a server that died in between is seen by getppid (H11). Compared with
 /// the pid from before the fork: in a container the parent may rightly be 1.
 fn die_with(server: i32) -> Result<(), Errno> {
@@ -432,28 +441,12 @@ fn restrict_files(allowed: &[(PathBuf, Access)], image: Option<RawFd>) -> Result
     rules.enforce()
 }
 
-fn environment(request: &Request, nest: &Nest<'_>) -> Result<(), Errno> {
-    if request.env_clear {
-        let keys: Vec<_> = std::env::vars_os().map(|(key, _)| key).collect();
-        for key in keys {
-            env::remove(&key);
-        }
-    }
-    for (key, value) in &request.env {
-        let key = OsStr::from_bytes(key);
-        match value {
-            Some(value) => env::set(key, OsStr::from_bytes(value)),
-            None => env::remove(key),
-        }
-    }
-    if request.manner.detach {
-        env::remove(MARK.as_ref());
-        let tree = nest.mark.rsplit_once('.').map_or("", |(tree, _)| tree);
-        env::set(DETACHED.as_ref(), tree.as_ref());
-        return Ok(());
-    }
-    // The forkserver has made room for it.
-    env::put(MARK, nest.mark)
+/// The variable that the child has on top of all others, unless it shall have none: by it what it starts
+/// is known.
+fn mark<'a>(request: &Request, nest: &Nest<'a>) -> Option<(&'static str, &'a str)> {
+    let tree = nest.mark.rsplit_once('.').map_or("", |(tree, _)| tree);
+    let mark = if request.manner.detach { (DETACHED, tree) } else { (MARK, nest.mark) };
+    (!request.env_clear).then_some(mark)
 }
 
 fn name(request: &Request) -> Result<(), Errno> {

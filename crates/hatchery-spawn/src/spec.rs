@@ -23,6 +23,8 @@ pub struct Spec {
     pub(crate) env: Vec<(OsString, Option<OsString>)>,
     pub(crate) env_clear: bool,
     pub(crate) current_dir: Option<PathBuf>,
+    pub(crate) umask: Option<u32>,
+    pub(crate) nice: Option<i32>,
     pub(crate) stdin: Stdio,
     pub(crate) stdout: Stdio,
     pub(crate) stderr: Stdio,
@@ -90,6 +92,8 @@ impl Spec {
             env: Vec::new(),
             env_clear: false,
             current_dir: None,
+            umask: None,
+            nice: None,
             stdin: Stdio::Null,
             stdout: Stdio::Inherit,
             stderr: Stdio::Inherit,
@@ -146,7 +150,8 @@ impl Spec {
         self
     }
 
-    /// Sets a variable; the others are those of the root when its forkserver started.
+    /// Sets a variable; all others are the spawner's at the moment of the start, in its order, and
+    /// one more, by which hatchery finds what the child starts: `HATCHERY_ACTOR`.
     #[must_use]
     pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.env.push((key.as_ref().to_owned(), Some(value.as_ref().to_owned())));
@@ -160,7 +165,11 @@ impl Spec {
         self
     }
 
-    /// Removes all variables but those that are set after this.
+    /// Removes all variables but those that are set after this: the child has these and no other.
+    ///
+    /// What such a child starts by itself, and what then leaves its process group, carries no mark: it
+    /// ends with the tree, not with the child, and nobody finds it if the tree's forkserver is killed
+    /// (C3).
     #[must_use]
     pub fn env_clear(mut self) -> Self {
         self.env.clear();
@@ -168,10 +177,26 @@ impl Spec {
         self
     }
 
-    /// Where it starts. Default: where the root was when its forkserver started.
+    /// Where it starts; a relative path is seen from the spawner's directory. Default: the spawner's
+    /// directory at the moment of the start, also if it was renamed or deleted.
     #[must_use]
     pub fn current_dir(mut self, path: impl AsRef<Path>) -> Self {
         self.current_dir = Some(path.as_ref().to_owned());
+        self
+    }
+
+    /// Its umask, 0 to 0o777. Default: the spawner's at the moment of the start.
+    #[must_use]
+    pub fn umask(mut self, umask: u32) -> Self {
+        self.umask = Some(umask);
+        self
+    }
+
+    /// Its nice value, -20 to 19; what is below the spawner's needs the right to it. Default: that of
+    /// the thread that starts it, at that moment.
+    #[must_use]
+    pub fn nice(mut self, nice: i32) -> Self {
+        self.nice = Some(nice);
         self
     }
 
@@ -210,7 +235,8 @@ impl Spec {
         self
     }
 
-    /// Limits a resource, of the child and of each that it asks for. Default: the root's limits.
+    /// Limits a resource, of the child and of each that it asks for. Default: the spawner's limits at
+    /// the moment of the start.
     #[must_use]
     pub fn limit(mut self, resource: Resource, soft: u64, hard: u64) -> Self {
         self.limits.push((resource, soft, hard));
@@ -252,8 +278,13 @@ impl Spec {
         if self.name.contains('\0') || self.args.iter().any(|arg| has_nul(arg)) {
             return Err(("execve", Errno::EINVAL));
         }
+        if self.umask.is_some_and(|umask| umask > 0o777) {
+            return Err(("umask", Errno::EINVAL));
+        }
+        if self.nice.is_some_and(|nice| !(-20..=19).contains(&nice)) {
+            return Err(("setpriority", Errno::EINVAL));
+        }
         self.confine.check()?;
-        // The birth pipe, stdio, the channel and what is too long for a message go beside these.
         if self.manner.stop.is_some_and(|(signal, _)| !(1..=MAX_SIGNAL).contains(&signal)) {
             return Err(("kill", Errno::EINVAL));
         }
@@ -265,7 +296,9 @@ impl Spec {
         if self.placed.iter().any(|(number, _)| *number < 0) {
             return Err(("dup3", Errno::EBADF));
         }
-        if self.fds.len() + self.placed.len() + 6 > MAX_FDS {
+        // The birth pipe, stdio, the channel, the directory and what is too long for a message go beside
+        // these.
+        if self.fds.len() + self.placed.len() + 7 > MAX_FDS {
             return Err(("sendmsg(SCM_RIGHTS)", Errno::EMSGSIZE));
         }
         Ok(())

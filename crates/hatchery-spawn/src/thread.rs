@@ -53,6 +53,9 @@ impl Threads {
         if spec.current_dir.is_some() || !spec.env.is_empty() || spec.env_clear {
             return Err(unsupported("a directory or an environment of its own"));
         }
+        if spec.umask.is_some() || spec.nice.is_some() {
+            return Err(unsupported("a umask or a nice value of its own"));
+        }
         let found = inventory::iter::<Main>.into_iter().find(|known| known.name == main);
         let Some(run) = found.map(|main| main.run) else { return Err(unsupported("this main")) };
         let (payload, fds) = (spec.payload, spec.fds);

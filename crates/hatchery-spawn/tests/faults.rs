@@ -270,7 +270,12 @@ fn steps() -> Vec<(Step, i64, Vec<SeccompCondition>)> {
         (Step::ProcessGroup, libc::SYS_setpgid, vec![is(0, 0)]),
         (Step::Fds, libc::SYS_dup3, vec![is(1, 3)]),
         (Step::FdScrub, libc::SYS_close_range, vec![]),
-        (Step::Limits, libc::SYS_prlimit64, vec![is(1, core)]),
+        // Only to set it.
+        (
+            Step::Limits,
+            libc::SYS_prlimit64,
+            vec![is(0, 0), is(1, core), condition(2, SeccompCmpOp::Ne, 0)],
+        ),
         (Step::WorkingDirectory, libc::SYS_chdir, vec![]),
         (Step::ProcessName, libc::SYS_prctl, vec![is(0, libc::PR_SET_NAME)]),
         (Step::Nice, libc::SYS_setpriority, vec![]),

@@ -1,6 +1,8 @@
 //! The scope that owns actors: no actor outlives it (C1).
 
+use std::ffi::OsStr;
 use std::future::{Future, IntoFuture};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -259,6 +261,58 @@ impl ActorBuilder {
     /// Limits a resource of its process.
     pub fn limit(mut self, resource: Resource, soft: u64, hard: u64) -> Self {
         self.options.limits.push((resource, soft, hard));
+        self
+    }
+
+    /// Sets a variable of its process. All others are its spawner's at the moment of the start (C18).
+    ///
+    /// This, the other changes of variables, [`Self::current_dir`], [`Self::umask`] and [`Self::nice`]
+    /// are refused on a thread, which shares its process's: the start fails with
+    /// [`StartCause::Spawn`](crate::StartCause::Spawn) and
+    /// [`SpawnError::Unsupported`](hatchery_spawn::SpawnError::Unsupported). An empty name, one with a
+    /// `=` and a null byte are errors of the start too.
+    pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.options.env.push((key.as_ref().to_owned(), Some(value.as_ref().to_owned())));
+        self
+    }
+
+    /// Removes a variable of its process; not on a thread, see [`Self::env`].
+    pub fn env_remove(mut self, key: impl AsRef<OsStr>) -> Self {
+        self.options.env.push((key.as_ref().to_owned(), None));
+        self
+    }
+
+    /// Removes all variables of its process but those that are set after this; not on a thread, see
+    /// [`Self::env`].
+    ///
+    /// Also the one by which hatchery finds programs that the actor starts by itself. Those that leave
+    /// the actor's process group then end with the tree and not with the actor, and outlive a SIGKILL
+    /// of the tree's forkserver (C3).
+    pub fn env_clear(mut self) -> Self {
+        self.options.env.clear();
+        self.options.env_clear = true;
+        self
+    }
+
+    /// Where its process starts; a relative path is seen from its spawner's directory, which is the
+    /// default. Not on a thread, see [`Self::env`].
+    pub fn current_dir(mut self, path: impl AsRef<Path>) -> Self {
+        self.options.current_dir = Some(path.as_ref().to_owned());
+        self
+    }
+
+    /// The umask of its process, 0 to 0o777. Default: its spawner's. Not on a thread, see
+    /// [`Self::env`].
+    pub fn umask(mut self, umask: u32) -> Self {
+        self.options.umask = Some(umask);
+        self
+    }
+
+    /// The nice value of its process, -20 to 19; below its spawner's only with the right to it.
+    /// Default: that of the thread that starts it. Not on a thread, see [`Self::env`]. Unlike
+    /// [`Confinement::nice`] it doesn't bind what the actor starts.
+    pub fn nice(mut self, nice: i32) -> Self {
+        self.options.nice = Some(nice);
         self
     }
 

@@ -1,7 +1,9 @@
 //! Options of one actor, and their defaults.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -145,6 +147,11 @@ pub(crate) struct Options {
     pub(crate) limits: Vec<(Resource, u64, u64)>,
     pub(crate) confine: Confinement,
     pub(crate) stack_size: Option<usize>,
+    pub(crate) env: Vec<(OsString, Option<OsString>)>,
+    pub(crate) env_clear: bool,
+    pub(crate) current_dir: Option<PathBuf>,
+    pub(crate) umask: Option<u32>,
+    pub(crate) nice: Option<i32>,
     pub(crate) busy_poll: Option<Duration>,
 }
 
@@ -192,6 +199,29 @@ impl Options {
             Some(bytes) => spec.stack_size(bytes),
             None => spec,
         };
-        Ok((spec, pipes))
+        Ok((self.with_state(spec), pipes))
+    }
+
+    /// What it shall not have from its spawner.
+    fn with_state(&self, mut spec: Spec) -> Spec {
+        if self.env_clear {
+            spec = spec.env_clear();
+        }
+        for (key, value) in &self.env {
+            spec = match value {
+                Some(value) => spec.env(key, value),
+                None => spec.env_remove(key),
+            };
+        }
+        if let Some(path) = &self.current_dir {
+            spec = spec.current_dir(path);
+        }
+        if let Some(umask) = self.umask {
+            spec = spec.umask(umask);
+        }
+        if let Some(nice) = self.nice {
+            spec = spec.nice(nice);
+        }
+        spec
     }
 }

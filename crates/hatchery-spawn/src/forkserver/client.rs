@@ -17,8 +17,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::{oneshot, watch};
 
+use super::environment::MAX_ENVIRONMENT;
 use super::gone::Gone;
 use super::memory;
+use super::present::OwnStatus;
 use super::strays;
 use super::wire::{self, Answer, MAX_BYTES, MAX_ELSEWHERE};
 use crate::child::{BirthFailure, Child, Core, Ties, read_birth};
@@ -61,6 +63,8 @@ pub(crate) struct Client {
     /// Children are reached by pidfds; else all goes through the forkserver.
     pidfds: AtomicBool,
     state: Mutex<State>,
+    /// For what each request says of this process.
+    pub(crate) status: OwnStatus,
     lost: watch::Sender<Option<Gone>>,
     /// How long the program's preloads may take.
     warm_up: Duration,
@@ -75,6 +79,8 @@ struct State {
     queue: VecDeque<Outgoing>,
     /// For children that can't be reached from here: by number, and each once.
     signals: VecDeque<(u64, u8)>,
+    /// The variables that were told last, or are about to be, before all requests after them.
+    environment: Option<Arc<[u8]>>,
     /// Requests that were sent and not answered.
     outstanding: usize,
     /// When the forkserver last said something: a long queue is no silence.
@@ -93,7 +99,8 @@ struct State {
 
 #[derive(Debug)]
 struct Outgoing {
-    number: u64,
+    /// That of a request; variables have none.
+    number: Option<u64>,
     bytes: Vec<u8>,
     fds: Vec<OwnedFd>,
 }
@@ -117,6 +124,7 @@ impl Client {
             tree,
             pidfds: AtomicBool::new(true),
             state: Mutex::default(),
+            status: OwnStatus::open(),
             lost,
             warm_up,
             me: me.clone(),
@@ -129,11 +137,13 @@ impl Client {
         Ok(client)
     }
 
-    /// Sends a request, or queues it behind others. `encode` is told its number.
+    /// Sends a request, or queues it behind others. `encode` is told its number. The variables that go
+    /// with it are told before it, unless they were told last.
     pub(crate) fn request(
         &self,
         waiting: Waiting,
         mut fds: Vec<OwnedFd>,
+        environment: Option<Arc<[u8]>>,
         encode: impl FnOnce(u64) -> Vec<u8>,
     ) {
         let mut state = self.state();
@@ -146,7 +156,7 @@ impl Client {
         state.next += 1;
         let mut bytes = encode(number);
         if bytes.len() > MAX_BYTES {
-            match elsewhere(&waiting.name, &bytes) {
+            match elsewhere(&waiting.name, &bytes, MAX_ELSEWHERE) {
                 Ok(memory) => fds.push(memory),
                 Err(error) => {
                     drop(state);
@@ -155,8 +165,18 @@ impl Client {
             }
             bytes = wire::encode_elsewhere(&bytes);
         }
+        if let Some(texts) = environment.filter(|texts| state.environment.as_ref() != Some(texts)) {
+            match Outgoing::variables(&waiting.name, &texts) {
+                Ok(told) => state.queue.push_back(told),
+                Err(error) => {
+                    drop(state);
+                    return tell(waiting.answer, Err(error));
+                }
+            }
+            state.environment = Some(texts);
+        }
         state.waiting.insert(number, waiting);
-        state.queue.push_back(Outgoing { number, bytes, fds });
+        state.queue.push_back(Outgoing { number: Some(number), bytes, fds });
         let refused = self.send_queued(&mut state);
         drop(state);
         refuse(refused);
@@ -304,6 +324,8 @@ impl Client {
                 return Err(why.into());
             }
             Answer::Failed { number, call, errno } => {
+                // It may be that it had no room for the variables.
+                self.state().environment = None;
                 if let Some(waiting) = self.take_waiting(number) {
                     let name = waiting.name;
                     let cause = io::Error::from_raw_os_error(errno);
@@ -440,28 +462,26 @@ impl Client {
         while state.may_ask()
             && let Some(next) = state.queue.front()
         {
-            let waiting = state.waiting.get(&next.number);
-            if waiting.is_none_or(|waiting| waiting.answer.is_closed()) {
+            let number = next.number;
+            if let Some(number) = number
+                && state.waiting.get(&number).is_none_or(|waiting| waiting.answer.is_closed())
+            {
                 // Withdrawn before it was sent.
-                if let Some(next) = state.queue.pop_front() {
-                    state.waiting.remove(&next.number);
-                }
+                state.queue.pop_front();
+                state.waiting.remove(&number);
                 continue;
             }
             let fds: Vec<BorrowedFd<'_>> = next.fds.iter().map(AsFd::as_fd).collect();
             match scm_rights::send(self.socket.as_fd(), &next.bytes, &fds) {
                 Ok(()) => {
                     state.queue.pop_front();
-                    state.outstanding += 1;
+                    state.outstanding += usize::from(number.is_some());
                 }
                 // Writable again, or ended: the thread will find out.
                 Err(Errno::EAGAIN | Errno::EINTR | Errno::EPIPE | Errno::ECONNRESET) => break,
                 Err(Errno::ETOOMANYREFS) => state.crowded = Some(Instant::now() + CROWDED_PAUSE),
                 Err(errno) => {
-                    if let Some(next) = state.queue.pop_front() {
-                        let waiting = state.waiting.remove(&next.number);
-                        refused.extend(waiting.map(|waiting| (waiting, errno)));
-                    }
+                    refused.extend(state.refuse_next().into_iter().map(|it| (it, errno)));
                 }
             }
         }
@@ -502,7 +522,37 @@ impl Client {
     }
 }
 
+impl Outgoing {
+    /// Variables, in the message or in memory beside it.
+    fn variables(name: &str, texts: &[u8]) -> Result<Self, SpawnError> {
+        let bytes = wire::encode_environment(texts);
+        if bytes.len() <= MAX_BYTES {
+            return Ok(Self { number: None, bytes, fds: Vec::new() });
+        }
+        let fds = vec![elsewhere(name, texts, MAX_ENVIRONMENT)?];
+        Ok(Self { number: None, bytes: wire::encode_environment(&[]), fds })
+    }
+}
+
 impl State {
+    /// What is next can't be sent. If it is variables, neither can the requests that go with them.
+    fn refuse_next(&mut self) -> Vec<Waiting> {
+        let Some(next) = self.queue.pop_front() else { return Vec::new() };
+        if let Some(number) = next.number {
+            return self.waiting.remove(&number).into_iter().collect();
+        }
+        if !self.queue.iter().any(|next| next.number.is_none()) {
+            // To be told again.
+            self.environment = None;
+        }
+        let mut refused = Vec::new();
+        while let Some(number) = self.queue.front().and_then(|next| next.number) {
+            self.queue.pop_front();
+            refused.extend(self.waiting.remove(&number));
+        }
+        refused
+    }
+
     fn hear(&mut self) {
         self.heard = Some(Instant::now());
         self.crowded = None;
@@ -579,11 +629,11 @@ impl State {
     }
 }
 
-/// Puts a request that is too long for a message into memory.
-fn elsewhere(name: &str, bytes: &[u8]) -> Result<OwnedFd, SpawnError> {
+/// Puts what is too long for a message into memory.
+fn elsewhere(name: &str, bytes: &[u8], limit: usize) -> Result<OwnedFd, SpawnError> {
     let (name, length) = (name.to_owned(), bytes.len());
-    if length > MAX_ELSEWHERE {
-        return Err(SpawnError::TooLarge { name, length, limit: MAX_ELSEWHERE });
+    if length > limit {
+        return Err(SpawnError::TooLarge { name, length, limit });
     }
     let call = "memfd_create".to_owned();
     memory::write(bytes).map_err(|cause| SpawnError::Call { name, call, cause })
@@ -651,7 +701,8 @@ mod tests {
         let (state, me) = (Mutex::default(), Weak::new());
         let pidfds = AtomicBool::new(true);
         let (tree, warm_up) = (None, Duration::ZERO);
-        let client = Client { socket: ours, wake, pidfds, state, lost, tree, warm_up, me };
+        let status = OwnStatus::open();
+        let client = Client { socket: ours, wake, pidfds, state, status, lost, tree, warm_up, me };
         let (answer, mut answered) = oneshot::channel();
         let birth: OwnedFd = io::pipe().unwrap().0.into();
         let waiting = Waiting {
@@ -668,7 +719,7 @@ mod tests {
             stderr: None,
             tail: None,
         };
-        client.request(waiting, Vec::new(), |_| vec![0; 16]);
+        client.request(waiting, Vec::new(), None, |_| vec![0; 16]);
         let number = 0;
         let pidfd = Pidfd::open(std::process::id()).unwrap();
         let (core_dumped, out_of_memory) = (false, false);

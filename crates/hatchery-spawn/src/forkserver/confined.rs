@@ -46,19 +46,31 @@ impl Confined {
         name: &str,
     ) -> Result<Bound, (&'static str, Errno)> {
         let above = above.and_then(|pid| self.living.get(&pid));
+        let mut limits = Vec::new();
+        let (asks_nice, asks_cpus) =
+            (request.confine.nice.is_some(), request.confine.cpus.is_some());
         if let Some(above) = above {
             let own = std::mem::take(&mut request.confine);
             let both = own.below(&above.confine);
             request.confine = both.map_err(|errno| ("a cgroup in a cgroup", errno))?;
+            request.nice =
+                request.nice.map(|nice| above.confine.nice.map_or(nice, |it| it.max(nice)));
             request.limits = limits_below(&request.limits, &above.limits);
+            limits.clone_from(&above.limits);
         }
+        limits.extend(&request.limits);
         let mut bound = Bound {
             confine: request.confine.clone(),
-            limits: request.limits.clone(),
+            limits,
             cgroup: above.and_then(|above| above.cgroup.clone()),
             own_cgroup: false,
             oom_kills: 0,
         };
+        if above.is_some() {
+            // What it doesn't ask for it has from its spawner, which is bound, and may be more so by now.
+            request.confine.nice = request.confine.nice.filter(|_| asks_nice);
+            request.confine.cpus = request.confine.cpus.take().filter(|_| asks_cpus);
+        }
         if let Some(wanted) = &request.confine.cgroup {
             bound.cgroup = Some(wanted.make(name)?);
             bound.own_cgroup = true;

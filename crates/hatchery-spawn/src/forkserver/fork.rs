@@ -13,7 +13,7 @@ use crate::image::{self, ActorMain, Birth, BirthKind};
 use crate::prelude::{self, Nest, Slots, Step};
 use crate::sys::pidfd::Pidfd;
 use crate::sys::process::{self, Forked};
-use crate::sys::{env, exit, fds, owner, waitid};
+use crate::sys::{exit, fds, owner, waitid};
 
 /// A call that failed, by name.
 pub(crate) type CallFailed = (&'static str, Errno);
@@ -75,15 +75,17 @@ fn child(request: &Request, received: &[RawFd], nest: &Nest<'_>) -> ! {
         // The same image: what is found here is found there.
         Run::Image(main) => find(main)
             .and_then(|_| nest.take(Step::Exec, || image::describe(request, &slots)))
-            .map(|marker| env::set(image::BIRTH_MARKER.as_ref(), marker.as_ref())),
-        Run::Program => Ok(()),
+            .map(Some),
+        Run::Program => Ok(None),
     };
-    if let Err(failed) = prepared.and_then(|()| prelude::confine(request, &slots, nest)) {
-        fail(slots.birth(), failed);
-    }
+    let told = prepared.and_then(|told| {
+        prelude::confine(request, &slots, nest)?;
+        Ok(told)
+    });
+    let told = told.unwrap_or_else(|failed| fail(slots.birth(), failed));
     // What comes after it can't say that it was born.
     nest.bed.leave();
-    let failed = prelude::exec(request, &slots);
+    let failed = prelude::exec(request, &slots, told.as_deref());
     fail(slots.birth(), failed)
 }
 

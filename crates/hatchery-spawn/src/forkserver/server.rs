@@ -6,6 +6,7 @@
 mod boot;
 mod children;
 mod clients;
+mod environments;
 mod foreground;
 mod heard;
 mod programs;
@@ -13,6 +14,7 @@ mod root;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -27,7 +29,9 @@ use super::crib::Crib;
 use super::pidfds::Pidfds;
 use super::warm_up::Unfit;
 use super::wire::Answer;
+use crate::sys::environ::Entries;
 use crate::sys::pidfd::Pidfd;
+use crate::sys::rlimit::Limits;
 use crate::sys::{close_range, exit, fds, process, scm_rights};
 pub(crate) use boot::BOUNDS;
 use clients::{Client, Leaving};
@@ -80,7 +84,10 @@ struct Server {
     company: Option<String>,
     /// The root wants all of them stopped, who is still to be born too.
     held: bool,
-    open_files: (u64, u64),
+    /// The last that a client has told.
+    last_environment: Option<Rc<Entries>>,
+    /// Its own: of its children's only those that differ are set.
+    limits: Limits,
     pid: i32,
     tree: String,
     next_mark: u64,

@@ -8,6 +8,7 @@ use std::fmt;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::time::Duration;
 
+use super::present::Present;
 use crate::confine::{Access, Cgroup, Confinement, Instruction, SyscallFilter, User};
 use crate::error::PreloadFailure;
 use crate::forkserver::manner::{Manner, Note};
@@ -17,7 +18,7 @@ use crate::prelude::Step;
 pub(crate) const MAX_BYTES: usize = 160 * 1024;
 
 /// A child that somebody wants. Its fds come beside it, in the order: birth pipe, stdin, stdout,
-/// stderr, channel if there is one, then the others.
+/// stderr, channel if there is one, then the others, then its spawner's directory if that is sent.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Request {
     /// Chosen by the client; the answer carries it.
@@ -36,9 +37,11 @@ pub(crate) struct Request {
     pub(crate) env_clear: bool,
     pub(crate) current_dir: Option<Vec<u8>>,
     pub(crate) has_channel: bool,
+    pub(crate) nice: Option<i32>,
     pub(crate) limits: Vec<(u32, u64, u64)>,
     pub(crate) confine: Confinement,
     pub(crate) manner: Manner,
+    pub(crate) present: Present,
 }
 
 /// Stands for an encoded request that is too long for a message: it is in memory, whose fd comes last.
@@ -54,6 +57,18 @@ pub(crate) fn decode_elsewhere(bytes: &[u8]) -> Option<(u64, u64, u64)> {
     (input.u8() == Ok(ELSEWHERE) && input.0.is_empty()).then_some(head)
 }
 
+/// Another message of a client: its variables, which count for all its requests after this one. What
+/// is too long for a message comes in memory, and the message has none.
+pub(crate) fn encode_environment(texts: &[u8]) -> Vec<u8> {
+    [&ENVIRONMENT[..], texts].concat()
+}
+
+/// A client's variables; `None` for anything else. No request has that number, and no signal.
+pub(crate) fn decode_environment(bytes: &[u8]) -> Option<&[u8]> {
+    bytes.strip_prefix(&ENVIRONMENT).filter(|texts| texts.last().is_none_or(|last| *last == 0))
+}
+
+const ENVIRONMENT: [u8; 8] = [0xff; 8];
 const ELSEWHERE: u8 = 0xfe;
 /// Number, deadline and patience, with which every request begins.
 const HEAD_BYTES: usize = 24;
@@ -192,6 +207,8 @@ impl Request {
         out.u8(u8::from(self.env_clear));
         out.optional(self.current_dir.as_deref());
         out.u8(u8::from(self.has_channel));
+        out.u8(u8::from(self.nice.is_some()));
+        out.i32(self.nice.unwrap_or_default());
         out.u32(self.limits.len());
         for (resource, soft, hard) in &self.limits {
             out.u64(u64::from(*resource));
@@ -200,6 +217,7 @@ impl Request {
         }
         out.confinement(&self.confine);
         out.manner(&self.manner);
+        self.present.write(&mut out);
         out.0
     }
 
@@ -224,12 +242,14 @@ impl Request {
         let env_clear = input.u8()? != 0;
         let current_dir = input.optional()?.map(<[u8]>::to_vec);
         let has_channel = input.u8()? != 0;
+        let (has_nice, nice) = (input.u8()? != 0, input.i32()?);
         let limits = input.list(|input| {
             let resource = u32::try_from(input.u64()?).map_err(|_| Malformed)?;
             Ok((resource, input.u64()?, input.u64()?))
         })?;
         let confine = input.confinement()?;
         let manner = input.manner()?;
+        let present = Present::read(&mut input)?;
         let program_without_name = run == Run::Program && argv.is_empty();
         if !input.0.is_empty() || program_without_name {
             return Err(Malformed);
@@ -246,9 +266,11 @@ impl Request {
             env_clear,
             current_dir,
             has_channel,
+            nice: has_nice.then_some(nice),
             limits,
             confine,
             manner,
+            present,
         })
     }
 }
@@ -335,19 +357,19 @@ impl Answer {
     }
 }
 
-struct Writer(Vec<u8>);
+pub(super) struct Writer(Vec<u8>);
 
 impl Writer {
-    fn u8(&mut self, value: u8) {
+    pub(super) fn u8(&mut self, value: u8) {
         self.0.push(value);
     }
     fn u32(&mut self, value: usize) {
         self.0.extend(u32::try_from(value).unwrap_or(u32::MAX).to_le_bytes());
     }
-    fn u64(&mut self, value: u64) {
+    pub(super) fn u64(&mut self, value: u64) {
         self.0.extend(value.to_le_bytes());
     }
-    fn i32(&mut self, value: i32) {
+    pub(super) fn i32(&mut self, value: i32) {
         self.0.extend(value.to_le_bytes());
     }
     fn bytes(&mut self, bytes: &[u8]) {
@@ -373,7 +395,7 @@ impl Writer {
         self.u8(u8::from(bytes.is_some()));
         self.bytes(bytes.unwrap_or_default());
     }
-    fn optional_u64(&mut self, value: Option<u64>) {
+    pub(super) fn optional_u64(&mut self, value: Option<u64>) {
         self.u8(u8::from(value.is_some()));
         self.u64(value.unwrap_or_default());
     }
@@ -430,7 +452,7 @@ impl Writer {
     }
 }
 
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
     fn take<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
@@ -438,16 +460,16 @@ impl<'a> Reader<'a> {
         self.0 = rest;
         Ok(*head)
     }
-    fn u8(&mut self) -> Result<u8, Malformed> {
+    pub(super) fn u8(&mut self) -> Result<u8, Malformed> {
         self.take::<1>().map(|[byte]| byte)
     }
     fn u32(&mut self) -> Result<u32, Malformed> {
         self.take().map(u32::from_le_bytes)
     }
-    fn u64(&mut self) -> Result<u64, Malformed> {
+    pub(super) fn u64(&mut self) -> Result<u64, Malformed> {
         self.take().map(u64::from_le_bytes)
     }
-    fn i32(&mut self) -> Result<i32, Malformed> {
+    pub(super) fn i32(&mut self) -> Result<i32, Malformed> {
         self.take().map(i32::from_le_bytes)
     }
     fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
@@ -481,7 +503,7 @@ impl<'a> Reader<'a> {
         let length = self.u32()?;
         (0..length).map(|_| item(self)).collect()
     }
-    fn optional_u64(&mut self) -> Result<Option<u64>, Malformed> {
+    pub(super) fn optional_u64(&mut self) -> Result<Option<u64>, Malformed> {
         let there = self.u8()? != 0;
         let value = self.u64()?;
         Ok(there.then_some(value))
@@ -543,6 +565,7 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::mode::Mode;
 
     fn request() -> Request {
         Request {
@@ -557,6 +580,7 @@ mod tests {
             env_clear: true,
             current_dir: Some(b"/".to_vec()),
             has_channel: true,
+            nice: Some(-7),
             limits: vec![(7, 10, 20)],
             confine: Confinement::new()
                 .nice(-3)
@@ -572,6 +596,13 @@ mod tests {
                 detach: true,
                 foreground: true,
                 places: vec![9, 3],
+            },
+            present: Present {
+                tid: 77,
+                umask: Some(0o27),
+                mode: Mode { timer_slack: 50_000, small_pages: true, personality: 1 << 18 },
+                has_directory: true,
+                has_environment: true,
             },
         }
     }
@@ -618,6 +649,18 @@ mod tests {
         let shortest = Request::default().encode();
         assert!(shortest.len() > elsewhere.len());
         assert_eq!(decode_elsewhere(&shortest), None);
+    }
+
+    #[test]
+    fn variables_are_no_request_and_no_signal() {
+        for texts in [&b""[..], b"A=b\0", b"A=b\0C=d\0\0", b"\0"] {
+            let told = encode_environment(texts);
+            assert_eq!(decode_environment(&told), Some(texts));
+            assert!(decode_signal(&told).is_none() && decode_elsewhere(&told).is_none());
+        }
+        assert_eq!(decode_environment(&encode_environment(b"A=b")), None, "no end");
+        assert_eq!(decode_environment(&request().encode()), None);
+        assert_eq!(decode_environment(&encode_signal(u64::MAX, 9)), None);
     }
 
     #[test]

@@ -37,18 +37,11 @@ pub(crate) fn exec(program: &CStr, argv: &[CString]) -> Result<Infallible, Errno
     Err(Errno::last())
 }
 
-/// Becomes the program that `fd` is open on, with the environment as it is.
-pub(crate) fn exec_fd(fd: RawFd, argv: &[CString]) -> Result<Infallible, Errno> {
+/// Becomes the program that `fd` is open on, with the environment as it is and one entry more.
+pub(crate) fn exec_fd(fd: RawFd, argv: &[CString], more: &CStr) -> Result<Infallible, Errno> {
     let pointers = null_ended(argv);
-    let environment: Vec<CString> = std::env::vars_os()
-        .filter_map(|(key, value)| {
-            let mut entry = key.into_encoded_bytes();
-            entry.push(b'=');
-            entry.extend(value.into_encoded_bytes());
-            CString::new(entry).ok()
-        })
-        .collect();
-    let environment = null_ended(&environment);
+    let mut environment = super::environ::pointers();
+    environment.extend([more.as_ptr(), std::ptr::null()]);
     // SAFETY: all are C strings, the arrays end with null and outlive the call.
     unsafe {
         libc::syscall(

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::libc;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -21,9 +21,9 @@ use crate::forkserver::threads;
 use crate::forkserver::warm_up::{self, Unfit};
 use crate::forkserver::wire::{Answer, MAX_BYTES};
 use crate::held::is_forbidden;
-use crate::prelude::MARK;
 use crate::sys::pidfd::Pidfd;
-use crate::sys::{env, fds, huge, owner, scm_rights, sigaction, title};
+use crate::sys::rlimit::{self, Limits};
+use crate::sys::{env, fds, huge, owner, scm_rights, sigaction};
 
 impl Server {
     pub(super) fn start(root: i32, tree: &str, client: OwnedFd) -> Result<Self, (OwnedFd, Unfit)> {
@@ -66,8 +66,6 @@ impl Server {
         let company = threads::silent_company()?;
         // The page by which its children know copies of theirs: none of them need map one.
         let _its_own = owner::claim();
-        // Room for what each child carries, so that it need not move its environment for that.
-        env::put(MARK, "").map_err(call("putenv"))?;
         // Inherited or made by a preload: children get none of it.
         sigaction::reset_all();
         let mut wanted = SigSet::empty();
@@ -78,17 +76,13 @@ impl Server {
         let signals = SignalFd::with_flags(&wanted, flags).map_err(call("signalfd"))?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(call("epoll_create1"))?;
         let (shared, shared_actors) = shared_pair()?;
-        let open_files = getrlimit(Resource::RLIMIT_NOFILE).map_err(call("getrlimit"))?;
-        setrlimit(Resource::RLIMIT_NOFILE, open_files.1, open_files.1)
-            .map_err(call("setrlimit"))?;
+        let limits = raise_open_files()?;
         let root_fd = root_pidfd.as_ref().map(AsFd::as_fd);
         for fd in [signals.as_fd(), shared.as_fd()].into_iter().chain(root_fd) {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, fd.as_raw_fd().cast_unsigned().into());
             epoll.add(fd, event).map_err(call("epoll_ctl"))?;
         }
         let pidfds = Pidfds::new(root_pidfd.is_some());
-        title::set("hatchery:forkserver");
-        let _shown = nix::sys::prctl::set_name(c"hatchery:server");
         for slot in 0..3 {
             fds::place(null.as_raw_fd(), slot, false).map_err(call("dup3"))?;
         }
@@ -110,7 +104,8 @@ impl Server {
             crib: Crib::new(),
             company,
             held: false,
-            open_files,
+            last_environment: None,
+            limits,
             pid: nix::unistd::getpid().as_raw(),
             tree: tree.to_owned(),
             next_mark: 1,
@@ -124,6 +119,16 @@ impl Server {
             buffer: vec![0; MAX_BYTES + 1],
         })
     }
+}
+
+/// Has as many files open as it may, and says which limits it has then.
+fn raise_open_files() -> Result<Limits, (&'static str, Errno)> {
+    let mut limits = rlimit::of(0).map_err(|errno| ("prlimit", errno))?;
+    let (soft, hard) = &mut limits[libc::RLIMIT_NOFILE as usize];
+    *soft = *hard;
+    let raised = rlimit::set(libc::RLIMIT_NOFILE, (*soft, *hard));
+    raised.map_err(|errno| ("prlimit", errno))?;
+    Ok(limits)
 }
 
 fn open(path: &str, flags: OFlag) -> Result<OwnedFd, Errno> {

@@ -22,7 +22,7 @@ impl Server {
         fd: RawFd,
         owner: Owner,
         mut request: Request,
-        received: &[OwnedFd],
+        mut received: Vec<OwnedFd>,
     ) {
         let number = request.number;
         let failed = |(call, errno): CallFailed| Answer::Failed {
@@ -30,6 +30,7 @@ impl Server {
             call: call.to_owned(),
             errno: errno as i32,
         };
+        let directory = if request.present.has_directory { received.pop() } else { None };
         let Some(client) = self.clients.get_mut(&fd) else { return };
         if client.heard.has_given_up(request.deadline, request.patience, now()) {
             return self.answer(fd, failed(("deadline", Errno::ETIMEDOUT)), None);
@@ -43,6 +44,10 @@ impl Server {
         }
         if let Err(error) = self.pidfds.reserve() {
             return self.answer(fd, failed(error), None);
+        }
+        let environment = client.environment.clone();
+        if request.present.has_environment && environment.is_none() {
+            return self.answer(fd, failed(("recvmsg(SCM_RIGHTS)", Errno::EMFILE)), None);
         }
         let mark = self.next_mark;
         self.next_mark += 1;
@@ -63,12 +68,15 @@ impl Server {
             server: self.pid,
             shared: self.shared_actors.as_raw_fd(),
             image: self.image.as_raw_fd(),
-            open_files: self.open_files,
+            spawner: above.unwrap_or(self.root),
+            limits: &self.limits,
+            environment: environment.as_deref().filter(|_| request.present.has_environment),
+            directory: directory.as_ref().map(AsRawFd::as_raw_fd),
             mark: &text,
             cgroup: bound.cgroup.as_deref(),
             bed: self.crib.bed(mark),
         };
-        let born = fork::fork(&request, received, &nest, &mut self.pidfds);
+        let born = fork::fork(&request, &received, &nest, &mut self.pidfds);
         match born {
             Ok((pid, pidfd)) => {
                 self.confined.born(pid, bound);

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -19,6 +20,7 @@ use crate::forkserver::memory;
 use crate::forkserver::wire::{
     self, Answer, MAX_BYTES, MAX_ELSEWHERE, MAX_SIGNAL, Request, SETTLE, STOP,
 };
+use crate::sys::environ::Entries;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::{process, scm_rights};
 
@@ -36,6 +38,8 @@ pub(super) struct Client {
     watched: EpollFlags,
     /// The number of its last request; the next one's is higher.
     last: Option<u64>,
+    /// Its variables, as it has told them last.
+    pub(super) environment: Option<Rc<Entries>>,
 }
 
 impl Client {
@@ -134,8 +138,10 @@ impl Server {
             // The root is told that this is up.
             let said = if owner == Owner::Root { now() } else { 0 };
             let (crowded, last, heard) = (None, None, Heard::greeted(said));
-            self.clients
-                .insert(fd, Client { owner, heard, socket, backlog, crowded, watched, last });
+            let environment = None;
+            let client =
+                Client { owner, heard, socket, backlog, crowded, watched, last, environment };
+            self.clients.insert(fd, client);
         }
     }
 
@@ -173,6 +179,13 @@ impl Server {
                 self.hold(stopped);
                 continue;
             }
+            if let Some(told) = wire::decode_environment(message) {
+                let told = told.to_vec();
+                if !self.take_environment(fd, told, received.fds.pop(), received.truncated) {
+                    return self.leave(fd, Leaving::Broken);
+                }
+                continue;
+            }
             let Some(request) = parse(message, &mut received.fds, received.truncated) else {
                 return self.leave(fd, Leaving::Broken);
             };
@@ -186,7 +199,8 @@ impl Server {
                 self.answer(fd, failed, None);
                 continue;
             }
-            if received.fds.len() < 4 + usize::from(request.has_channel) {
+            let more = [request.has_channel, request.present.has_directory];
+            if received.fds.len() < 4 + more.map(usize::from).iter().sum::<usize>() {
                 return self.leave(fd, Leaving::Broken);
             }
             if owner != Owner::Root
@@ -196,7 +210,7 @@ impl Server {
                 self.answer(fd, Answer::Failed { number, call, errno }, None);
                 continue;
             }
-            self.spawn(fd, owner, request, &received.fds);
+            self.spawn(fd, owner, request, received.fds);
         }
     }
 
