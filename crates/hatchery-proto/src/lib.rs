@@ -12,6 +12,7 @@
 //! | [`stream::Outgoing`], [`stream::Incoming`] | credit and the ends of a stream's halves | [`context::Context`] |
 //! | [`peer::Door`] | which peers may come in, and how long a leaving actor waits for them | `drive/door.rs` |
 //! | [`teardown::Teardown`] | one actor's way down: asked, terminated, killed, settled | [`scope::Scope`] |
+//! | [`signals::Signals`] | what a signal does to the trees of a process | `signal.rs` |
 //! | [`scope::Scope`] | a nursery: who is admitted, the first error, when all have settled | `drive/scope.rs` |
 //!
 //! The promises C1 to C16 and the hang classes H1 to H29 that comments name stand in the
@@ -39,6 +40,7 @@ mod report;
 pub mod scope;
 pub mod serve;
 mod shared;
+pub mod signals;
 pub mod stream;
 pub mod teardown;
 mod time;

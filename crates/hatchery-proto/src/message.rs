@@ -220,6 +220,10 @@ pub enum Why {
     Terminated,
     /// The connection to the peer that asked for it is gone.
     PeerGone,
+    /// Its runtime drains: nothing new is begun.
+    Draining,
+    /// Its runtime is closed.
+    Closed,
 }
 
 impl fmt::Display for Why {
@@ -235,6 +239,8 @@ impl fmt::Display for Why {
             Self::ParentGone => f.write_str("because its spawner is gone"),
             Self::Terminated => f.write_str("by SIGTERM"),
             Self::PeerGone => f.write_str("because the peer that asked for it is gone"),
+            Self::Draining => f.write_str("because its runtime drains"),
+            Self::Closed => f.write_str("because its runtime is closed"),
         }
     }
 }

@@ -10,22 +10,33 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::sys::owner::claim;
-use crate::sys::sigaction::{self, Before};
+use crate::sys::owner::{claim, is_copy};
+use crate::sys::sigaction;
+use crate::sys::sigchain::Listener;
 
-/// Signals taken over from whoever handled them; given back when this is dropped.
+/// Signals that are told to this process's code; no more when this is dropped.
 ///
 /// A signal is a bit that its handler sets, so none is lost when the wake-up can't be written; a
-/// second one of the same number before the first was received counts as one. One that was sent
-/// before the drop and that no thread has taken yet is its next owner's, and ends the process if
-/// that is nobody.
+/// second one of the same number before the first was received counts as one.
+///
+/// Any number of sources may be there, each is told of each of its signals. A handler that was there
+/// before is called too, after ours, with what it would have got from the kernel. With the last source of
+/// a signal its disposition becomes what it was before, if it is still ours then: a handler that somebody
+/// has installed meanwhile stays. While such a one is in force, a source is told if that handler passes the
+/// signal on, as tokio's does, or when [`SignalSource::hold`] is said again.
+///
+/// A signal that was sent before the drop and that no thread has taken yet is its next owner's, and ends
+/// the process if that is nobody.
+///
+/// In a copy of this process (fork(2)) signals do what they did before, and dropping the copy's source
+/// does nothing.
 #[derive(Debug)]
 pub struct SignalSource {
+    listener: &'static Listener,
     wake: Arc<EventFd>,
     stopped: Arc<AtomicBool>,
     /// Signals that came together and are given out one at a time.
     pending: AtomicU64,
-    before: Vec<Before>,
 }
 
 /// Ends a [`SignalSource`]'s wait from another thread.
@@ -35,7 +46,7 @@ pub struct SignalStop {
     stopped: Arc<AtomicBool>,
 }
 
-/// Takes signals over. One source at a time: a second one takes over from the first.
+/// Has signals told to this process's code. Numbers are those below 64.
 ///
 /// # Errors
 /// No fd could be had, a signal can't be caught, or this process is a [copy](crate::is_copy).
@@ -46,24 +57,34 @@ pub fn install(signals: &[i32]) -> io::Result<SignalSource> {
         ));
     }
     let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
-    sigaction::set_wake(wake.as_fd().as_raw_fd());
-    let stopped = Arc::new(AtomicBool::new(false));
-    let mut source = SignalSource { wake, stopped, pending: AtomicU64::new(0), before: Vec::new() };
-    for &signal in signals {
-        // On an error, dropping the source gives the earlier ones back.
-        source.before.push(sigaction::count(signal)?);
-    }
+    let listener = Listener::claim(wake.as_fd().as_raw_fd());
+    let (stopped, pending) = (Arc::new(AtomicBool::new(false)), AtomicU64::new(0));
+    let source = SignalSource { listener, wake, stopped, pending };
+    // On an error, dropping the source gives the earlier ones back.
+    source.hold(signals)?;
     Ok(source)
 }
 
 impl SignalSource {
+    /// Has these signals told too; those that are told already are told first again, before whoever has
+    /// installed a handler meanwhile.
+    ///
+    /// # Errors
+    /// A signal can't be caught; those before it are told.
+    pub fn hold(&self, signals: &[i32]) -> io::Result<()> {
+        for &signal in signals {
+            self.listener.hold(signal)?;
+        }
+        Ok(())
+    }
+
     /// Blocks until a signal comes, at most `bound`; `None` if none came, or on a stop.
     #[must_use]
     pub fn recv(&self, bound: Option<Duration>) -> Option<i32> {
         let until = bound.map(|bound| Instant::now() + bound);
         loop {
             let _none = self.wake.read();
-            let new = sigaction::take_counted();
+            let new = self.listener.take();
             let counted = self.pending.fetch_or(new, Ordering::SeqCst) | new;
             if counted != 0 {
                 let signal = counted.trailing_zeros();
@@ -112,10 +133,9 @@ impl SignalStop {
 
 impl Drop for SignalSource {
     fn drop(&mut self) {
-        for before in self.before.drain(..) {
-            sigaction::restore(before);
+        if !is_copy() {
+            self.listener.release();
         }
-        sigaction::set_wake(-1);
     }
 }
 

@@ -27,6 +27,7 @@ pub(crate) mod sched;
 pub(crate) mod scm_rights;
 pub(crate) mod seccomp;
 pub(crate) mod sigaction;
+pub(crate) mod sigchain;
 pub(crate) mod sigpipe;
 pub(crate) mod silence;
 pub(crate) mod socket;

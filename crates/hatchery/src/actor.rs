@@ -7,7 +7,7 @@
 
 use std::io::{self, Write as _};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -180,7 +180,7 @@ fn adopt(runtime: Arc<Inner>, is_thread: bool, path: ActorPath, outbox: Arc<Outb
     if is_thread {
         current::enter_thread(actor.clone());
     } else {
-        current::enter_process(&actor);
+        current::enter_process(&actor, Weak::new());
     }
     actor
 }

@@ -3,13 +3,14 @@
 //! A process has one actor, but for thread actors, which have their own OS threads: a thread's
 //! own actor comes first, the process's second, the root last.
 //!
-//! Lock order: a scope's machine before `Actor::inside`, never the other way round.
+//! Lock order: the process's own actor before `Actor::inside`; a scope's machine before `Actor::inside`,
+//! never the other way round.
 
 use std::cell::RefCell;
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use hatchery_proto::board::{Kind, State, What};
@@ -20,9 +21,11 @@ use crate::board::{Entry, Mark};
 use crate::clock;
 use crate::copied::is_copy;
 use crate::drive::door::Reception;
+use crate::drive::gate::Gate;
 use crate::drive::scope::Core;
 use crate::drive::writer::{Outbox, Priority};
 use crate::lock::lock;
+use crate::root::House;
 use crate::runtime::Inner;
 
 /// One actor, as its own code sees it.
@@ -40,6 +43,10 @@ pub(crate) struct Actor {
     pub(crate) mark: Mark,
     /// Where peers come in.
     pub(crate) door: Arc<Reception>,
+    /// What a root begins passes it; an actor that others call for begins what they need.
+    pub(crate) gate: Option<Arc<Gate>>,
+    /// That the root drains: told to its own code.
+    farewell: watch::Sender<Option<Reason>>,
 }
 
 /// That an actor goes down: why, and when it must be gone.
@@ -49,9 +56,18 @@ pub(crate) struct Cancelling {
     pub(crate) until: Instant,
 }
 
+/// That a root opens no scope any more.
+#[derive(Debug, Clone)]
+struct Closing {
+    reason: Reason,
+    /// Whoever was let in before may still open his.
+    guests_may: bool,
+}
+
 #[derive(Default)]
 struct Inside {
     scopes: Vec<Arc<Core>>,
+    closing: Option<Closing>,
     line: Option<Entry>,
     /// What scopes found out that nobody waited for any more: goes up with the actor's end.
     faults: Vec<Fault>,
@@ -71,7 +87,10 @@ impl Actor {
         let (cancel, _) = watch::channel(None);
         let (busy, _) = watch::channel(0);
         let (mark, door) = (Mark::new(&runtime.board), Arc::default());
-        Self { path, runtime, parent, cancel, busy, inside: Mutex::default(), mark, door }
+        let gate = parent.is_none().then(Arc::default);
+        let (farewell, _) = watch::channel(None);
+        let inside = Mutex::default();
+        Self { path, runtime, parent, cancel, busy, inside, mark, door, gate, farewell }
     }
 
     /// Writes down that it lives.
@@ -140,6 +159,11 @@ impl Actor {
         let mut inside = lock(&self.inside);
         if let Some(cancelling) = &*self.cancel.borrow() {
             return Err(cancelling.reason.clone());
+        }
+        if let Some(closing) = &inside.closing
+            && !(closing.guests_may && scope.is_guest)
+        {
+            return Err(closing.reason.clone());
         }
         inside.scopes.push(scope.clone());
         self.busy.send_modify(|busy| *busy += 1);
@@ -217,6 +241,80 @@ impl Actor {
         let mut busy = self.busy.subscribe();
         let _closed = busy.wait_for(|_| self.open_scopes() == 0).await;
     }
+
+    /// The same of those that are no guests'.
+    pub(crate) async fn own_scopes_closed(&self) {
+        let mut busy = self.busy.subscribe();
+        let is_own = |scope: &Arc<Core>| !scope.is_guest;
+        let _closed = busy.wait_for(|_| !lock(&self.inside).scopes.iter().any(is_own)).await;
+    }
+
+    /// Cancels the scopes that are still open at the end of a runtime.
+    pub(crate) fn cancel_scopes(&self) {
+        if self.open_scopes() > 0 {
+            self.cancel(self.dropped(), self.runtime.config.budget);
+        }
+    }
+
+    /// The same of those that are no guests', while there are some of those.
+    pub(crate) fn cancel_own_scopes(&self) {
+        let scopes = lock(&self.inside).scopes.clone();
+        for scope in scopes.iter().filter(|scope| !scope.is_guest) {
+            scope.cancel(self.dropped(), self.runtime.config.budget);
+        }
+    }
+
+    fn dropped(&self) -> Reason {
+        Reason { by: self.path.clone(), why: Why::Dropped }
+    }
+
+    /// Begins nothing new from here on; says whether it is still open.
+    pub(crate) fn refuse_new(&self, reason: Reason) -> bool {
+        let mut inside = lock(&self.inside);
+        let is_open = inside.closing.as_ref().is_none_or(|one| one.reason.why == Why::Draining);
+        if is_open {
+            inside.closing = Some(Closing { reason: reason.clone(), guests_may: false });
+            if let Some(gate) = &self.gate {
+                gate.close(reason);
+            }
+        }
+        is_open
+    }
+
+    /// The process ends: nobody opens a scope any more.
+    pub(crate) fn refuse_all(&self) {
+        lock(&self.inside).closing = Some(Closing { reason: self.closed(), guests_may: false });
+    }
+
+    fn closed(&self) -> Reason {
+        Reason { by: self.path.clone(), why: Why::Closed }
+    }
+
+    /// Waits until what is under way has finished, then tells the root's own code that it drains, and waits
+    /// for that. Ended by both, or dropped at the drain's bound.
+    pub(crate) async fn drained(&self, reason: Reason) {
+        if let Some(gate) = &self.gate {
+            gate.empty().await;
+        }
+        self.farewell.send_replace(Some(reason));
+        self.quiet().await;
+    }
+
+    /// How much of that there is.
+    pub(crate) fn under_way(&self) -> usize {
+        self.gate.as_ref().map_or(0, |gate| gate.inside()) + self.open_scopes()
+    }
+
+    /// Waits until the actor is to go: it is cancelled, or it is a root and drains.
+    async fn asked_to_go(&self) -> Reason {
+        let mut farewell = self.farewell.subscribe();
+        tokio::select! {
+            cancelling = self.cancelled() => cancelling.reason,
+            Ok(told) = farewell.wait_for(Option::is_some) => {
+                told.clone().unwrap_or_else(|| self.closed())
+            }
+        }
+    }
 }
 
 /// Something the actor waits for.
@@ -244,7 +342,21 @@ thread_local! {
     static THREADS: RefCell<Option<Arc<Actor>>> = const { RefCell::new(None) };
 }
 
-static PROCESS: Mutex<Option<Arc<Actor>>> = Mutex::new(None);
+static PROCESS: Mutex<Option<Own>> = Mutex::new(None);
+
+/// The process's own actor.
+struct Own {
+    actor: Arc<Actor>,
+    /// If it is a root.
+    house: Weak<House>,
+}
+
+/// The actor that code is in, and what keeps it open for that long if it is a root that others may close.
+#[derive(Debug)]
+pub(crate) struct Entered {
+    pub(crate) actor: Arc<Actor>,
+    pub(crate) guest: Option<Arc<House>>,
+}
 
 /// Makes `actor` the calling thread's own.
 pub(crate) fn enter_thread(actor: Arc<Actor>) {
@@ -256,20 +368,32 @@ pub(crate) fn leave_thread() {
     THREADS.with(|slot| slot.borrow_mut().take());
 }
 
-/// Makes `actor` the process's own, if it has none.
-pub(crate) fn enter_process(actor: &Arc<Actor>) -> bool {
+/// Makes `actor` the process's own, if it has none. `house` if it is a root.
+pub(crate) fn enter_process(actor: &Arc<Actor>, house: Weak<House>) {
     let mut process = lock(&PROCESS);
-    let free = process.is_none();
-    if free {
-        *process = Some(actor.clone());
+    if process.is_none() {
+        *process = Some(Own { actor: actor.clone(), house });
     }
-    free
 }
 
 /// The process has no actor any more, if it was this one.
 pub(crate) fn leave_process(actor: &Arc<Actor>) {
     let mut process = lock(&PROCESS);
-    if process.as_ref().is_some_and(|own| Arc::ptr_eq(own, actor)) {
+    if process.as_ref().is_some_and(|own| Arc::ptr_eq(&own.actor, actor)) {
+        *process = None;
+    }
+}
+
+/// The same for a root that closes: in one step with that it opens nothing any more, so that whoever has
+/// found it here before is let in, and nobody finds it later.
+pub(crate) fn close_process(root: &Arc<Actor>) {
+    let mut process = lock(&PROCESS);
+    {
+        let mut inside = lock(&root.inside);
+        let guests_may = inside.closing.as_ref().is_none_or(|closing| closing.guests_may);
+        inside.closing = Some(Closing { reason: root.closed(), guests_may });
+    }
+    if process.as_ref().is_some_and(|own| Arc::ptr_eq(&own.actor, root)) {
         *process = None;
     }
 }
@@ -280,7 +404,29 @@ pub(crate) fn actor() -> Option<Arc<Actor>> {
     if is_copy() {
         return None;
     }
-    THREADS.try_with(|slot| slot.borrow().clone()).ok().flatten().or_else(|| lock(&PROCESS).clone())
+    threads().or_else(|| lock(&PROCESS).as_ref().map(|own| own.actor.clone()))
+}
+
+/// The same, to open a scope in it.
+pub(crate) fn entered() -> Option<Entered> {
+    if is_copy() {
+        return None;
+    }
+    if let Some(actor) = threads() {
+        return Some(Entered { actor, guest: None });
+    }
+    let process = lock(&PROCESS);
+    let own = process.as_ref()?;
+    let guest = own.house.upgrade();
+    if guest.is_none() && own.actor.parent.is_none() {
+        // It is being closed by its last guest.
+        return None;
+    }
+    Some(Entered { actor: own.actor.clone(), guest })
+}
+
+fn threads() -> Option<Arc<Actor>> {
+    THREADS.try_with(|slot| slot.borrow().clone()).ok().flatten()
 }
 
 /// The path of the actor this code runs in; the root's outside of any runtime.
@@ -292,13 +438,14 @@ pub fn path() -> ActorPath {
 /// Waits until the actor this code runs in is asked to go down, and says why.
 ///
 /// For functions that want to end in their own way; without it they are dropped at their next
-/// await. Outside of any runtime it waits for ever.
+/// await. In the root it also says that the process's own runtime drains
+/// ([`Runtime::drain`](crate::Runtime::drain)). Outside of any runtime it waits for ever.
 ///
 /// # Cancel safety
 /// Dropping the future loses nothing; the next call sees the same.
 pub async fn cancelled() -> Reason {
     match actor() {
-        Some(actor) => actor.cancelled().await.reason,
+        Some(actor) => actor.asked_to_go().await,
         None => std::future::pending().await,
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod door;
 pub(crate) mod framed;
+pub(crate) mod gate;
 mod item;
 pub(crate) mod lanes;
 mod lines;

@@ -15,12 +15,13 @@ use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
 use crate::copied::{self, Here, is_copy};
-use crate::current::{self, Actor};
+use crate::current::{self, Actor, Entered};
 use crate::drive::scope::Core;
 use crate::error::{CallError, ScopeError, StartError};
 use crate::function::{Call, RemoteError};
 use crate::panics::caught;
 use crate::portal::Portal;
+use crate::root::House;
 use crate::runtime;
 use crate::start::{Backend, Options, Stdio};
 
@@ -29,6 +30,11 @@ use crate::start::{Backend, Options, Stdio};
 /// Long-lived actors ([`Nursery::start`]) serve until the body has returned; one-shot actors
 /// ([`Nursery::run`]) are awaited. Whatever goes wrong first, in the body or in an actor, cancels
 /// all the others (C4). Teardown takes at most the budget of the configuration (C2).
+///
+/// It belongs to the actor that calls it. In a process that is no actor it belongs to the process's own
+/// runtime: the one that was opened first of those that are open, or else one with the defaults, which is
+/// opened now and lives until the process ends. If that runtime is closed by whoever opened it, the nursery
+/// goes on to its own end all the same (C19); while it drains, none is opened.
 ///
 /// ```no_run
 /// #[hatchery::function]
@@ -58,8 +64,8 @@ pub async fn nursery<T, F>(body: F) -> Result<T, ScopeError>
 where
     F: AsyncFnOnce(Nursery) -> crate::Result<T>,
 {
-    match runtime::actor() {
-        Ok(actor) => open(actor, body).await,
+    match runtime::entered() {
+        Ok(Entered { actor, guest }) => open(actor, guest, body).await,
         Err(error) => {
             let fault = Box::new(crate::error::fault_of(&error));
             Err(ScopeError { fault, report: Report::default() })
@@ -78,8 +84,8 @@ pub async fn nursery_with_report<T, F>(body: F) -> (Result<T, ScopeError>, Repor
 where
     F: AsyncFnOnce(Nursery) -> crate::Result<T>,
 {
-    match runtime::actor() {
-        Ok(actor) => run(actor, body).await,
+    match runtime::entered() {
+        Ok(Entered { actor, guest }) => run(actor, guest, body).await,
         Err(error) => {
             let fault = Box::new(crate::error::fault_of(&error));
             (Err(ScopeError { fault, report: Report::default() }), Report::default())
@@ -87,21 +93,30 @@ where
     }
 }
 
-pub(crate) async fn open<T, F>(actor: Arc<Actor>, body: F) -> Result<T, ScopeError>
+pub(crate) async fn open<T, F>(
+    actor: Arc<Actor>,
+    guest: Option<Arc<House>>,
+    body: F,
+) -> Result<T, ScopeError>
 where
     F: AsyncFnOnce(Nursery) -> crate::Result<T>,
 {
-    run(actor, body).await.0
+    run(actor, guest, body).await.0
 }
 
-async fn run<T, F>(actor: Arc<Actor>, body: F) -> (Result<T, ScopeError>, Report)
+/// `guest`: what keeps the runtime open until the nursery has returned, if others may close it.
+async fn run<T, F>(
+    actor: Arc<Actor>,
+    guest: Option<Arc<House>>,
+    body: F,
+) -> (Result<T, ScopeError>, Report)
 where
     F: AsyncFnOnce(Nursery) -> crate::Result<T>,
 {
     if is_copy() {
         return (Err(copied()), Report::default());
     }
-    let core = match Core::open(actor.clone()) {
+    let core = match Core::open(actor.clone(), guest.is_some()) {
         Ok(core) => core,
         Err(reason) => {
             let fault = Box::new(cancelled_fault(&actor, reason));
@@ -363,11 +378,11 @@ impl ActorBuilder {
     {
         let (told, result) = oneshot::channel();
         match self.core.admit(self.options, Role::OneShot) {
-            Ok(admitted) => {
-                let run = admitted.run();
+            Ok(mut admitted) => {
+                let (run, pass) = (admitted.run(), admitted.take_pass());
                 tokio::spawn(async move {
                     let result = match admitted.ready().await {
-                        Ok(portal) => portal.call(call).await,
+                        Ok(portal) => portal.call(call).with_pass(pass).await,
                         Err(error) => Err(CallError::Died(error.fault)),
                     };
                     let fault = result.as_ref().map(drop).map_err(|error| error.fault().clone());

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::context::{Context, ContextCall, Opening};
 use crate::current;
+use crate::drive::gate::Pass;
 use crate::drive::link::Link;
 use crate::drive::scope::Core;
 use crate::drive::writer::Priority;
@@ -191,11 +192,18 @@ pub struct Calling<'a, T, E> {
     link: &'a Link,
     call: Call<T, E>,
     within: Option<Duration>,
+    /// It belongs to something that is under way.
+    pass: Option<Pass>,
 }
 
 impl<'a, T, E> Calling<'a, T, E> {
     pub(crate) fn new(link: &'a Link, call: Call<T, E>) -> Self {
-        Self { link, call, within: None }
+        Self { link, call, within: None, pass: None }
+    }
+
+    pub(crate) fn with_pass(mut self, pass: Option<Pass>) -> Self {
+        self.pass = pass;
+        self
     }
 
     /// Bounds the call: after `within` the function is cancelled on the other side and the
@@ -208,10 +216,10 @@ impl<'a, T, E> Calling<'a, T, E> {
 
 impl<T: DeserializeOwned + 'static, E: RemoteError> Calling<'_, T, E> {
     async fn answer(self) -> Result<T, CallError<E>> {
-        let Self { link, call, within } = self;
+        let Self { link, call, within, pass } = self;
         let function = call.full_name();
         let args = call.encode(link.outbox.moves_from()).map_err(CallError::Refused)?;
-        match link.call(function, args, within).await {
+        match link.call(function, args, within, pass).await {
             Ok(reply) => reply.decode().map_err(|cause| {
                 let what = std::any::type_name::<T>();
                 let message = format!("decoding the reply of `{function}` as `{what}`");

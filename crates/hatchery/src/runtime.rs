@@ -8,45 +8,32 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Once, Weak};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
-use hatchery_proto::{ActorPath, Config, Hello, Reason, Why};
+use hatchery_proto::{ActorPath, Config, Hello};
 use hatchery_spawn::{Abandoned, Birth, Bounds, Forkserver, SpawnError, Threads};
 use tokio::sync::Semaphore;
 
 use crate::board::Board;
 use crate::copied::is_copy;
-use crate::current::{self, Actor, Cancelling};
+use crate::current::{self, Actor, Entered};
 use crate::drive::lanes::Offers;
-use crate::dump;
 use crate::error::OpenError;
 use crate::lock::lock;
-use crate::nursery;
-use crate::signal::{self, Watch};
+use crate::root::{House, Runtime};
+use crate::signal::{Interrupts, Signals, Watch};
 use crate::start::{Backend, Defaults, Stdio};
 use crate::supervisor::Supervisor;
 use crate::watchdog;
-
-/// The root of a tree, for programs that want to say when it begins and ends.
-///
-/// Without one, the first [`nursery`](crate::nursery()) opens a runtime with the defaults that
-/// lives until the process ends.
-///
-/// Dropping it closes it, blocking at most the budget; [`Runtime::close`] is the same, awaited.
-#[derive(Debug)]
-pub struct Runtime {
-    root: Arc<Actor>,
-    closed: bool,
-}
 
 /// What a runtime shall be like. Made by [`Runtime::builder`].
 #[derive(Debug, Clone)]
 pub struct Builder {
     config: Config,
     defaults: Defaults,
-    signals: bool,
+    signals: Signals,
     root: RootOptions,
 }
 
@@ -59,10 +46,8 @@ struct RootOptions {
     warm_up: Duration,
 }
 
-impl Runtime {
-    /// Options of a runtime; every one has a default.
-    #[must_use]
-    pub fn builder() -> Builder {
+impl Builder {
+    pub(crate) fn new() -> Self {
         let (config, defaults) = (Config::default(), Defaults::default());
         let root = RootOptions {
             watchdog: Some(WATCHDOG),
@@ -70,109 +55,9 @@ impl Runtime {
             image: None,
             warm_up: Bounds::default().warm_up,
         };
-        Builder { config, defaults, signals: true, root }
+        Self { config, defaults, signals: Signals::default(), root }
     }
 
-    /// Opens a nursery at the root of this runtime's tree; see [`nursery`](crate::nursery()).
-    ///
-    /// # Errors
-    /// See [`nursery`](crate::nursery()).
-    ///
-    /// # Cancel safety
-    /// See [`nursery`](crate::nursery()).
-    pub async fn nursery<T, F>(&self, body: F) -> Result<T, crate::ScopeError>
-    where
-        F: AsyncFnOnce(crate::Nursery) -> crate::Result<T>,
-    {
-        nursery::open(self.root.clone(), body).await
-    }
-
-    /// Every thread of this process that was given up on and still runs (C5), at any level of the
-    /// tree.
-    ///
-    /// An actor with a process of its own has a ledger of its own, which [`abandoned`](crate::abandoned())
-    /// shows in it; its threads are not listed here. That they were given up on is told upwards all the
-    /// same, in the results and reports of the nurseries above; and they end with their process.
-    #[must_use]
-    pub fn abandoned(&self) -> Vec<Abandoned> {
-        if is_copy() {
-            return Vec::new();
-        }
-        self.root.runtime.threads.ledger().list()
-    }
-
-    /// What the whole tree is doing right now, and who holds it up; see [`dump`](crate::dump).
-    ///
-    /// Reads `/proc`, which blocks for a millisecond or so for each process. `None` if there is no
-    /// `/proc`.
-    #[must_use]
-    pub fn dump(&self) -> Option<dump::Dump> {
-        dump::Dump::of(std::process::id())
-    }
-
-    /// The process id of the forkserver, once it runs; for looking from outside.
-    #[must_use]
-    pub fn forkserver_pid(&self) -> Option<u32> {
-        if is_copy() {
-            return None;
-        }
-        lock(&self.root.runtime.forkserver).as_ref().map(Forkserver::pid)
-    }
-
-    /// Whether the processes of the tree are held by pidfds, once a forkserver runs.
-    ///
-    /// `Some(false)`: neither the kernel nor a filter lets us have any. All promises hold; what is
-    /// done differently then stands at [`Forkserver::has_pidfds`].
-    #[must_use]
-    pub fn has_pidfds(&self) -> Option<bool> {
-        if is_copy() {
-            return None;
-        }
-        lock(&self.root.runtime.forkserver).as_ref().map(Forkserver::has_pidfds)
-    }
-
-    /// Brings down what is still open and waits until everything that served the runtime is gone:
-    /// threads, fds, the forkserver. Abandoned threads are excepted (C5, C10).
-    ///
-    /// # Cancel safety
-    /// Dropping the future closes as dropping the runtime does, blocking.
-    pub async fn close(mut self) {
-        if is_copy() {
-            return;
-        }
-        self.root.cancel_scopes();
-        let bound = self.root.runtime.config.budget + CLOSE_SLACK;
-        // Scopes have their own bounds; this one only guards against a bug in them.
-        if tokio::time::timeout(bound, self.root.scopes_closed()).await.is_err() {
-            still_open(&self.root, bound);
-        }
-        let reason = Reason { by: self.root.path.clone(), why: Why::Finished };
-        let config = &self.root.runtime.config;
-        let going = Cancelling { reason, until: Instant::now() + config.peer_drain * 2 };
-        self.root.door.close_all(&going, config.peer_drain).await;
-        self.closed = true;
-        self.root.runtime.close();
-        current::leave_process(&self.root);
-        forget(&self.root);
-    }
-
-    fn close_blocking(&mut self) {
-        if is_copy() {
-            return;
-        }
-        if !std::mem::replace(&mut self.closed, true) {
-            close_blocking(&self.root);
-        }
-    }
-}
-
-impl Drop for Runtime {
-    fn drop(&mut self) {
-        self.close_blocking();
-    }
-}
-
-impl Builder {
     /// Every bound and limit; see [`Config`].
     #[must_use]
     pub fn config(mut self, config: Config) -> Self {
@@ -195,14 +80,15 @@ impl Builder {
         self
     }
 
-    /// Whether SIGINT, SIGTERM and SIGHUP on this process bring the tree down (C6), SIGTSTP stops
-    /// the tree with the root, until SIGCONT, and SIGQUIT shows on stderr what all are doing (see
-    /// [`dump`](crate::dump)). Default: yes.
+    /// What SIGINT, SIGTERM and SIGHUP on this process do: see [`Signals`]. Default:
+    /// [`Signals::TakeDown`]; `true` is the same, `false` is [`Signals::Leave`].
     ///
-    /// A SIGHUP or SIGTSTP that is ignored when the runtime opens stays so, as nohup(1) wants it.
+    /// Unless they are left alone, SIGTSTP stops the tree with the root, until SIGCONT, and SIGQUIT shows on
+    /// stderr what all are doing (see [`dump`](crate::dump)). A SIGHUP or SIGTSTP that is ignored when the
+    /// runtime opens stays so, as nohup(1) wants it.
     #[must_use]
-    pub fn signals(mut self, yes: bool) -> Self {
-        self.signals = yes;
+    pub fn signals(mut self, signals: impl Into<Signals>) -> Self {
+        self.signals = signals.into();
         self
     }
 
@@ -268,16 +154,14 @@ impl Builder {
         self.config.validate().map_err(OpenError::Config)?;
         let inner = Inner::new(self.config, self.defaults, Some(self.root));
         let root = Arc::new(Actor::new(ActorPath::root(), inner, None));
-        if self.signals {
-            let watch = Watch::start(root.clone())
-                .map_err(|cause| OpenError::System { what: "installing signal handlers", cause })?;
-            *lock(&root.runtime.signals) = Some(watch);
-        }
+        let watch = Watch::start(&root, self.signals)
+            .map_err(|cause| OpenError::System { what: "installing signal handlers", cause })?;
+        *lock(&root.runtime.signals) = watch;
         root.born();
-        current::enter_process(&root);
-        remember(&root);
+        let house = House::new(&root);
+        current::enter_process(&root, Arc::downgrade(&house));
         watchdog::asked_for(root.runtime.watchdog);
-        Ok(Runtime { root, closed: false })
+        Ok(Runtime::new(&root, house))
     }
 }
 
@@ -290,22 +174,28 @@ pub fn abandoned() -> Vec<Abandoned> {
 
 /// The actor this code runs in; opens the implicit runtime if there is none.
 pub(crate) fn actor() -> Result<Arc<Actor>, OpenError> {
-    static OPENING: Mutex<()> = Mutex::new(());
+    Ok(entered()?.actor)
+}
+
+/// The same, to open a scope in it.
+pub(crate) fn entered() -> Result<Entered, OpenError> {
+    /// It lives until the process ends; the exit hook closes it.
+    static IMPLICIT: Mutex<Option<Runtime>> = Mutex::new(None);
     if is_copy() {
         return Err(OpenError::Copied);
     }
-    if let Some(actor) = current::actor() {
-        return Ok(actor);
+    if let Some(entered) = current::entered() {
+        return Ok(entered);
     }
-    let _one = lock(&OPENING);
-    if let Some(actor) = current::actor() {
-        return Ok(actor);
+    let mut implicit = lock(&IMPLICIT);
+    if let Some(entered) = current::entered() {
+        return Ok(entered);
     }
-    let runtime = Runtime::builder().open()?;
-    let root = runtime.root.clone();
-    // It lives until the process ends; the exit hook closes it.
-    std::mem::forget(runtime);
-    Ok(root)
+    if let Some(runtime) = &*implicit {
+        return Ok(runtime.enter());
+    }
+    let runtime = Builder::new().open()?;
+    Ok(implicit.insert(runtime).enter())
 }
 
 /// What the actors of one process share.
@@ -335,6 +225,10 @@ pub(crate) struct Inner {
     killable: Mutex<Option<Forkserver>>,
     supervisor: Mutex<Option<Supervisor>>,
     signals: Mutex<Option<Watch>>,
+    /// What the root has been told of.
+    pub(crate) interrupts: Interrupts,
+    /// Set when it closes: what served it is gone, and isn't made again.
+    closed: AtomicBool,
 }
 
 impl fmt::Debug for Inner {
@@ -363,6 +257,8 @@ impl Inner {
             killable: Mutex::default(),
             supervisor: Mutex::default(),
             signals: Mutex::default(),
+            interrupts: Interrupts::default(),
+            closed: AtomicBool::new(false),
         });
         lock(&RUNTIMES).insert(inner.token, Arc::downgrade(&inner));
         inner
@@ -389,6 +285,10 @@ impl Inner {
         let mut slot = lock(&self.forkserver);
         if let Some(server) = slot.as_ref().filter(|server| !server.is_lost() || !self.is_root) {
             return Ok(server.clone());
+        }
+        if self.closed.load(Ordering::SeqCst) {
+            let (name, why) = ("forkserver".to_owned(), CLOSED.to_owned());
+            return Err(SpawnError::ServerGone { name, why });
         }
         // Only now: an actor that starts nothing costs the forkserver no fd and itself no thread.
         // An actor that can't reach it must not start another one: that would be a root of its own.
@@ -417,6 +317,9 @@ impl Inner {
         if let Some(supervisor) = &*slot {
             return Ok(supervisor.handle().clone());
         }
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(("pthread_create", io::Error::other(CLOSED)));
+        }
         let supervisor = Supervisor::start()?;
         let handle = supervisor.handle().clone();
         *slot = Some(supervisor);
@@ -439,9 +342,17 @@ impl Inner {
         }
     }
 
+    /// The forkserver, if there is one.
+    pub(crate) fn running_forkserver(&self) -> Option<Forkserver> {
+        if is_copy() { None } else { lock(&self.forkserver).clone() }
+    }
+
     /// Ends everything that served the runtime. Its scopes have finished.
-    fn close(&self) {
-        if let Some(watch) = lock(&self.signals).take() {
+    pub(crate) fn close(&self) {
+        // Seen by whoever takes one of the locks below later.
+        self.closed.store(true, Ordering::SeqCst);
+        let watch = lock(&self.signals).take();
+        if let Some(watch) = watch {
             watch.end();
         }
         lock(&self.killable).take();
@@ -459,85 +370,10 @@ impl Inner {
 
 static RUNTIMES: Mutex<BTreeMap<u64, Weak<Inner>>> = Mutex::new(BTreeMap::new());
 
-static ROOTS: Mutex<Vec<Arc<Actor>>> = Mutex::new(Vec::new());
-
-/// Puts a root on the list of the exit hook.
-fn remember(root: &Arc<Actor>) {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| hatchery_spawn::at_exit(at_exit));
-    lock(&ROOTS).push(root.clone());
-}
-
-/// The roots of the trees that are open in this process.
-pub(crate) fn roots() -> Vec<Arc<Actor>> {
-    if is_copy() {
-        return Vec::new();
-    }
-    lock(&ROOTS).clone()
-}
-
-fn forget(root: &Arc<Actor>) {
-    lock(&ROOTS).retain(|other| !Arc::ptr_eq(other, root));
-}
-
-/// `main` has returned or `exit` was called: nobody opens scopes any more; those that come down
-/// in the background may finish (C1), bounded, and a signal that ended the tree gives the status.
-fn at_exit(status: i32) {
-    let roots = std::mem::take(&mut *lock(&ROOTS));
-    watchdog::arm(&roots, status);
-    for root in &roots {
-        close_blocking(root);
-    }
-    if let Some(signal) = signal::received() {
-        hatchery_spawn::exit_now(128 + signal);
-    }
-}
-
-fn close_blocking(root: &Arc<Actor>) {
-    root.cancel_scopes();
-    let bound = root.runtime.config.budget + CLOSE_SLACK;
-    if root.open_scopes() > 0
-        && let Ok(handle) = root.runtime.supervisor()
-    {
-        let waited = root.clone();
-        let (done, closed) = std::sync::mpsc::channel();
-        // Waited for on this thread without a runtime: it may be a worker of one.
-        handle.spawn(async move {
-            waited.scopes_closed().await;
-            done.send(()).is_ok()
-        });
-        // Scopes have their own bounds; this one only guards against a bug in them.
-        if closed.recv_timeout(bound).is_err() {
-            still_open(root, bound);
-        }
-    }
-    crate::drive::door::root_closes(root);
-    root.runtime.close();
-    current::leave_process(root);
-    forget(root);
-}
-
-/// A wait that ran out is never silent (H25), also where nobody is left to be told by an error.
-fn still_open(root: &Actor, waited: Duration) {
-    let open = root.open_scopes();
-    hatchery_spawn::notice::post(move || {
-        let (stage, dump) = ("the end of a runtime", dump::of_this_tree());
-        tracing::error!(stage, ?waited, open, dump, "nurseries are still open");
-    });
-}
-
-impl Actor {
-    /// Cancels the scopes that are still open at the end of a runtime.
-    pub(crate) fn cancel_scopes(&self) {
-        if self.open_scopes() > 0 {
-            let reason = Reason { by: self.path.clone(), why: Why::Dropped };
-            self.cancel(reason, self.runtime.config.budget);
-        }
-    }
-}
-
 /// How long a process may take to end beyond its budget: what it does by itself takes moments.
 pub(crate) const WATCHDOG: Duration = Duration::from_secs(1);
+/// Why nothing serves it any more.
+const CLOSED: &str = "its runtime is closed";
 /// More at once only wait in the forkserver's queue, with their fds open.
 const MAX_BIRTHS: usize = 32;
 /// What the end of a runtime grants beyond the budget of its scopes (C2: at most 100 ms).

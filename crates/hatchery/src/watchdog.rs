@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use crate::copied::is_copy;
 use crate::current::Actor;
 use crate::lock::lock;
-use crate::runtime::{self, CLOSE_SLACK, WATCHDOG};
+use crate::root;
+use crate::runtime::{CLOSE_SLACK, WATCHDOG};
 use crate::signal;
 
 /// Says that this process is about to end with `status`: brings down what is still open, and arms the
@@ -37,7 +38,7 @@ pub fn arm_watchdog(status: i32) {
     if is_copy() {
         return;
     }
-    let roots = runtime::roots();
+    let roots = root::roots();
     if roots.is_empty() && crate::current::actor().is_some() {
         return;
     }

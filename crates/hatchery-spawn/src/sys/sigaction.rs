@@ -2,30 +2,12 @@
 
 use std::ffi::c_int;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use nix::errno::Errno;
 use nix::libc;
 
 use crate::sys::owner::is_copy;
-
-/// What was in force before; give it back with [`restore`].
-#[derive(Clone, Copy)]
-pub(crate) struct Before {
-    signal: i32,
-    action: libc::sigaction,
-}
-
-impl std::fmt::Debug for Before {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Before").field("signal", &self.signal).finish_non_exhaustive()
-    }
-}
-
-/// From now on `signal` is counted, and the other end of the wake-up pipe is written to.
-pub(crate) fn count(signal: i32) -> Result<Before, Errno> {
-    set(signal, counting as *const () as usize, libc::SA_RESTART)
-}
 
 /// Whether `signal` is ignored at present.
 pub(crate) fn is_ignored(signal: i32) -> bool {
@@ -36,26 +18,10 @@ pub(crate) fn is_ignored(signal: i32) -> bool {
     asked == 0 && now.sa_sigaction == libc::SIG_IGN
 }
 
-/// Gives a disposition back.
-pub(crate) fn restore(before: Before) {
-    // SAFETY: the action came from the kernel for this very signal.
-    unsafe { libc::sigaction(before.signal, &raw const before.action, std::ptr::null_mut()) };
-}
-
-/// Where the counting handler writes a byte; -1 for nowhere.
-pub(crate) fn set_wake(fd: i32) {
-    WAKE.store(fd, Ordering::SeqCst);
-}
-
-/// The signals counted since the last call, as a set of bits by number.
-pub(crate) fn take_counted() -> u64 {
-    COUNTED.swap(0, Ordering::SeqCst)
-}
-
 /// From now on SIGTERM shuts down the reading side of `socket`, so that its reader wakes up.
 pub(crate) fn shutdown_on_terminate(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     CHANNEL.store(socket.as_raw_fd(), Ordering::SeqCst);
-    set(libc::SIGTERM, terminating as *const () as usize, libc::SA_RESTART).map(drop)
+    set(libc::SIGTERM, terminating as *const () as usize, libc::SA_RESTART)
 }
 
 /// Whether SIGTERM has come.
@@ -86,31 +52,14 @@ pub(crate) fn ignore_sigpipe() {
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
 
-fn set(signal: i32, handler: usize, flags: c_int) -> Result<Before, Errno> {
+fn set(signal: i32, handler: usize, flags: c_int) -> Result<(), Errno> {
     // SAFETY: all-zero is a valid sigaction.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_flags = flags;
     action.sa_sigaction = handler;
-    // SAFETY: as above.
-    let mut before: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: the handlers below take one int and make async-signal-safe calls only.
-    let result = unsafe { libc::sigaction(signal, &raw const action, &raw mut before) };
-    Errno::result(result).map(|_| Before { signal, action: before })
-}
-
-extern "C" fn counting(signal: c_int) {
-    if is_copy() {
-        return by_default(signal);
-    }
-    COUNTED.fetch_or(1 << (signal & 63), Ordering::SeqCst);
-    let fd = WAKE.load(Ordering::SeqCst);
-    if fd >= 0 {
-        let one = 1_u64;
-        let errno = Errno::last_raw();
-        // SAFETY: async-signal-safe. A full eventfd is fine: the bit is set, the reader awake.
-        unsafe { libc::write(fd, (&raw const one).cast(), size_of::<u64>()) };
-        Errno::set_raw(errno);
-    }
+    // SAFETY: the handler below takes one int and makes async-signal-safe calls only.
+    let result = unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
+    Errno::result(result).map(drop)
 }
 
 extern "C" fn terminating(signal: c_int) {
@@ -136,7 +85,5 @@ fn by_default(signal: c_int) {
     Errno::set_raw(errno);
 }
 
-static COUNTED: AtomicU64 = AtomicU64::new(0);
-static WAKE: AtomicI32 = AtomicI32::new(-1);
 static CHANNEL: AtomicI32 = AtomicI32::new(-1);
 static TERMINATED: AtomicBool = AtomicBool::new(false);

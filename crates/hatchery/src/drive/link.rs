@@ -17,12 +17,13 @@ use hatchery_proto::{
 };
 use tokio::sync::{oneshot, watch};
 
+use super::gate::{Gate, Pass};
 use super::pipe::{Pipe, Side};
 use super::reader::Ended;
 use super::writer::{Outbox, Priority, PushError};
 use crate::board::Mark;
 use crate::copied::{self, is_copy};
-use crate::current;
+use crate::current::{self, Actor};
 use crate::function::Name;
 use crate::lock::lock;
 
@@ -60,25 +61,35 @@ pub(crate) struct Link {
     pid: OnceLock<u32>,
     /// Who holds this end of it.
     owner: Mark,
+    /// What is begun here by a root passes it.
+    gate: Option<Arc<Gate>>,
 }
 
 impl Link {
-    pub(crate) fn new(path: ActorPath, outbox: Arc<Outbox>, owner: Mark) -> Self {
+    pub(crate) fn new(path: ActorPath, outbox: Arc<Outbox>, owner: &Actor) -> Self {
         let (end, _) = watch::channel(End::Open);
         let (drained, _) = watch::channel(false);
         let (calls, pid) = (Mutex::default(), OnceLock::new());
-        Self { path, outbox, calls, end, drained, pid, owner }
+        let (owner, gate) = (owner.mark.clone(), owner.gate.clone());
+        Self { path, outbox, calls, end, drained, pid, owner, gate }
     }
 
     /// Makes a call and waits for its one answer. Ended by the reply, the deadline, or the
     /// channel's closing.
     ///
     /// Dropping the future cancels the function on the other side; the connection lives.
-    pub(crate) async fn call(&self, name: Name, args: Encoded, within: Option<Duration>) -> Answer {
+    pub(crate) async fn call(
+        &self,
+        name: Name,
+        args: Encoded,
+        within: Option<Duration>,
+        pass: Option<Pass>,
+    ) -> Answer {
         if is_copy() {
             return Err(self.copied());
         }
         let function = name.path();
+        let _pass = pass.map_or_else(|| self.enter(), |pass| Ok(Some(pass)))?;
         let _open = self.owner.enter(Kind::Call, 0, self.path.as_str(), function);
         self.outbox.room().await;
         let args = self.outbox.settled(args).map_err(|error| self.refused(function, &error))?;
@@ -116,6 +127,15 @@ impl Link {
         }
     }
 
+    /// Begins something, unless the root drains.
+    fn enter(&self) -> Result<Option<Pass>, Box<Fault>> {
+        let Some(gate) = &self.gate else { return Ok(None) };
+        gate.enter().map(Some).map_err(|reason| {
+            let message = reason.to_string();
+            self.fault(FaultKind::Cancelled(reason), message)
+        })
+    }
+
     /// Sends at once, or together with others that are under way.
     fn say(&self, alone: bool, message: &ToChild) -> Result<(), PushError> {
         if alone { self.outbox.push(Priority::Data, message) } else { self.outbox.gather(message) }
@@ -134,6 +154,7 @@ impl Link {
             return Err(self.copied());
         }
         let function = name.path();
+        let pass = self.enter()?;
         let line = self.owner.enter(Kind::Context, 0, self.path.as_str(), function);
         self.outbox.room().await;
         let args = self.outbox.settled(args).map_err(|error| self.refused(function, &error))?;
@@ -151,7 +172,7 @@ impl Link {
         };
         drop(message);
         match (pushed, pipe) {
-            (Ok(()), Some(pipe)) => Ok(Held { link: self.clone(), pipe }),
+            (Ok(()), Some(pipe)) => Ok(Held { link: self.clone(), pipe, _pass: pass }),
             (Ok(()), None) => Err(self.lost()),
             (Err(error), _) => {
                 lock(&self.calls).withdrawn(call);
@@ -418,6 +439,7 @@ impl Drop for OpenCall<'_> {
 pub(crate) struct Held {
     link: Arc<Link>,
     pub(crate) pipe: Arc<Pipe>,
+    _pass: Option<Pass>,
 }
 
 impl Held {

@@ -42,6 +42,8 @@ use crate::start::Pipes;
 pub(crate) struct Core {
     /// Whose nursery it is.
     actor: Arc<Actor>,
+    /// It was opened by a free function in a root that others may close.
+    pub(crate) is_guest: bool,
     mind: Mutex<Mind>,
     /// Set when the body must be dropped.
     body: watch::Sender<Option<Reason>>,
@@ -65,12 +67,13 @@ impl fmt::Debug for Core {
 
 impl Core {
     /// Opens a scope in an actor, unless that goes down.
-    pub(crate) fn open(actor: Arc<Actor>) -> Result<Arc<Self>, Reason> {
+    pub(crate) fn open(actor: Arc<Actor>, is_guest: bool) -> Result<Arc<Self>, Reason> {
         let config = actor.runtime.config.clone();
         let scope = Scope::new(actor.path.clone(), config, current::fault_id);
         let lines = Lines::new(&actor.mark);
         let core = Arc::new(Self {
             actor: actor.clone(),
+            is_guest,
             mind: Mutex::new(Mind {
                 scope,
                 slots: BTreeMap::new(),

@@ -62,7 +62,7 @@ async fn meet(introduction: &Introduction, actor: &Actor) -> Result<Arc<Link>, P
         Ok(ToParent::Refused(cause)) => return Err(PeerError::Refused { path, cause }),
         Ok(_) | Err(Ended::Malformed(_)) => return Err(PeerError::Stranger { path }),
     }
-    let link = Arc::new(Link::new(path, outbox.clone(), actor.mark.clone()));
+    let link = Arc::new(Link::new(path, outbox.clone(), actor));
     let reading = Visit { link: Arc::downgrade(&link), outbox, linger: config.peer_drain };
     tokio::spawn(reading.read(inbox));
     Ok(link)

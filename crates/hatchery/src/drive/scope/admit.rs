@@ -10,6 +10,7 @@ use hatchery_spawn::SpawnError;
 use super::Core;
 use crate::copied::is_copy;
 use crate::current;
+use crate::drive::gate::Pass;
 use crate::error::{StartCause, StartError};
 use crate::function;
 use crate::lock::lock;
@@ -55,6 +56,11 @@ impl Core {
             let path = self.actor.path.child(&name);
             return Err(StartError::new(path, backend_name, StartCause::Config(error)));
         }
+        let gate = self.actor.gate.as_ref();
+        let pass = gate.map(|gate| gate.enter()).transpose().map_err(|reason| {
+            let path = self.actor.path.child(&name);
+            StartError::new(path, backend_name, StartCause::Closing(reason))
+        })?;
         // Published and checked in one step: who is cancelled from here on finds it (H27).
         let mut mind = lock(&self.mind);
         let admitted = mind.scope.admit(&name, role, kind, backend_name);
@@ -70,7 +76,8 @@ impl Core {
             };
             StartError::new(self.actor.path.child(&name), backend_name, cause)
         })?;
-        Ok(Admitted { core: self.clone(), id, path, options, backend, kind, launched: false })
+        let core = self.clone();
+        Ok(Admitted { core, id, path, options, backend, kind, launched: false, pass })
     }
 }
 
@@ -85,6 +92,8 @@ pub(crate) struct Admitted {
     pub(super) backend: Backend,
     pub(super) kind: Kind,
     pub(super) launched: bool,
+    /// A start is under way until it is ready.
+    pub(super) pass: Option<Pass>,
 }
 
 impl Admitted {
@@ -101,6 +110,11 @@ impl Admitted {
         let starting = self.core.clone().launch(&self)?;
         self.launched = true;
         starting.ready().await
+    }
+
+    /// What a one-shot actor goes on with: it is under way until its function has ended.
+    pub(crate) fn take_pass(&mut self) -> Option<Pass> {
+        self.pass.take()
     }
 
     /// What a one-shot actor's task says at its end, also if it is dropped.

@@ -53,7 +53,7 @@ impl Core {
         let outbox = Arc::new(outbox.with_lane(down));
         let busy_poll = options.busy_poll.unwrap_or(config.busy_poll);
         self.hello(&outbox, path, busy_poll, offer);
-        let link = Arc::new(Link::new(path.clone(), outbox.clone(), self.actor.mark.clone()));
+        let link = Arc::new(Link::new(path.clone(), outbox.clone(), &self.actor));
         let (started, ready) = oneshot::channel();
         {
             let mut mind = lock(&self.mind);
