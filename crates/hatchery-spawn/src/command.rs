@@ -422,7 +422,9 @@ fn server() -> Result<Forkserver, SpawnError> {
 /// So that `?` works where `tokio::process::Command` was used before.
 impl From<SpawnError> for io::Error {
     fn from(error: SpawnError) -> Self {
-        let kind = error.io_error().map_or(io::ErrorKind::Other, Self::kind);
+        let is_right = matches!(error, SpawnError::Rights { .. });
+        let other = if is_right { io::ErrorKind::PermissionDenied } else { io::ErrorKind::Other };
+        let kind = error.io_error().map_or(other, Self::kind);
         Self::new(kind, error)
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::forkserver::rights::Right;
 use crate::prelude::Step;
 
 /// No child came of it; nothing of it is left.
@@ -32,6 +33,27 @@ pub enum SpawnError {
         /// What it said.
         #[source]
         cause: io::Error,
+    },
+    /// The child would have had a right that its spawner has not (C17). Nothing was forked; the right
+    /// says what to do.
+    #[error("spawning `{name}`: {right}")]
+    Rights {
+        /// The child's name.
+        name: String,
+        /// Which right.
+        right: Right,
+    },
+    /// This program was given rights by its exec that whoever started it may not have (`AT_SECURE`:
+    /// a set-user-id or set-group-id bit, file capabilities, or different real and effective ids). It
+    /// then trusts nothing in its environment, and can't be its own forkserver. Threads work; so do
+    /// ambient capabilities in place of those of the file.
+    #[error(
+        "spawning `{name}`: this program's file gives it rights (set-user-id, set-group-id or file \
+         capabilities), so it can't be a forkserver; use ambient capabilities, or threads"
+    )]
+    Raised {
+        /// The child's name.
+        name: String,
     },
     /// The forkserver is gone or could not start; a new one can be started.
     #[error("spawning `{name}`: the forkserver is gone ({why})")]
@@ -144,6 +166,8 @@ impl SpawnError {
             | Self::TooLarge { .. }
             | Self::Unsupported { .. }
             | Self::Copied { .. }
+            | Self::Rights { .. }
+            | Self::Raised { .. }
             | Self::NoConstructor { .. } => None,
         }
     }

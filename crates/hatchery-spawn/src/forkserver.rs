@@ -17,6 +17,7 @@ pub(crate) mod memory;
 pub(crate) mod pidfds;
 pub(crate) mod present;
 mod process;
+pub(crate) mod rights;
 pub(crate) mod server;
 pub(crate) mod strays;
 pub(crate) mod threads;
@@ -35,7 +36,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 use tokio::sync::oneshot;
 
 use crate::backend::{Backend, Spawning};
@@ -51,12 +52,13 @@ use crate::spec::{Program, Spec};
 use crate::stdio::{Stdio, Tail};
 use crate::sys::owner::{self, is_copy};
 use crate::sys::pidfd::Pidfd;
-use crate::sys::{fds, scm_rights, title};
+use crate::sys::{self, fds, scm_rights, title};
 use client::{Client, Waiting};
 use gone::Gone;
 use manner::Manner;
 use present::Present;
 use process::Process;
+use rights::Asker;
 use wire::{Request, Run};
 
 /// Whose child a process is, as the kernel says it.
@@ -159,6 +161,9 @@ impl Forkserver {
             let (name, cause) = (name.to_owned(), Box::new(cause));
             SpawnError::Image { name, cause }
         })?;
+        if sys::rights::is_raised() {
+            return Err(SpawnError::Raised { name: name.to_owned() });
+        }
         let (ours, theirs) = control_pair().map_err(failed(name, "socketpair"))?;
         let null = open_null().map_err(failed(name, "open(/dev/null)"))?;
         let pages = if bounds.huge_pages { "huge" } else { "small" };
@@ -324,6 +329,9 @@ impl Forkserver {
     /// lock; blocks at most the bound of a close.
     pub fn kill_tree(&self) {
         if let Some(process) = self.inner.process.as_ref().filter(|_| !is_copy()) {
+            if process.is_out_of_reach() {
+                self.inner.client.hang_up();
+            }
             process.end(self.inner.bounds.close);
         }
     }
@@ -332,7 +340,7 @@ impl Forkserver {
     /// reads `/proc`. What children start is theirs to stop.
     pub fn hold_tree(&self, stopped: bool) {
         let Some(server) = self.inner.process.as_ref().filter(|_| !is_copy()) else { return };
-        if !self.has_pidfds() {
+        if !self.has_pidfds() || server.is_out_of_reach() {
             // It stays awake itself, with nobody left to ask it for anything.
             return self.inner.client.hold(stopped);
         }
@@ -430,7 +438,9 @@ impl Forkserver {
             cgroup::remember(cgroup);
         }
         let mut fds = vec![birth_end];
-        let (request, stdio, rest) = describe(spec, run, bound, present);
+        let server = self.inner.process.as_ref().map(|process| process.pid.cast_signed());
+        let asker = Asker::now(server);
+        let (request, stdio, rest) = describe(spec, run, bound, (present, asker));
         self.stdio(stdio, &mut fds, &mut waiting)?;
         fds.extend(rest.into_iter().chain(directory));
         let encode = |number| Request { number, ..request }.encode();
@@ -497,7 +507,7 @@ fn describe(
     spec: Spec,
     run: Run,
     bound: Duration,
-    present: Present,
+    (present, asker): (Present, Asker),
 ) -> (Request, [Stdio; 3], Vec<OwnedFd>) {
     let bytes = std::ffi::OsString::into_encoded_bytes;
     let mut argv = Vec::new();
@@ -524,6 +534,7 @@ fn describe(
         confine: spec.confine,
         manner: Manner { places, ..spec.manner },
         present,
+        asker,
     };
     let rest = spec.channel.into_iter().chain(spec.fds).chain(placed).collect();
     (request, [spec.stdin, spec.stdout, spec.stderr], rest)
@@ -614,7 +625,10 @@ fn not_adopted(name: &str) -> impl FnOnce(Errno) -> SpawnError {
 
 fn control_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let (family, kind) = (AddressFamily::Unix, SockType::SeqPacket);
-    Ok(socketpair(family, kind, None, SockFlag::SOCK_CLOEXEC)?)
+    let (ours, theirs) = socketpair(family, kind, None, SockFlag::SOCK_CLOEXEC)?;
+    // Whoever asks over it is told by the kernel, from the first message on (C17).
+    setsockopt(&theirs, sockopt::PassCred, &true)?;
+    Ok((ours, theirs))
 }
 
 /// The shared socket may be full for a moment when many actors start to spawn at once.

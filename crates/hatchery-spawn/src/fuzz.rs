@@ -6,6 +6,7 @@ use crate::PreloadFailure;
 use crate::confine::{Access, Cgroup, Confinement, SyscallFilter};
 use crate::forkserver::manner::{Manner, Note};
 use crate::forkserver::present::Present;
+use crate::forkserver::rights::Asker;
 use crate::forkserver::server::monotonic;
 use crate::forkserver::wire::{self, Answer, Request, Run};
 
@@ -65,6 +66,7 @@ pub fn good_request(number: u64, main: &str) -> Vec<u8> {
         patience: PATIENCE,
         run: Run::Main(main.to_owned()),
         name: main.to_owned(),
+        asker: Asker::now(None),
         ..Request::default()
     };
     request.encode()
@@ -109,6 +111,7 @@ pub fn good_requests() -> Vec<Vec<u8>> {
             has_environment: true,
             ..Present::default()
         },
+        asker: Asker::default(),
     };
     let image = Request { run: Run::Image("actor".to_owned()), ..program.clone() };
     let requests = [program, image, Request::default()].map(|request| request.encode());

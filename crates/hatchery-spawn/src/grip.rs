@@ -25,7 +25,8 @@ pub(crate) enum Grip {
 /// Why a signal was not sent.
 #[derive(Debug)]
 pub(crate) enum NotSent {
-    /// It can't be reached from here: no room for the fd that this takes, or no such calls.
+    /// It can't be reached from here: no room for the fd that this takes, no such calls, or another
+    /// user's, as one of us has changed.
     OutOfReach,
     /// The system refused.
     Refused(io::Error),
@@ -67,7 +68,9 @@ impl Grip {
         };
         match sent {
             Err(error) if is_gone(&error) => Ok(()),
-            Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => Err(NotSent::OutOfReach),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
+                Err(NotSent::OutOfReach)
+            }
             sent => sent.map_err(NotSent::Refused),
         }
     }

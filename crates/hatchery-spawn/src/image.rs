@@ -3,7 +3,7 @@
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
-use std::os::fd::{IntoRawFd as _, OwnedFd};
+use std::os::fd::{BorrowedFd, IntoRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,12 +14,14 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::MFdFlags;
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::unistd::getppid;
 
 use crate::error::SpawnError;
 use crate::forkserver::Forkserver;
 use crate::forkserver::server;
 use crate::forkserver::wire::{Request, Run};
-use crate::sys::{env, exit, fds, overflow, owner, sigaction, title};
+use crate::sys::{env, exit, fds, overflow, owner, rights, sigaction, title};
 
 /// From birth to exit code: 0 to 255.
 pub type ActorMain = fn(Birth) -> i32;
@@ -163,7 +165,14 @@ pub(crate) fn set_shared_socket(fd: i32) {
 /// Called by the constructor, on the only thread, before std's own start.
 pub(crate) fn before_main() {
     PREPARED.store(true, Ordering::Relaxed);
+    if rights::is_raised() {
+        // Whoever has set the environment may not have the rights that this exec gave.
+        return;
+    }
     if let Some(root) = take(SERVER_MARKER) {
+        if !is_of_parent(fds::stdio(0)) {
+            refuse(SERVER_MARKER, fds::stdio(0));
+        }
         if std::env::var_os(BIND_NOW.0).is_some_and(|value| value == BIND_NOW.1) {
             env::remove(OsStr::new(BIND_NOW.0));
         }
@@ -177,6 +186,30 @@ pub(crate) fn before_main() {
     if let Some(birth) = take(BIRTH_MARKER) {
         executed(&birth);
     }
+}
+
+/// Whether a socket's other end was made by the process that has started this one: nobody else is
+/// served, whatever the environment says.
+fn is_of_parent(socket: BorrowedFd<'_>) -> bool {
+    maker_of(socket) == Some(getppid().as_raw())
+}
+
+fn maker_of(socket: BorrowedFd<'_>) -> Option<i32> {
+    getsockopt(&socket, sockopt::PeerCredentials).ok().map(|maker| maker.pid())
+}
+
+/// The environment says what is not so. To run the program's own main would be no better: who has
+/// set it wanted none.
+fn refuse(marker: &str, socket: BorrowedFd<'_>) -> ! {
+    // Where it is a socket the parent has just died, as a rule: nobody needs to be told.
+    if maker_of(socket).is_none_or(|maker| maker == 0) {
+        let text = format!(
+            "{marker} is set, but this program was not started by hatchery: remove it from the \
+             environment"
+        );
+        crate::relay::write_stderr(&text, LAST_WORDS);
+    }
+    exit::exit_now(UNFIT)
 }
 
 /// An actor in a fresh image.
@@ -222,6 +255,9 @@ fn parse(marker: &str) -> Option<(String, Birth)> {
     let numbers: Vec<i32> =
         marker.split(',').map(|number| number.parse().ok()).collect::<Option<_>>()?;
     let [channel, shared, first, count, memory] = numbers[..] else { return None };
+    if !is_of_parent(fds::shared(shared)) {
+        refuse(BIRTH_MARKER, fds::shared(shared));
+    }
     let mut told = Vec::new();
     File::from(fds::adopt(memory).ok()?).read_to_end(&mut told).ok()?;
     let told = Request::decode(&told).ok()?;

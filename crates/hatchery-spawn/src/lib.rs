@@ -53,6 +53,7 @@ pub use command::{Command, CommandError, Ended, Holder, Output};
 pub use confine::{Access, Cgroup, Confinement, Instruction, SyscallFilter};
 pub use error::{ImageError, PreloadError, PreloadFailure, SignalError, SpawnError, WaitError};
 pub use exit::Exit;
+pub use forkserver::rights::Right;
 pub use forkserver::{Bounds, Exec, Fork, Forkserver};
 pub use image::{ActorMain, Birth, BirthKind, Main, Preload};
 pub use inventory;

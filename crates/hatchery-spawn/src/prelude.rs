@@ -16,10 +16,14 @@ use nix::fcntl::OFlag;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::stat::{Mode, SFlag, fstat};
-use nix::unistd::{Gid, Pid, Uid, getppid, setgroups, setpgid, setresgid, setresuid};
+use nix::unistd::{
+    Gid, Pid, Uid, getgroups, getppid, getresgid, getresuid, setgroups, setpgid, setresgid,
+    setresuid,
+};
 
 use crate::confine::{Access, User, cgroup};
 use crate::forkserver::crib::Bed;
+use crate::forkserver::rights::{self, Plan};
 use crate::forkserver::wire::{Request, Run};
 use crate::forkserver::{environment, present};
 use crate::sys::environ::Entries;
@@ -51,6 +55,8 @@ pub enum Step {
     Nice,
     /// The processors that it may run on: its spawner's, then those asked for.
     CpuAffinity,
+    /// Its spawner's rights. Before all that was asked for it: what that takes, its spawner must have.
+    Rights,
     /// Who it is. After all that needs the root's rights; before it opens anything by a path.
     User,
     /// Where it starts: its spawner's directory, early; then what was asked for, here.
@@ -82,6 +88,7 @@ impl Step {
             Self::FdScrub => "fd scrub",
             Self::Signals => "signals",
             Self::Cgroup => "cgroup",
+            Self::Rights => "rights",
             Self::Limits => "limits",
             Self::Nice => "nice",
             Self::CpuAffinity => "cpu affinity",
@@ -101,8 +108,8 @@ impl Step {
     pub(crate) fn from_number(number: u8) -> Option<Self> {
         use Step::{
             Cgroup, CpuAffinity, Environment, Exec, FdScrub, Fds, Landlock, Limits, Main, Nice,
-            NoNewPrivileges, ParentDeathSignal, ProcessGroup, ProcessName, Seccomp, Signals, User,
-            WorkingDirectory,
+            NoNewPrivileges, ParentDeathSignal, ProcessGroup, ProcessName, Rights, Seccomp,
+            Signals, User, WorkingDirectory,
         };
         [
             ParentDeathSignal,
@@ -114,6 +121,7 @@ impl Step {
             Limits,
             Nice,
             CpuAffinity,
+            Rights,
             User,
             WorkingDirectory,
             Environment,
@@ -150,6 +158,8 @@ pub(crate) struct Nest<'a> {
     pub(crate) mark: &'a str,
     /// The cgroup that it joins.
     pub(crate) cgroup: Option<&'a Path>,
+    /// What it gets less than the forkserver has.
+    pub(crate) rights: &'a Plan,
     /// Where it writes how far it has come.
     pub(crate) bed: Bed<'a>,
 }
@@ -220,22 +230,19 @@ fn steps(
     if let Some(path) = nest.cgroup {
         nest.take(Step::Cgroup, || cgroup::join(path))?;
     }
-    nest.take(Step::Limits, || spawner::limits(request, nest))?;
+    nest.take(Step::Limits, || spawner::limits(nest))?;
     let thread = spawner::thread(request, nest);
     nest.take(Step::Nice, || {
         spawner::scheduling(thread);
-        let wishes = [request.nice, request.confine.nice];
-        wishes.into_iter().flatten().max().map_or(Ok(()), priority::set_nice)
+        Ok(())
     })?;
-    nest.take(Step::CpuAffinity, || {
-        spawner::processors(thread)?;
-        request.confine.cpus.as_deref().map_or(Ok(()), run_on)
-    })?;
-    for user in &request.confine.users {
-        nest.take(Step::User, || become_user(user))?;
+    nest.take(Step::CpuAffinity, || spawner::processors(thread))?;
+    if !nest.rights.is_empty() {
+        nest.take(Step::Rights, || rights::apply(nest.rights))?;
         // The kernel forgets the signal with the old rights.
         nest.take(Step::ParentDeathSignal, || die_with(nest.server))?;
     }
+    asked(request, nest)?;
     if let Some(path) = &request.current_dir {
         nest.take(Step::WorkingDirectory, || nix::unistd::chdir(OsStr::from_bytes(path)))?;
     }
@@ -258,6 +265,23 @@ fn steps(
         nest.take(Step::ParentDeathSignal, || nix::sys::prctl::set_pdeathsig(None::<Signal>))?;
     }
     Ok(slots)
+}
+
+/// What was asked for beyond what its spawner has itself.
+fn asked(request: &Request, nest: &Nest<'_>) -> Result<(), Failed> {
+    nest.take(Step::Limits, || spawner::asked_limits(request))?;
+    if let Some(nice) = [request.nice, request.confine.nice].into_iter().flatten().max() {
+        nest.take(Step::Nice, || priority::set_nice(nice))?;
+    }
+    if let Some(cpus) = &request.confine.cpus {
+        nest.take(Step::CpuAffinity, || run_on(cpus))?;
+    }
+    for user in &request.confine.users {
+        nest.take(Step::User, || become_user(user))?;
+        // The kernel forgets the signal with the old rights.
+        nest.take(Step::ParentDeathSignal, || die_with(nest.server))?;
+    }
+    Ok(())
 }
 
 /// The last steps before main or exec: what it takes away may be what an earlier step needs.
@@ -409,11 +433,23 @@ fn run_on(cpus: &[u32]) -> Result<(), Errno> {
 
 fn become_user(user: &User) -> Result<(), Errno> {
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    if is_already(user)? {
+        return Ok(());
+    }
     let groups: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
     // Groups first: without the old user there is no right to it.
     setgroups(&groups)?;
     setresgid(gid, gid, gid)?;
     setresuid(uid, uid, uid)
+}
+
+/// A spawner that was made that user may ask for a child that is it, though it may not for others.
+fn is_already(user: &User) -> Result<bool, Errno> {
+    let (uids, gids) = (getresuid()?, getresgid()?);
+    let uids = [uids.real, uids.effective, uids.saved].map(Uid::as_raw);
+    let gids = [gids.real, gids.effective, gids.saved].map(Gid::as_raw);
+    let groups: Vec<u32> = getgroups()?.into_iter().map(Gid::as_raw).collect();
+    Ok(uids == [user.uid; 3] && gids == [user.gid; 3] && groups == user.groups)
 }
 
 fn restrict_files(allowed: &[(PathBuf, Access)], image: Option<RawFd>) -> Result<(), Errno> {

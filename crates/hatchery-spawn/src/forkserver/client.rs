@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -15,12 +15,14 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::socket::{Shutdown, shutdown};
 use tokio::sync::{oneshot, watch};
 
 use super::environment::MAX_ENVIRONMENT;
 use super::gone::Gone;
 use super::memory;
 use super::present::OwnStatus;
+use super::rights::sent_as;
 use super::strays;
 use super::wire::{self, Answer, MAX_BYTES, MAX_ELSEWHERE};
 use crate::child::{BirthFailure, Child, Core, Ties, read_birth};
@@ -338,6 +340,12 @@ impl Client {
                     tell(waiting.answer, Err(SpawnError::Threaded { name, threads }));
                 }
             }
+            Answer::Refused { number, right } => {
+                if let Some(waiting) = self.take_waiting(number) {
+                    let name = waiting.name;
+                    tell(waiting.answer, Err(SpawnError::Rights { name, right }));
+                }
+            }
             Answer::Spawned { number, pid, withheld } => {
                 let withheld = withheld || received.truncated;
                 self.spawned(number, pid, received.fds.pop().map(Pidfd::received), withheld);
@@ -430,6 +438,12 @@ impl Client {
         let _full = self.wake.write(1);
     }
 
+    /// Ends the connection, by which the root's forkserver ends with all of its tree. Takes no lock.
+    pub(crate) fn hang_up(&self) {
+        // Ended before.
+        let _gone = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
+    }
+
     /// Asks the forkserver to stop every child, or to let all go on. Takes no lock.
     pub(crate) fn hold(&self, stopped: bool) {
         // Full or ended: a tree in such a state is not held.
@@ -472,7 +486,7 @@ impl Client {
                 continue;
             }
             let fds: Vec<BorrowedFd<'_>> = next.fds.iter().map(AsFd::as_fd).collect();
-            match scm_rights::send(self.socket.as_fd(), &next.bytes, &fds) {
+            match scm_rights::send_as(self.socket.as_fd(), &next.bytes, &fds, sent_as()) {
                 Ok(()) => {
                     state.queue.pop_front();
                     state.outstanding += usize::from(number.is_some());
@@ -508,10 +522,7 @@ impl Client {
         state.signals.clear();
         drop(state);
         // It sees the end of our connection also while its own is held in this struct.
-        let _gone = nix::sys::socket::shutdown(
-            std::os::fd::AsRawFd::as_raw_fd(&self.socket),
-            nix::sys::socket::Shutdown::Both,
-        );
+        self.hang_up();
         let executing = executing.into_iter().map(|(waiting, _)| waiting);
         for waiting in waiting.into_values().chain(executing) {
             tell(waiting.answer, Err(gone.error(waiting.name)));

@@ -87,6 +87,12 @@ impl Confined {
         self.living.contains_key(&pid)
     }
 
+    /// How many filters of system calls a living child was born with, and whether landlock.
+    pub(crate) fn put_on(&self, pid: i32) -> (usize, bool) {
+        let confine = self.living.get(&pid).map(|bound| &bound.confine);
+        confine.map_or((0, false), |it| (it.filters.len(), !it.files.is_empty()))
+    }
+
     /// The child lives.
     pub(crate) fn born(&mut self, pid: i32, bound: Bound) {
         let is_bound = !bound.confine.is_empty() || !bound.limits.is_empty();

@@ -31,6 +31,13 @@ impl Process {
         }
     }
 
+    /// Whether this process may signal it no more: it has given up the rights that both had (C17).
+    /// Then it ends by the end of its socket alone.
+    pub(super) fn is_out_of_reach(&self) -> bool {
+        let asked = self.held.send_signal(0);
+        asked.is_err_and(|error| error.raw_os_error() == Some(libc::EPERM))
+    }
+
     /// Sends it a signal. One that is gone is no error.
     pub(super) fn signal(&self, signal: i32) {
         let sent = self.held.send_signal(signal);

@@ -27,6 +27,7 @@ use super::book::Book;
 use super::confined::Confined;
 use super::crib::Crib;
 use super::pidfds::Pidfds;
+use super::rights::Keeper;
 use super::warm_up::Unfit;
 use super::wire::Answer;
 use crate::sys::environ::Entries;
@@ -79,6 +80,7 @@ struct Server {
     shared_actors: OwnedFd,
     image: OwnedFd,
     pidfds: Pidfds,
+    rights: Keeper,
     crib: Crib,
     /// Threads that were there before `main`: with them only what is executed at once is forked.
     company: Option<String>,

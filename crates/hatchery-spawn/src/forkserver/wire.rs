@@ -9,6 +9,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::time::Duration;
 
 use super::present::Present;
+use super::rights::{Asker, Right};
 use crate::confine::{Access, Cgroup, Confinement, Instruction, SyscallFilter, User};
 use crate::error::PreloadFailure;
 use crate::forkserver::manner::{Manner, Note};
@@ -42,6 +43,7 @@ pub(crate) struct Request {
     pub(crate) confine: Confinement,
     pub(crate) manner: Manner,
     pub(crate) present: Present,
+    pub(crate) asker: Asker,
 }
 
 /// Stands for an encoded request that is too long for a message: it is in memory, whose fd comes last.
@@ -152,6 +154,8 @@ pub(crate) enum Answer {
     /// No child came of this request, which was one for a fork without an exec: the forkserver has
     /// other threads.
     Threaded { number: u64, threads: String },
+    /// No child came of this request: it would have had a right that its spawner has not.
+    Refused { number: u64, right: Right },
     /// The child lives; its pidfd comes beside this, if there is one.
     /// `withheld`: it has a pidfd, which there was no way to pass on.
     Spawned { number: u64, pid: i32, withheld: bool },
@@ -171,6 +175,7 @@ pub(crate) enum Answer {
 
 /// The kind of an [`Answer::Noted`].
 const NOTED: u8 = 9;
+const REFUSED: u8 = 12;
 
 /// Bytes that are no message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -218,6 +223,7 @@ impl Request {
         out.confinement(&self.confine);
         out.manner(&self.manner);
         self.present.write(&mut out);
+        out.0.extend(self.asker.encode());
         out.0
     }
 
@@ -250,6 +256,7 @@ impl Request {
         let confine = input.confinement()?;
         let manner = input.manner()?;
         let present = Present::read(&mut input)?;
+        let asker = Asker::decode(input.take()?).ok_or(Malformed)?;
         let program_without_name = run == Run::Program && argv.is_empty();
         if !input.0.is_empty() || program_without_name {
             return Err(Malformed);
@@ -271,6 +278,7 @@ impl Request {
             confine,
             manner,
             present,
+            asker,
         })
     }
 }
@@ -321,6 +329,11 @@ impl Answer {
                 out.u64(*number);
                 out.i32(note.number());
             }
+            Self::Refused { number, right } => {
+                out.u8(REFUSED);
+                out.u64(*number);
+                out.u8(*right as u8);
+            }
         }
         out.0
     }
@@ -343,6 +356,10 @@ impl Answer {
                 out_of_memory: input.u8()? != 0,
                 step: Step::from_number(input.u8()?),
             },
+            REFUSED => {
+                let number = input.u64()?;
+                Self::Refused { number, right: Right::from_number(input.u8()?).ok_or(Malformed)? }
+            }
             5 => Self::WarmingUp { preload: input.text()? },
             6 => Self::Spoiled { preload: input.text()?, failure: input.failure()? },
             7 => Self::Threaded { threads: input.text()?, number: input.u64()? },
@@ -565,6 +582,7 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::forkserver::rights::Sight;
     use crate::sys::mode::Mode;
 
     fn request() -> Request {
@@ -604,6 +622,7 @@ mod tests {
                 has_directory: true,
                 has_environment: true,
             },
+            asker: Asker { securebits: 3, dumpable: true, sight: Sight::Denied },
         }
     }
 
@@ -624,6 +643,7 @@ mod tests {
             spoiled(PreloadFailure::Ended),
             Answer::Unfit { call: "prctl".into(), errno: 1 },
             Answer::Failed { number: 3, call: "fork".into(), errno: 11 },
+            Answer::Refused { number: 3, right: Right::Seccomp },
             Answer::Spawned { number: 3, pid: 99, withheld: true },
             Answer::Exited {
                 number: 99,

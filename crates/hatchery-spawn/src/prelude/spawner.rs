@@ -14,8 +14,8 @@ use crate::forkserver::wire::Request;
 use crate::sys::rlimit::{self, Limits};
 use crate::sys::sched::{self, RESET_ON_FORK, Scheduling};
 
-/// The limits of the spawner, then those asked for.
-pub(super) fn limits(request: &Request, nest: &Nest<'_>) -> Result<(), Errno> {
+/// The limits of the spawner.
+pub(super) fn limits(nest: &Nest<'_>) -> Result<(), Errno> {
     let spawner = match rlimit::of(nest.spawner) {
         // It is another user's by now, and we lack the right to ask so.
         Err(Errno::EPERM) => told_limits(nest.spawner).ok_or(Errno::EPERM)?,
@@ -26,6 +26,11 @@ pub(super) fn limits(request: &Request, nest: &Nest<'_>) -> Result<(), Errno> {
             rlimit::set(resource, wanted)?;
         }
     }
+    Ok(())
+}
+
+/// The limits that were asked for, which take the spawner's rights.
+pub(super) fn asked_limits(request: &Request) -> Result<(), Errno> {
     for (number, soft, hard) in &request.limits {
         let resource = match number {
             0 => libc::RLIMIT_AS,

@@ -7,7 +7,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use bytes::{BufMut as _, BytesMut};
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg, setsockopt, sockopt};
+use nix::sys::socket::{
+    ControlMessage, MsgFlags, UnixAddr, UnixCredentials, sendmsg, setsockopt, sockopt,
+};
 
 /// One received message.
 #[derive(Debug)]
@@ -17,6 +19,8 @@ pub(crate) struct Received {
     pub(crate) fds: Vec<OwnedFd>,
     /// The sender's process, where the socket asks for credentials.
     pub(crate) sender: Option<i32>,
+    /// Its user and group, likewise: the real ones, or others that it could have had then.
+    pub(crate) ids: Option<(u32, u32)>,
     /// Bytes or fds were cut off: such a message must be refused.
     pub(crate) truncated: bool,
 }
@@ -27,12 +31,27 @@ pub(crate) fn send(
     bytes: &[u8],
     fds: &[BorrowedFd<'_>],
 ) -> Result<(), Errno> {
+    send_as(socket, bytes, fds, None)
+}
+
+/// The same as another user than this process's real one. `EPERM`: it can't become that one.
+pub(crate) fn send_as(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    fds: &[BorrowedFd<'_>],
+    user: Option<u32>,
+) -> Result<(), Errno> {
     let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-    let rights = [ControlMessage::ScmRights(&numbers)];
-    let control: &[ControlMessage<'_>] = if numbers.is_empty() { &[] } else { &rights };
+    let credentials = user.map(|uid| {
+        let gid = nix::unistd::getgid().as_raw();
+        UnixCredentials::from(libc::ucred { pid: std::process::id().cast_signed(), uid, gid })
+    });
+    let rights = (!numbers.is_empty()).then_some(ControlMessage::ScmRights(&numbers));
+    let sender = credentials.as_ref().map(ControlMessage::ScmCredentials);
+    let control: Vec<ControlMessage<'_>> = rights.into_iter().chain(sender).collect();
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     let data = [IoSlice::new(bytes)];
-    sendmsg::<UnixAddr>(socket.as_raw_fd(), &data, control, flags, None).map(drop)
+    sendmsg::<UnixAddr>(socket.as_raw_fd(), &data, &control, flags, None).map(drop)
 }
 
 /// Sends some of several pieces, one after the other, without waiting; says how much. The fd goes
@@ -86,7 +105,7 @@ pub fn receive_into(socket: BorrowedFd<'_>, buffer: &mut BytesMut) -> Result<Inc
         let received =
             unsafe { receive_to::<FEW_WORDS>(socket, libc::iovec { iov_base, iov_len }) };
         match received {
-            Ok(Received { length: bytes, fds, truncated: lost, sender }) => {
+            Ok(Received { length: bytes, fds, truncated: lost, sender, .. }) => {
                 never_linger(&fds);
                 // SAFETY: the kernel has initialised that many bytes of the spare room.
                 unsafe { buffer.advance_mut(bytes) };
@@ -121,7 +140,7 @@ unsafe fn receive_to<const WORDS: usize>(
         Errno::result(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) })?;
     let length = usize::try_from(length).map_err(|_| Errno::EIO)?;
     let truncated = header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
-    let mut received = Received { length, fds: Vec::new(), sender: None, truncated };
+    let mut received = Received { length, fds: Vec::new(), sender: None, ids: None, truncated };
     // SAFETY: the header is as recvmsg left it, and its control buffer is still there.
     let mut part = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
     while !part.is_null() {
@@ -168,6 +187,7 @@ impl Received {
                 // SAFETY: the data is long enough for it, and any bytes are a valid one.
                 let credentials = unsafe { data.cast::<libc::ucred>().read_unaligned() };
                 self.sender = Some(credentials.pid);
+                self.ids = (credentials.pid > 0).then_some((credentials.uid, credentials.gid));
             }
             (_, _) => {}
         }

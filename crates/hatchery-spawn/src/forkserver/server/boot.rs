@@ -17,6 +17,7 @@ use crate::forkserver::book::{Book, Owner};
 use crate::forkserver::confined::Confined;
 use crate::forkserver::crib::Crib;
 use crate::forkserver::pidfds::Pidfds;
+use crate::forkserver::rights::Keeper;
 use crate::forkserver::threads;
 use crate::forkserver::warm_up::{self, Unfit};
 use crate::forkserver::wire::{Answer, MAX_BYTES};
@@ -68,10 +69,7 @@ impl Server {
         let _its_own = owner::claim();
         // Inherited or made by a preload: children get none of it.
         sigaction::reset_all();
-        let mut wanted = SigSet::empty();
-        wanted.add(Signal::SIGCHLD);
-        wanted.add(Signal::SIGTERM);
-        wanted.add(Signal::SIGCONT);
+        let wanted = SigSet::from_iter([Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGCONT]);
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let signals = SignalFd::with_flags(&wanted, flags).map_err(call("signalfd"))?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(call("epoll_create1"))?;
@@ -83,6 +81,7 @@ impl Server {
             epoll.add(fd, event).map_err(call("epoll_ctl"))?;
         }
         let pidfds = Pidfds::new(root_pidfd.is_some());
+        let rights = Keeper::new(image.as_fd())?;
         for slot in 0..3 {
             fds::place(null.as_raw_fd(), slot, false).map_err(call("dup3"))?;
         }
@@ -101,6 +100,7 @@ impl Server {
             shared_actors,
             image,
             pidfds,
+            rights,
             crib: Crib::new(),
             company,
             held: false,

@@ -1,6 +1,6 @@
 //! Children: forked, signalled, reaped; and the strays that dead ones have left.
 
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -11,9 +11,11 @@ use crate::confine::cgroup;
 use crate::exit::Exit;
 use crate::forkserver::book::Owner;
 use crate::forkserver::fork;
+use crate::forkserver::rights::Sender;
 use crate::forkserver::strays::{self, AmidExec};
 use crate::forkserver::wire::{Answer, Request, Run};
 use crate::prelude::Nest;
+use crate::sys::scm_rights::Received;
 use crate::sys::{process, waitid};
 
 impl Server {
@@ -22,7 +24,7 @@ impl Server {
         fd: RawFd,
         owner: Owner,
         mut request: Request,
-        mut received: Vec<OwnedFd>,
+        mut received: Received,
     ) {
         let number = request.number;
         let failed = |(call, errno): CallFailed| Answer::Failed {
@@ -30,7 +32,7 @@ impl Server {
             call: call.to_owned(),
             errno: errno as i32,
         };
-        let directory = if request.present.has_directory { received.pop() } else { None };
+        let directory = if request.present.has_directory { received.fds.pop() } else { None };
         let Some(client) = self.clients.get_mut(&fd) else { return };
         if client.heard.has_given_up(request.deadline, request.patience, now()) {
             return self.answer(fd, failed(("deadline", Errno::ETIMEDOUT)), None);
@@ -49,6 +51,10 @@ impl Server {
         if request.present.has_environment && environment.is_none() {
             return self.answer(fd, failed(("recvmsg(SCM_RIGHTS)", Errno::EMFILE)), None);
         }
+        let plan = match self.rights.judge(self.sender(owner, received.ids), &request) {
+            Ok(plan) => plan,
+            Err(right) => return self.answer(fd, Answer::Refused { number, right }, None),
+        };
         let mark = self.next_mark;
         self.next_mark += 1;
         let text = format!("{}.{mark}", self.tree);
@@ -75,8 +81,9 @@ impl Server {
             mark: &text,
             cgroup: bound.cgroup.as_deref(),
             bed: self.crib.bed(mark),
+            rights: &plan,
         };
-        let born = fork::fork(&request, &received, &nest, &mut self.pidfds);
+        let born = fork::fork(&request, &received.fds, &nest, &mut self.pidfds);
         match born {
             Ok((pid, pidfd)) => {
                 self.confined.born(pid, bound);
@@ -99,6 +106,16 @@ impl Server {
         }
         // After the pidfd was sent and closed its place is free again; else the next one asks.
         let _later = self.pidfds.reserve();
+    }
+
+    /// Who asks, and what we have put on it.
+    fn sender(&self, owner: Owner, ids: Option<(u32, u32)>) -> Sender {
+        let (process, is_root) = match owner {
+            Owner::Actor(pid) => (pid, false),
+            Owner::Root | Owner::Nobody => (self.root, true),
+        };
+        let (filters, has_landlock) = self.confined.put_on(process);
+        Sender { process, is_root, ids, filters, has_landlock }
     }
 
     /// Reaps who has ended. By number where a signal told it; a look at all children takes time by
@@ -177,6 +194,7 @@ impl Server {
         for fd in own {
             self.clients.remove(&fd);
         }
+        self.rights.forget(pid);
         let (code, signal, core_dumped) = match status {
             Exit::Code(code) => (*code, 0, false),
             Exit::Signal { signal, core_dumped, .. } => (0, *signal, *core_dumped),

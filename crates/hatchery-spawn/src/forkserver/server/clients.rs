@@ -159,13 +159,18 @@ impl Server {
                 Ok(_) | Err(_) => return self.leave(fd, Leaving::Closed),
             };
             let owner = client.owner;
-            if let Owner::Actor(actor) = owner {
-                scm_rights::never_linger(&received.fds);
-                // A copy of it that speaks in its name. What was under way before we asked for
-                // credentials has none.
-                if received.sender.is_some_and(|sender| sender > 0 && sender != actor) {
-                    return self.leave(fd, Leaving::Broken);
+            match owner {
+                Owner::Actor(actor) => {
+                    scm_rights::never_linger(&received.fds);
+                    // A copy of it that speaks in its name. What was under way before anybody asked
+                    // for credentials has none.
+                    if received.sender.is_some_and(|sender| sender > 0 && sender != actor) {
+                        return self.leave(fd, Leaving::Broken);
+                    }
                 }
+                // A copy of the root, or whom it has handed its socket to, is nobody's spawner.
+                Owner::Root | Owner::Nobody if received.sender != Some(self.root) => continue,
+                Owner::Root | Owner::Nobody => {}
             }
             if received.length > MAX_BYTES {
                 return self.leave(fd, Leaving::Broken);
@@ -210,7 +215,7 @@ impl Server {
                 self.answer(fd, Answer::Failed { number, call, errno }, None);
                 continue;
             }
-            self.spawn(fd, owner, request, received.fds);
+            self.spawn(fd, owner, request, received);
         }
     }
 
@@ -263,6 +268,7 @@ impl Server {
             // Closing removes it as well, but a copy may live in a child for an instant.
             let _removed = self.epoll.delete(&client.socket);
             if let Owner::Actor(pid) = client.owner {
+                self.rights.forget(pid);
                 self.book.left(pid, now(), self.grace);
                 if leaving == Leaving::Broken {
                     process::kill_own_child(pid, false, libc::SIGKILL);
