@@ -39,6 +39,8 @@ pub struct Child {
     pub(crate) tail: Option<Arc<Tail>>,
     /// How long its pipes are read after its end; `None`: to theirs.
     pub(crate) drain: Option<Duration>,
+    /// The forkserver, as far as this process knows it: 0 is its own parent.
+    pub(crate) server: u32,
 }
 
 /// A child without the right to its life: clone it freely.
@@ -211,6 +213,7 @@ impl Child {
             stderr: None,
             tail: None,
             drain: Some(DRAIN),
+            server: 0,
         }
     }
 
@@ -264,6 +267,10 @@ impl Child {
     /// Dropping the future kills it; what was read is lost.
     pub async fn wait_with_output(self) -> Result<Output, CommandError> {
         output::collect(self).await
+    }
+
+    pub(crate) fn server(&self) -> u32 {
+        if self.server == 0 { std::os::unix::process::parent_id() } else { self.server }
     }
 
     pub(crate) fn close_stdin(&self) {

@@ -192,7 +192,7 @@ impl Command {
     /// 0.5 s for [`output`](Self::output).
     ///
     /// The status is told when all of these have ended, at the latest after this time; if an output is
-    /// piped and nobody reads it to its end, a second later.
+    /// piped and nobody reads it to its end, 3 s later.
     #[must_use]
     pub fn drain(mut self, most: Duration) -> Self {
         self.drain = Some(most);
@@ -327,9 +327,10 @@ impl Command {
     pub async fn spawn(self) -> Result<Child, SpawnError> {
         let server = self.server.clone().map_or_else(server, Ok)?;
         let default = (!self.spec.manner.keep_strays).then_some(output::DRAIN);
-        let drain = self.drain.or(default);
+        let (drain, pid) = (self.drain.or(default), server.pid());
         let mut child = server.exec().spawn(self.into_spec()).await?;
         child.drain = drain;
+        child.server = pid;
         Ok(child)
     }
 

@@ -25,16 +25,16 @@ impl fmt::Display for Holder {
     }
 }
 
-/// All others that hold one of these pipes, in order of their numbers. A thread of its own looks, as it
+/// All others that hold one of these pipes, in order of their numbers; `server` is the forkserver. A thread of its own looks, as it
 /// may take as long as [`BOUND`]; where there is none to be had nobody is found.
-pub(super) async fn of(pipes: [Option<BorrowedFd<'_>>; 2]) -> Vec<Holder> {
+pub(super) async fn of(pipes: [Option<BorrowedFd<'_>>; 2], server: u32) -> Vec<Holder> {
     let inodes = pipes.into_iter().flatten().filter_map(|pipe| fstat(pipe).ok());
     let wanted: Vec<String> = inodes.map(|stat| format!("pipe:[{}]", stat.st_ino)).collect();
     let (tell, told) = oneshot::channel();
     let until = Instant::now() + BOUND;
     let thread = OwnThread::spawn("hatchery-look", move || {
         // Whoever asked may have been dropped.
-        let _gone = tell.send(look(&wanted, until));
+        let _gone = tell.send(look(&wanted, server, until));
     });
     let Ok(thread) = thread else { return Vec::new() };
     let found = told.await.unwrap_or_default();
@@ -43,17 +43,28 @@ pub(super) async fn of(pipes: [Option<BorrowedFd<'_>>; 2]) -> Vec<Holder> {
     found
 }
 
-fn look(wanted: &[String], until: Instant) -> Vec<Holder> {
+fn look(wanted: &[String], server: u32, until: Instant) -> Vec<Holder> {
     let own = std::process::id();
     let Ok(all) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = all.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let mut rest: Vec<u32> = pids.collect();
+    rest.sort_unstable_by(|one, other| other.cmp(one));
+    // The likely ones first, should there be no time for all: what the forkserver has, then what is new.
+    let list = fs::read_to_string(format!("/proc/{server}/task/{server}/children"));
+    let mut pids: Vec<u32> = list.map_or_else(
+        |_| Vec::new(),
+        |list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect(),
+    );
+    pids.extend(rest);
     let mut found: Vec<Holder> = pids
+        .into_iter()
         .filter(|pid| *pid != own)
         .take_while(|_| Instant::now() < until)
         .filter(|pid| holds(*pid, wanted))
         .map(|pid| Holder { pid, name: name_of(pid) })
         .collect();
     found.sort_by_key(|holder| holder.pid);
+    found.dedup();
     found
 }
 
@@ -68,5 +79,5 @@ fn name_of(pid: u32) -> String {
     name.trim_end().to_owned()
 }
 
-/// How long to look.
-const BOUND: Duration = Duration::from_millis(250);
+/// How long to look: a few milliseconds, on a machine that is free.
+const BOUND: Duration = Duration::from_secs(1);

@@ -40,7 +40,7 @@ pub enum Ended {
     /// somebody still held one of its pipes.
     Incomplete {
         /// Who held one, as far as could be seen: processes of other users can't be looked at, nor more
-        /// than a quarter of a second's worth. Those that the program left in its group or under its
+        /// than a second's worth. Those that the program left in its group or under its
         /// mark have been killed since.
         held_by: Vec<Holder>,
     },
@@ -91,7 +91,10 @@ pub(crate) async fn collect(mut child: Child) -> Result<Output, CommandError> {
     let ended = match is_whole {
         Some(read) => read.map(|_| Ended::Exited).map_err(CommandError::Read)?,
         // While those are there that will be killed for it.
-        None => Ended::Incomplete { held_by: holders::of([stdout.fd(), stderr.fd()]).await },
+        None => {
+            let held_by = holders::of([stdout.fd(), stderr.fd()], child.server()).await;
+            Ended::Incomplete { held_by }
+        }
     };
     handle.settle();
     let status = to_its_end(&child).await?;
@@ -126,4 +129,4 @@ impl Pipe {
 /// lost its writer needs milliseconds, and so does one on a busy machine nearly always.
 pub(crate) const DRAIN: Duration = Duration::from_millis(500);
 /// How much later the forkserver ends what is left by itself: looking at who holds the pipes has a bound.
-pub(crate) const SLACK: Duration = Duration::from_secs(1);
+pub(crate) const SLACK: Duration = Duration::from_secs(3);
