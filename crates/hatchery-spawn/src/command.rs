@@ -245,7 +245,8 @@ impl Command {
     /// Leaves it running on purpose: a drop of its [`Child`], the end of the actor that started it, of
     /// this process and of the forkserver are none of its own. It has a session of its own, so no
     /// terminal, and not the variable by which hatchery finds what belongs to a tree. What it starts is
-    /// left alone too, if that stays in its session or keeps the variable `HATCHERY_DETACHED`.
+    /// left alone too, if that stays in its session or keeps the variable `HATCHERY_DETACHED`, which it has
+    /// unless its environment is [cleared](Self::env_clear).
     ///
     /// What is given up: nobody ends it, not `hatchery reap` either, and what it leaves behind is not
     /// ended with it; its status is known only as long as its forkserver lives, afterwards init reaps
