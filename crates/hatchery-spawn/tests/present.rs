@@ -14,8 +14,8 @@ use std::os::unix::fs::MetadataExt as _;
 
 use common::{answer, block_on, isolated, spawn};
 use hatchery_spawn::{
-    Backend, Birth, Bounds, Command, Forkserver, Main, Resource, SpawnError, Spec, Threads,
-    inventory,
+    Backend, Birth, Bounds, Command, Confinement, Forkserver, Main, Resource, SpawnError, Spec,
+    Threads, inventory,
 };
 use nix::libc;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -139,6 +139,10 @@ fn a_child_sees_its_spawner_as_it_is_at_its_start() {
         all_see_it(&server);
         for backend in [&server.fork() as &dyn Backend, &server.exec()] {
             assert_eq!(answer(backend, Spec::main("spawner")), "all see it");
+            // Who was bound, and has bound itself more since: the bounds of its birth are no wish.
+            let bound = Spec::main("spawner").confine(Confinement::new().nice(5));
+            let bound = bound.limit(Resource::OpenFiles, 5000, 5000);
+            assert_eq!(answer(backend, bound), "all see it");
         }
         all_see_it(&server);
     });
