@@ -362,3 +362,45 @@ fn an_exec_has_a_bound_of_its_own() {
         fs::remove_file(&path).unwrap();
     });
 }
+
+/// C10: nothing is left of all this, here and in the forkserver, however often it was asked for.
+#[test]
+fn programs_that_come_and_go_leave_nothing() {
+    isolated("programs_that_come_and_go_leave_nothing", || {
+        let server = Forkserver::start(Bounds::default()).unwrap();
+        let count = |what: String| fs::read_dir(what).unwrap().count();
+        let counts = || {
+            let (own, served) = (std::process::id(), server.pid());
+            let children = format!("/proc/{served}/task/{served}/children");
+            let children = fs::read_to_string(children).unwrap().split_whitespace().count();
+            let fds = [own, served].map(|pid| count(format!("/proc/{pid}/fd")));
+            (fds, count(format!("/proc/{own}/task")), children)
+        };
+        let round = || {
+            block_on(async {
+                let drained = sh("sleep 1000 & echo hi").drain(Duration::from_millis(1));
+                let drained = drained.on(&server).output().await.unwrap();
+                assert!(matches!(drained.ended, Ended::Incomplete { .. }), "{drained:?}");
+                let kept = sh("true & echo hi").keep_strays().on(&server).output().await.unwrap();
+                assert_eq!(kept.stdout, b"hi\n");
+                let placed = sh("cat <&9").fd(9, filled("nine")).on(&server).output();
+                assert_eq!(placed.await.unwrap().stdout, b"nine");
+                let asked = sh("exec sleep 1000").grace(BOUND).on(&server).spawn().await.unwrap();
+                let handle = asked.handle();
+                drop(asked);
+                assert_eq!(handle.wait().await.unwrap().signal(), Some(libc::SIGTERM));
+                let left = sh("true").detach().on(&server).spawn().await.unwrap();
+                assert_eq!(left.wait().await.unwrap(), Exit::Code(0));
+            });
+        };
+        round();
+        let before = counts();
+        (0..40).for_each(|_| round());
+        let until = Instant::now() + BOUND;
+        // A stray is reaped a moment after its program.
+        while counts() != before {
+            assert!(Instant::now() < until, "{:?}, and before {before:?}", counts());
+            std::thread::yield_now();
+        }
+    });
+}
