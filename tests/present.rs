@@ -122,7 +122,7 @@ fn an_actor_is_given_a_state_of_its_own() {
             }
             assert_eq!(n.start("plain").await?.call(see()).await?, state());
             for which in 0..6 {
-                let actor = n.actor("thread").backend(Backend::Thread);
+                let actor = n.actor(&format!("thread{which}")).backend(Backend::Thread);
                 let actor = match which {
                     0 => actor.env("A", "1"),
                     1 => actor.env_remove("A"),
