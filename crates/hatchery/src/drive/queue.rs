@@ -128,6 +128,11 @@ impl Queue {
         self.queued + self.held >= limit
     }
 
+    /// Whether there is less than `limit` and nobody need ask who takes values; or it is closed.
+    pub(super) fn has_room(&self, limit: usize) -> bool {
+        self.closed || (!self.is_full(limit) && self.lane.is_none() && self.waiting.is_empty())
+    }
+
     /// Ready when there is less than `limit`, values included that nobody has taken yet, or the
     /// queue is closed.
     pub(super) fn poll_room(&mut self, limit: usize, cx: &Context<'_>) -> Poll<()> {

@@ -20,7 +20,7 @@ use std::time::Duration;
 use hatchery_proto::stream::Denied;
 use hatchery_proto::{Config, FrameError, Lane, Way};
 use nix::errno::Errno;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::framed::Framed;
 use super::queue::Queue;
@@ -63,6 +63,8 @@ pub(crate) struct Outbox {
     pub(super) work: Notify,
     /// Rung when nobody will push any more.
     left: Notify,
+    /// Who waits for room, but for streams: each has one waiter at the most.
+    turn: Semaphore,
     pub(super) max_frame: usize,
     limit: usize,
     /// Where the other end is.
@@ -80,7 +82,8 @@ impl Outbox {
         let (max_frame, limit) = (config.max_frame_bytes, config.outbox_bytes);
         let files_from = config.memfd_from_bytes.unwrap_or(usize::MAX);
         let moves_from = config.move_from_bytes;
-        Self { state, work, left, max_frame, limit, way: Way::Across, files_from, moves_from }
+        let (turn, way) = (Semaphore::new(1), Way::Across);
+        Self { state, work, left, turn, max_frame, limit, way, files_from, moves_from }
     }
 
     /// The same for a connection inside this process, which has a lane beside its socket.
@@ -141,7 +144,15 @@ impl Outbox {
     }
 
     /// Waits for that. Cancel safe: nothing is queued here.
+    ///
+    /// In the order of coming, and one at a time: whoever waits is woken when it is its turn, and not
+    /// with all others each time that some of them may go on.
     pub(crate) async fn room(&self) {
+        if is_copy() || lock(&self.state).has_room(self.limit) {
+            return;
+        }
+        // Nobody closes it.
+        let _turn = self.turn.acquire().await;
         std::future::poll_fn(|cx| self.poll_room(cx)).await;
     }
 
@@ -236,5 +247,65 @@ impl Outbox {
             0 => Err(io::ErrorKind::WouldBlock.into()),
             _ => Ok(done),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::os::unix::net::UnixStream;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use nix::sys::socket::{setsockopt, sockopt};
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    /// C2: who waits for room is looked at a few times, however many others do: what a crowd of calls
+    /// costs grows with their number, and not with its square.
+    #[test]
+    fn who_waits_for_room_is_woken_when_it_is_its_turn() {
+        const COUNT: usize = 2_000;
+        let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        tokio.block_on(async {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            // So that little goes at a time.
+            setsockopt(&ours, sockopt::SndBuf, &4096).unwrap();
+            let config = Config { outbox_bytes: 4 << 10, ..Config::default() };
+            let outbox = Outbox::new(Arc::new(Socket::new(ours).unwrap()), &config);
+            let outbox = Arc::new(outbox);
+            let (looks, message) = (Arc::new(AtomicUsize::new(0)), [7_u8; 500]);
+            let writing = tokio::spawn(outbox.clone().write_out());
+            let mut waiting = JoinSet::new();
+            for _ in 0..COUNT {
+                let (outbox, looks) = (outbox.clone(), looks.clone());
+                waiting.spawn(async move {
+                    let mut room = Box::pin(outbox.room());
+                    std::future::poll_fn(|cx| {
+                        looks.fetch_add(1, Ordering::Relaxed);
+                        room.as_mut().poll(cx)
+                    })
+                    .await;
+                    outbox.push(Priority::Data, &message.as_slice()).unwrap();
+                });
+            }
+            // Little at a time, and after all others had their turn.
+            theirs.set_nonblocking(true).unwrap();
+            let reading = tokio::spawn(async move {
+                let mut buffer = vec![0; 2_000];
+                while !matches!(theirs.read(&mut buffer), Ok(0)) {
+                    tokio::task::yield_now().await;
+                }
+            });
+            while let Some(pushed) = waiting.join_next().await {
+                pushed.unwrap();
+            }
+            assert!(outbox.flush(Duration::from_secs(60)).await);
+            outbox.break_channel();
+            writing.await.unwrap();
+            reading.await.unwrap();
+            let looks = looks.load(Ordering::Relaxed);
+            assert!(looks <= 4 * COUNT, "{looks} looks of {COUNT}");
+        });
     }
 }
