@@ -297,6 +297,34 @@ fn strangers_at_the_door_are_turned_away() {
     });
 }
 
+/// C15: however many connections say nothing, or half a word, who was introduced comes in.
+#[test]
+fn silent_connections_shut_the_door_on_nobody() {
+    // They may be silent for longer than this test may take.
+    let config = Config { handshake: HANG * 4, ..Config::with_budget(BUDGET) };
+    for_each_with(&config, here!(), &BACKENDS, async |runtime| {
+        let nursery = runtime.nursery(async |n| {
+            use std::io::Write as _;
+            let b = n.start("b").await?;
+            let peer = b.peer().await?;
+            let address = SocketAddr::from_abstract_name(name(&parts(&peer).1))?;
+            let mut silent = Vec::new();
+            for number in 0..300 {
+                let mut stream = UnixStream::connect_addr(&address)?;
+                if number % 2 == 0 {
+                    stream.write_all(&[0, 0])?;
+                }
+                silent.push(stream);
+            }
+            let direct = peer.connect().await?;
+            assert_eq!(direct.call(whoami()).await?, b.path().to_string());
+            Ok(())
+        });
+        well(nursery).await;
+        runtime.close().await;
+    });
+}
+
 /// C15: a process of another user is turned away before it could say a word, though it knows the
 /// token; one of ours is let in.
 #[test]

@@ -131,6 +131,64 @@ impl Door {
     }
 }
 
+/// Somebody at the door who has not said who it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StrangerId(u64);
+
+/// Those at the door who have not said who they are. There is room for so many; whoever is silent for
+/// longest makes room for who comes, so that nobody shuts the door by saying nothing (C15).
+#[derive(Debug)]
+pub struct Lobby {
+    room: usize,
+    patience: Duration,
+    silent: BTreeMap<StrangerId, Time>,
+    next: u64,
+}
+
+/// Whether one more may come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// There is room.
+    Free,
+    /// If this one goes.
+    After(StrangerId),
+    /// Not before then: all have come a moment ago, and may be about to speak.
+    Later(Time),
+}
+
+impl Lobby {
+    /// Room for that many, at least one, each of whom may be silent for `patience` at least.
+    #[must_use]
+    pub fn new(room: usize, patience: Duration) -> Self {
+        Self { room: room.max(1), patience, silent: BTreeMap::new(), next: 0 }
+    }
+
+    /// Whether one more may come in.
+    #[must_use]
+    pub fn room(&self, now: Time) -> Room {
+        match self.silent.first_key_value() {
+            Some((&oldest, &since)) if self.silent.len() >= self.room => {
+                let until = since + self.patience;
+                if until <= now { Room::After(oldest) } else { Room::Later(until) }
+            }
+            Some(_) | None => Room::Free,
+        }
+    }
+
+    /// Somebody has come in.
+    pub fn enter(&mut self, now: Time) -> StrangerId {
+        let id = StrangerId(self.next);
+        self.next += 1;
+        self.silent.insert(id, now);
+        id
+    }
+
+    /// It has said who it is, or has gone.
+    pub fn left(&mut self, id: StrangerId) {
+        self.silent.remove(&id);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
@@ -156,6 +214,26 @@ mod tests {
         assert!(matches!(door.enter(&old), Err(HandshakeError::Version { spawner: 1, .. })));
         door.enter(&meet(7)).unwrap();
         assert!(!door.is_over());
+    }
+
+    /// C15: who is silent for longest goes first, nobody before it had its time, and who has spoken is
+    /// not asked to.
+    #[test]
+    fn who_is_silent_for_longest_makes_room() {
+        let (patience, at) = (Duration::from_nanos(20), Time::from_nanos);
+        let mut lobby = Lobby::new(2, patience);
+        let first = lobby.enter(at(0));
+        assert_eq!(lobby.room(at(5)), Room::Free);
+        let second = lobby.enter(at(5));
+        assert_eq!(lobby.room(at(19)), Room::Later(at(20)));
+        assert_eq!(lobby.room(at(20)), Room::After(first));
+        lobby.left(first);
+        assert_eq!(lobby.room(at(20)), Room::Free);
+        let third = lobby.enter(at(21));
+        lobby.left(second);
+        assert_eq!(lobby.room(at(90)), Room::Free);
+        lobby.enter(at(90));
+        assert_eq!(lobby.room(at(90)), Room::After(third));
     }
 
     proptest! {

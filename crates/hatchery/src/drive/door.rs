@@ -10,14 +10,14 @@ use std::os::unix::net::{SocketAddr, UnixListener as StdListener};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use hatchery_proto::peer::{Door, GuestId, Introduction, Meet, Token};
+use hatchery_proto::peer::{Door, GuestId, Introduction, Lobby, Meet, Room, StrangerId, Token};
 use hatchery_proto::{
     ActorPath, Ended as EndedMessage, HandshakeError, PROTOCOL_VERSION, Ready, Reason, ToChild,
     ToParent, Why,
 };
 use hatchery_spawn::Kept;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use super::reader::{Ended, Inbox, Received};
 use super::socket::Socket;
@@ -204,10 +204,9 @@ async fn accept(
     mut changed: watch::Receiver<()>,
     _alive: Arc<Listening>,
 ) {
-    let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
+    let strangers = Strangers::new();
     let mut is_told = false;
     loop {
-        let Ok(stranger) = strangers.clone().acquire_owned().await else { return };
         let accepted = tokio::select! {
             biased;
             _going = actor.cancelled() => return,
@@ -217,7 +216,8 @@ async fn accept(
         match accepted {
             Ok((stream, _)) => {
                 is_told = false;
-                tokio::spawn(receive(stream, actor.clone(), stranger));
+                strangers.room().await;
+                tokio::spawn(receive(stream, actor.clone(), Stranger::new(&strangers)));
             }
             Err(error) => {
                 // Once, however often it is tried: it may last.
@@ -233,18 +233,21 @@ async fn accept(
 }
 
 /// One connection, from the first word to the last.
-async fn receive(
-    stream: UnixStream,
-    actor: Arc<Actor>,
-    stranger: tokio::sync::OwnedSemaphorePermit,
-) {
+async fn receive(stream: UnixStream, actor: Arc<Actor>, mut stranger: Stranger) {
     let config = &actor.runtime.config;
     if !is_ours(&stream) {
         return tracing::warn!(path = %actor.path, "a process of another user was turned away");
     }
     let Ok(socket) = Socket::of_tokio(stream).map(Arc::new) else { return };
     let mut inbox = Inbox::new(socket.clone(), FIRST_FRAME);
-    let first = tokio::time::timeout(config.handshake, inbox.first::<ToChild>()).await;
+    let first = tokio::select! {
+        biased;
+        first = tokio::time::timeout(config.handshake, inbox.first::<ToChild>()) => first,
+        () = stranger.asked_to_go() => {
+            // It may have spoken while this process had no time to hear it.
+            tokio::time::timeout(LAST_LOOK, inbox.first::<ToChild>()).await
+        }
+    };
     let Ok(Ok(ToChild::Meet(meet))) = first else { return };
     let outbox = Arc::new(Outbox::new(socket, config));
     let id = match actor.door.enter(&meet, &outbox) {
@@ -260,6 +263,87 @@ async fn receive(
     let service = Service::new(actor.clone(), outbox.clone(), meet.path);
     let guest = Guest { actor: actor.clone(), service, outbox, id };
     guest.serve(inbox.with_limit(config.max_frame_bytes).with_spin(config.busy_poll)).await;
+}
+
+/// Those who have come and not said who they are.
+#[derive(Debug)]
+struct Strangers {
+    inside: Mutex<Silent>,
+    /// Rung when one has spoken or gone.
+    left: Notify,
+}
+
+#[derive(Debug)]
+struct Silent {
+    lobby: Lobby,
+    /// How each is asked to go.
+    leave: BTreeMap<StrangerId, oneshot::Sender<()>>,
+}
+
+impl Strangers {
+    fn new() -> Arc<Self> {
+        let lobby = Lobby::new(MAX_STRANGERS, PATIENCE);
+        let inside = Mutex::new(Silent { lobby, leave: BTreeMap::new() });
+        Arc::new(Self { inside, left: Notify::new() })
+    }
+
+    /// Makes room for one more. Ended by one of those who are there, at the latest by their patience.
+    async fn room(&self) {
+        loop {
+            let until = {
+                let mut inside = lock(&self.inside);
+                match inside.lobby.room(clock::now()) {
+                    Room::Free => return,
+                    Room::After(silent) => {
+                        inside.lobby.left(silent);
+                        // It has gone by itself if nobody takes it.
+                        let _gone = inside.leave.remove(&silent).map(|leave| leave.send(()));
+                        return;
+                    }
+                    Room::Later(until) => until,
+                }
+            };
+            let until = clock::instant(until).into();
+            let _spoken = tokio::time::timeout_at(until, self.left.notified()).await;
+        }
+    }
+}
+
+/// One of them, until this is dropped.
+struct Stranger {
+    strangers: Arc<Strangers>,
+    id: StrangerId,
+    leave: oneshot::Receiver<()>,
+}
+
+impl Stranger {
+    fn new(strangers: &Arc<Strangers>) -> Self {
+        let (tell, leave) = oneshot::channel();
+        let mut inside = lock(&strangers.inside);
+        let id = inside.lobby.enter(clock::now());
+        inside.leave.insert(id, tell);
+        Self { strangers: strangers.clone(), id, leave }
+    }
+
+    /// Waits until it must make room; while there is enough, nobody waits for this alone.
+    async fn asked_to_go(&mut self) {
+        if (&mut self.leave).await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        if is_copy() {
+            return;
+        }
+        let mut inside = lock(&self.strangers.inside);
+        inside.lobby.left(self.id);
+        inside.leave.remove(&self.id);
+        drop(inside);
+        self.strangers.left.notify_one();
+    }
 }
 
 /// A guest that was let in. Dropped with its task, what ran for it is cancelled.
@@ -335,8 +419,12 @@ pub(super) fn is_ours(stream: &UnixStream) -> bool {
     stream.peer_cred().is_ok_and(|other| other.uid() == own.as_raw() || other.uid() == 0)
 }
 
-/// Connections that have not said who they are; more wait in the kernel's queue.
+/// Connections that have not said who they are; then those that are silent for longest make room.
 const MAX_STRANGERS: usize = 64;
+/// How long each may be silent at least: who was introduced speaks at once, and may lose its processor.
+const PATIENCE: Duration = Duration::from_millis(20);
+/// For what has come and was not read.
+const LAST_LOOK: Duration = Duration::from_millis(1);
 /// The first message is small.
 const FIRST_FRAME: usize = 64 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
