@@ -163,10 +163,11 @@ mod tests {
     fn in_a_copy(ask: impl FnOnce() -> bool) -> i32 {
         match fork_copy().unwrap() {
             None => crate::sys::exit::exit_now(i32::from(ask())),
-            Some(pid) => match waitpid(Pid::from_raw(pid.cast_signed()), None).unwrap() {
-                WaitStatus::Exited(_, status) => status,
-                other => panic!("{other:?}"),
-            },
+            Some(pid) => {
+                let ended = waitpid(Pid::from_raw(pid.cast_signed()), None).unwrap();
+                let WaitStatus::Exited(_, status) = ended else { panic!("{ended:?}") };
+                status
+            }
         }
     }
 }
