@@ -10,6 +10,7 @@ use std::time::Duration;
 use hatchery::{Backend, Config, FaultKind, Runtime, Signals, Stdio};
 use hatchery_testkit::isolate::{self, End, Verdict};
 use hatchery_testkit::{counts, fault};
+use hatchery_tests::events::Events;
 use hatchery_tests::{ROOMY, came_down, here};
 use nix::libc::{SIGHUP, SIGINT, SIGTERM};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
@@ -316,6 +317,31 @@ fn runtimes_that_listen_come_and_go() {
                 second.close().await;
             }
             assert_eq!(dispositions(), before);
+        });
+    });
+}
+
+/// An actor whose events of `tracing` nobody gets is told of, once, to the subscriber of its spawner; a
+/// thread's reach it.
+#[test]
+fn a_subscriber_is_warned_once_of_events_that_do_not_reach_it() {
+    isolate::run_test(here!(), HANG, || {
+        isolate::block_on(async {
+            let events = Events::capture();
+            let lost = || events.with("don't reach this subscriber").len();
+            for (backend, warned) in
+                [(Backend::Thread, 0), (Backend::Exec, 1), (Backend::Forkserver, 1)]
+            {
+                let runtime = open(false);
+                let squares = runtime.nursery(async |n| {
+                    let one = n.actor("one").backend(backend.clone()).start().await?;
+                    let two = n.actor("two").backend(backend.clone()).start().await?;
+                    Ok(one.call(square(3)).await? + two.call(square(4)).await?)
+                });
+                assert_eq!(squares.await.unwrap(), 25);
+                runtime.close().await;
+                assert_eq!(lost(), warned, "{}", backend.name());
+            }
         });
     });
 }

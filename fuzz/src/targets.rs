@@ -321,7 +321,7 @@ fn to_parent() -> Vec<ToParent> {
         ..Ended::default()
     };
     vec![
-        ToParent::Ready(Ready { version: PROTOCOL_VERSION, pid: 77 }),
+        ToParent::Ready(Ready { version: PROTOCOL_VERSION, pid: 77, subscribed: true }),
         ToParent::Refused(hatchery_proto::HandshakeError::Version { spawner: 1, actor: 2 }),
         ToParent::Started { call, value: Bytes::from_static(&[1]).into() },
         ToParent::Grant { call, bytes: 4096 },

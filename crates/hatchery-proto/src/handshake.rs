@@ -122,8 +122,8 @@ mod tests {
     fn events() -> Vec<Event> {
         let wrong = HandshakeError::Version { spawner: 1, actor: 9 };
         vec![
-            Event::Ready(Ready { version: PROTOCOL_VERSION, pid: 1 }),
-            Event::Ready(Ready { version: 9, pid: 1 }),
+            Event::Ready(Ready { version: PROTOCOL_VERSION, pid: 1, subscribed: false }),
+            Event::Ready(Ready { version: 9, pid: 1, subscribed: false }),
             Event::Refused(wrong),
             Event::Exited(ExitStatus::Signal(6)),
         ]

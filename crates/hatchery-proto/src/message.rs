@@ -15,7 +15,7 @@ use crate::report::ActorReport;
 use crate::stream::Terms;
 
 /// Raised whenever a message changes its form.
-pub const PROTOCOL_VERSION: u32 = 6;
+pub const PROTOCOL_VERSION: u32 = 7;
 
 /// From the spawner to the actor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -170,6 +170,8 @@ pub struct Ready {
     pub version: u32,
     /// Its process.
     pub pid: u32,
+    /// Whether somebody subscribes to its events of `tracing`, in its own process.
+    pub subscribed: bool,
 }
 
 /// An actor's last words.

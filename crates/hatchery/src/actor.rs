@@ -132,7 +132,11 @@ async fn live(birth: Birth, socket: Socket) -> i32 {
     let inbox = inbox.with_limit(config.max_frame_bytes).with_spin(hello.busy_poll).with_lane(down);
     let actor = adopt(runtime, is_thread, hello.path, outbox.clone());
     let writer = tokio::spawn(outbox.clone().write_out());
-    let ready = Ready { version: PROTOCOL_VERSION, pid: std::process::id() };
+    let ready = Ready {
+        version: PROTOCOL_VERSION,
+        pid: std::process::id(),
+        subscribed: tracing::dispatcher::has_been_set(),
+    };
     if outbox.push(Priority::Control, &ToParent::Ready(ready)).is_err() {
         actor.cancel(gone(&actor), config.orphan_grace);
     }

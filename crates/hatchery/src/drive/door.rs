@@ -356,7 +356,11 @@ struct Guest {
 
 impl Guest {
     async fn serve(self, mut inbox: Inbox) {
-        let ready = Ready { version: PROTOCOL_VERSION, pid: std::process::id() };
+        let ready = Ready {
+            version: PROTOCOL_VERSION,
+            pid: std::process::id(),
+            subscribed: tracing::dispatcher::has_been_set(),
+        };
         let writing = tokio::spawn(self.outbox.clone().write_out());
         if self.outbox.push(Priority::Control, &ToParent::Ready(ready)).is_ok() {
             let end = self.answer(&mut inbox).await;

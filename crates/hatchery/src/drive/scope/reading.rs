@@ -1,6 +1,6 @@
 //! What one actor says: read by a task of its own, passed on to its link, its scope, its handshake.
 
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use hatchery_proto::handshake;
 use hatchery_proto::scope::Event;
@@ -64,6 +64,9 @@ impl Reading {
             ToParent::Ready(ready) => {
                 if self.is_process {
                     self.link.set_pid(ready.pid);
+                    if !ready.subscribed {
+                        warn_of_lost_events(&self.link);
+                    }
                 }
                 self.core.answered(self.id, handshake::Event::Ready(ready));
             }
@@ -109,4 +112,22 @@ impl Drop for Reading {
         self.core.apply(Event::ChannelDead(self.id));
         self.link.lose();
     }
+}
+
+/// Says once, to whoever subscribes here, that an actor with a process of its own is not heard.
+fn warn_of_lost_events(link: &Link) {
+    static ONCE: Once = Once::new();
+    if !tracing::dispatcher::has_been_set() {
+        return;
+    }
+    ONCE.call_once(|| {
+        let path = link.path.clone();
+        hatchery_spawn::notice::post(move || {
+            tracing::warn!(
+                %path,
+                "events of actors with processes of their own don't reach this subscriber: they are lost \
+                 unless such an actor installs one itself (told once)"
+            );
+        });
+    });
 }
