@@ -27,11 +27,12 @@ async fn who_below() -> (u32, usize, bool, bool) {
     nursery(async |n| Ok(n.start("below").await?.call(who()).await?)).await.unwrap()
 }
 
-/// Goes to another root directory, so that it can start nothing; says why.
+/// Goes to another root directory, so that it can start nothing more; says why.
 #[hatchery::function]
 async fn jailed() -> String {
-    nix::unistd::chroot("/tmp").unwrap();
     let started = nursery(async |n| {
+        n.start("before").await?;
+        nix::unistd::chroot("/tmp").unwrap();
         let Err(error) = n.start("below").await else { return Ok(None) };
         let StartCause::Spawn(SpawnError::Rights { right, .. }) = &error.cause else {
             return Ok(Some(error.to_string()));
@@ -111,9 +112,8 @@ fn a_jailed_actor_starts_nothing_outside() {
         isolate::block_on(async {
             for backend in &PROCESSES {
                 let runtime = open(backend).await;
-                let said = runtime.nursery(async |n| {
-                    Ok(n.start("jailed").await?.call(jailed()).await?)
-                });
+                let said =
+                    runtime.nursery(async |n| Ok(n.start("jailed").await?.call(jailed()).await?));
                 let said = said.await.unwrap();
                 assert!(said.contains("another root directory"), "{said}");
                 runtime.close().await;
