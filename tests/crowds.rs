@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 use hatchery::{Backend, Config, Error, Nursery, OneShot, Runtime, Stdio, nursery};
 use hatchery_testkit::isolate;
-use hatchery_tests::{BACKENDS, BUDGET, PROCESSES, each, here, within};
+use hatchery_tests::{BACKENDS, BUDGET, PROCESSES, each, here, many_fds, within};
 use tokio::sync::Notify;
 
 #[hatchery::function]
@@ -175,6 +175,84 @@ fn ten_thousand_calls_in_flight_are_all_answered() {
         });
         done.await.unwrap();
         runtime.close().await;
+    });
+}
+
+/// Starts that many actors at once, each of which does the same below it, and stays when all are up, and
+/// says how many.
+#[hatchery::function]
+async fn settle(levels: u32, breadth: u64) -> Result<u64, Error> {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        let held = nursery(async |n| {
+            let all = settle_below(&n, levels, breadth).await?;
+            // Who asked has gone if the tree comes down meanwhile.
+            tell.send(all).map_err(|_| Error::msg("nobody waits"))?;
+            std::future::pending::<hatchery::Result<()>>().await
+        });
+        drop(held.await);
+    });
+    told.await.map_err(|_| Error::msg("it came down while it grew"))
+}
+
+async fn settle_below(n: &Nursery, levels: u32, breadth: u64) -> hatchery::Result<u64> {
+    let all = (0..breadth).map(async |i| {
+        let actor = n.start(&format!("a{i}")).await?;
+        let below = if levels > 1 { actor.call(settle(levels - 1, breadth)).await? } else { 0 };
+        Ok::<_, Error>(1 + below)
+    });
+    Ok(try_join_all(all).await?.into_iter().sum())
+}
+
+/// Grows T(2,breadth) at once on one processor, which a thread spins on beside it.
+fn crowd_of_nurseries(backend: &Backend, breadth: u64, handshake: Duration) {
+    use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+    let this = nix::unistd::Pid::from_raw(0);
+    let own = sched_getaffinity(this).unwrap();
+    let first = (0..CpuSet::count()).find(|cpu| own.is_set(*cpu).unwrap()).unwrap();
+    let mut one = CpuSet::new();
+    one.set(first).unwrap();
+    // Inherited by all that comes of this thread.
+    sched_setaffinity(this, &one).unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let spinning = std::thread::spawn({
+        let stop = stop.clone();
+        move || while !stop.load(Ordering::Relaxed) {}
+    });
+    let config = Config { handshake, ..Config::with_budget(LONG) };
+    within(LONG * 4, backend.clone(), config, async |runtime| {
+        let begun = std::time::Instant::now();
+        let all = runtime.nursery(async |n| {
+            let all = settle_below(&n, 2, breadth).await?;
+            println!("{all} actors up after {:?}", begun.elapsed());
+            Ok(all)
+        });
+        let all = all.await.unwrap_or_else(|error| panic!("{}", error.render()));
+        assert_eq!(all, breadth * (breadth + 1));
+        runtime.close().await;
+    });
+    stop.store(true, Ordering::Relaxed);
+    spinning.join().unwrap();
+}
+
+/// Fault 35, C16: starts that the tree itself holds up are no silence. All of a crowd of nurseries start
+/// actors at once, where each birth has to wait for its turn, with a bound that a fifth of them would
+/// need if they were all born at once.
+#[test]
+fn a_crowd_of_nurseries_starves_none_of_its_own() {
+    isolate::run_test(here!(), LONG, || {
+        many_fds();
+        crowd_of_nurseries(&Backend::Forkserver, 30, Duration::from_secs(1));
+    });
+}
+
+/// The same at full size, by hand: ten thousand actors, with the default bound.
+#[test]
+#[ignore = "takes the machine for a minute or more"]
+fn ten_thousand_actors_of_a_hundred_nurseries_come_up() {
+    isolate::run_test(here!(), LONG * 4, || {
+        many_fds();
+        crowd_of_nurseries(&Backend::Forkserver, 100, Config::default().handshake);
     });
 }
 

@@ -40,7 +40,7 @@ pub enum HandshakeError {
     },
 }
 
-/// A start's wait for its actor, from the request to the first of: ready, refused, dead, too late.
+/// A start's wait for its actor, from the fork to the first of: ready, refused, dead, too late.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Handshake {
     began: Time,
@@ -80,6 +80,14 @@ impl Handshake {
     #[must_use]
     pub fn new(bound: Duration, now: Time) -> Self {
         Self { began: now, until: now + bound, done: false }
+    }
+
+    /// The actor was forked just now: until then it could not answer, so its time begins here. Without
+    /// effect on one that has answered.
+    pub fn born(&mut self, bound: Duration, now: Time) {
+        if !self.done {
+            *self = Self::new(bound, now);
+        }
     }
 
     /// The first event decides; later ones change nothing, as the actor's life goes on elsewhere.

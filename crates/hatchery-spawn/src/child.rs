@@ -605,9 +605,19 @@ impl ChildHandle {
         read_birth(&pipe).ok().flatten()
     }
 
-    /// It has been born: what watched over that is closed.
+    /// It has been born: what watched over that is closed, and its birth holds up no others any more
+    /// (see [`Spec::answers`](crate::Spec::answers)).
     pub fn born(&self) {
         self.core.birth.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.told_born();
+    }
+
+    pub(crate) fn told_born(&self) {
+        if let Body::Process { number, server, .. } = &self.core.body
+            && let Some(server) = server.upgrade()
+        {
+            server.born(*number);
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! the program's own image, executed afresh: no inherited thread, lock, fd or buffer. It is the
 //! parent and reaper of all children of the tree, and ends them when whoever asked for them dies.
 
+pub(crate) mod births;
 pub(crate) mod book;
 pub(crate) mod client;
 pub(crate) mod confined;
@@ -429,6 +430,8 @@ impl Forkserver {
                 has_terminal: spec.manner.foreground,
                 is_detached: spec.manner.detach,
             },
+            is_told: spec.answers || !matches!(run, Run::Main(_)),
+            is_silent: !spec.answers,
             stdin: None,
             stdout: None,
             stderr: None,
@@ -443,7 +446,8 @@ impl Forkserver {
         let (request, stdio, rest) = describe(spec, run, bound, (present, asker));
         self.stdio(stdio, &mut fds, &mut waiting)?;
         fds.extend(rest.into_iter().chain(directory));
-        let encode = |number| Request { number, ..request }.encode();
+        let request = Request { is_told: waiting.is_told, ..request };
+        let encode = |number, born| Request { number, born, ..request }.encode();
         self.inner.client.request(waiting, fds, environment, encode);
         Ok(answered)
     }
@@ -530,6 +534,8 @@ fn describe(
         current_dir: spec.current_dir.map(|path| bytes(path.into_os_string())),
         has_channel: spec.channel.is_some(),
         nice: spec.nice,
+        is_told: false,
+        born: Vec::new(),
         limits: spec.limits.iter().map(|(what, soft, hard)| (*what as u32, *soft, *hard)).collect(),
         confine: spec.confine,
         manner: Manner { places, ..spec.manner },

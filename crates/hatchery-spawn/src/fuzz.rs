@@ -88,6 +88,8 @@ pub fn good_requests() -> Vec<Vec<u8>> {
         current_dir: Some(b"/".to_vec()),
         has_channel: true,
         nice: Some(3),
+        is_told: true,
+        born: vec![6],
         limits: vec![(7, 10, 20)],
         confine: Confinement::new()
             .nice(1)
@@ -131,7 +133,8 @@ pub fn good_answers() -> Vec<Vec<u8>> {
         Answer::WarmingUp { preload: call() },
         Answer::Spoiled { preload: call(), failure: PreloadFailure::Panicked { message: call() } },
         Answer::Failed { number: 3, call: call(), errno: 11 },
-        Answer::Spawned { number: 3, pid: 99, withheld: false },
+        Answer::Spawned { number: 3, pid: 99, withheld: false, tell: true },
+        Answer::Waits,
         Answer::Noted { number: 3, note: Note::Stopped(21) },
         Answer::Exited {
             number: 99,

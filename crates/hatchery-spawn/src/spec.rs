@@ -36,6 +36,7 @@ pub struct Spec {
     pub(crate) confine: Confinement,
     pub(crate) manner: Manner,
     pub(crate) stack_size: Option<usize>,
+    pub(crate) answers: bool,
 }
 
 /// What a child runs.
@@ -104,7 +105,20 @@ impl Spec {
             confine: Confinement::default(),
             manner: Manner::default(),
             stack_size: None,
+            answers: false,
         }
+    }
+
+    /// Whether the child says to its spawner that it serves, which then calls
+    /// [`ChildHandle::born`](crate::ChildHandle::born): until then its birth is under way. Default: it
+    /// is over when the child is forked, or its program executed.
+    ///
+    /// The forkserver has 64 births under way at once, in the whole tree, for no longer than 2 s each;
+    /// who asks for more waits for its turn. Without effect on threads.
+    #[must_use]
+    pub fn answers(mut self, yes: bool) -> Self {
+        self.answers = yes;
+        self
     }
 
     /// The same child with another main of ours: for a backend that wraps another one.

@@ -191,6 +191,7 @@ impl Options {
             .stdout(stdout.of(path, keep, &mut pipes.stdout)?)
             .stderr(stderr.of(path, keep, &mut pipes.stderr)?)
             .channel(channel)
+            .answers(true)
             .confine(self.confine.clone());
         for (resource, soft, hard) in &self.limits {
             spec = spec.limit(*resource, *soft, *hard);

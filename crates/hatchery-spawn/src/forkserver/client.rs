@@ -47,6 +47,10 @@ pub(crate) struct Waiting {
     pub(crate) exec: Duration,
     /// The reading end of the birth pipe. Shared, so that polling it needs no copy of the fd.
     pub(crate) birth: Arc<OwnedFd>,
+    /// The forkserver is told when it is born.
+    pub(crate) is_told: bool,
+    /// Nobody but the birth pipe says when that is.
+    pub(crate) is_silent: bool,
     /// Another image comes after the fork: it is only there when the birth pipe says so.
     pub(crate) execs: bool,
     pub(crate) ties: Ties,
@@ -93,6 +97,12 @@ struct State {
     /// The preload that the forkserver runs before it can fork, and since when it runs preloads.
     warming: Option<(String, Instant)>,
     children: BTreeMap<u64, Arc<Core>>,
+    /// Children whose births are under way and are told about, and whether others wait for them.
+    births: BTreeMap<u64, bool>,
+    /// Children that are born, to be told with the next request; the last few.
+    born: VecDeque<u64>,
+    /// The same, to be told at once.
+    awaited: VecDeque<u64>,
     /// Forked, and on their way to another image.
     executing: Vec<(Waiting, Arc<Core>)>,
     thread: Option<OwnThread>,
@@ -139,14 +149,14 @@ impl Client {
         Ok(client)
     }
 
-    /// Sends a request, or queues it behind others. `encode` is told its number. The variables that go
-    /// with it are told before it, unless they were told last.
+    /// Sends a request, or queues it behind others. `encode` is told its number, and who is born. The
+    /// variables that go with it are told before it, unless they were told last.
     pub(crate) fn request(
         &self,
         waiting: Waiting,
         mut fds: Vec<OwnedFd>,
         environment: Option<Arc<[u8]>>,
-        encode: impl FnOnce(u64) -> Vec<u8>,
+        encode: impl FnOnce(u64, Vec<u64>) -> Vec<u8>,
     ) {
         let mut state = self.state();
         let lost = self.lost.borrow().clone();
@@ -156,7 +166,7 @@ impl Client {
         }
         let number = state.next;
         state.next += 1;
-        let mut bytes = encode(number);
+        let mut bytes = encode(number, state.born.drain(..).collect());
         if bytes.len() > MAX_BYTES {
             match elsewhere(&waiting.name, &bytes, MAX_ELSEWHERE) {
                 Ok(memory) => fds.push(memory),
@@ -262,8 +272,8 @@ impl Client {
             let state = self.state();
             let births: Vec<Arc<OwnedFd>> =
                 state.executing.iter().map(|(waiting, _)| waiting.birth.clone()).collect();
-            let may_ask = !state.queue.is_empty() && state.may_ask();
-            let may_send = may_ask || !state.signals.is_empty();
+            let may_ask = !state.queue.is_empty() && self.may_ask(&state);
+            let may_send = may_ask || !state.signals.is_empty() || !state.awaited.is_empty();
             (births, may_send, state.next_deadline(self.warm_up))
         };
         let mut flags = PollFlags::POLLIN;
@@ -346,9 +356,10 @@ impl Client {
                     tell(waiting.answer, Err(SpawnError::Rights { name, right }));
                 }
             }
-            Answer::Spawned { number, pid, withheld } => {
+            Answer::Spawned { number, pid, withheld, tell } => {
                 let withheld = withheld || received.truncated;
-                self.spawned(number, pid, received.fds.pop().map(Pidfd::received), withheld);
+                let pidfd = received.fds.pop().map(Pidfd::received);
+                self.spawned((number, pid), pidfd, withheld, tell);
             }
             Answer::Noted { number, note } => {
                 let core = self.state().children.get(&number).cloned();
@@ -356,12 +367,15 @@ impl Client {
                     core.noted(note);
                 }
             }
+            // It was heard.
+            Answer::Waits => {}
             Answer::Exited { number, code, signal, core_dumped, out_of_memory, step } => {
                 let core = {
                     let mut state = self.state();
                     // A kill is for all in its cgroup, if it had one.
                     let is_kill = |signal: u8| i32::from(signal) == libc::SIGKILL;
                     state.signals.retain(|(to, signal)| *to != number || is_kill(*signal));
+                    state.births.remove(&number);
                     state.children.remove(&number)
                 };
                 if let Some(core) = core {
@@ -376,7 +390,7 @@ impl Client {
         Ok(())
     }
 
-    fn spawned(&self, number: u64, pid: i32, pidfd: Option<Pidfd>, withheld: bool) {
+    fn spawned(&self, (number, pid): (u64, i32), pidfd: Option<Pidfd>, withheld: bool, tell: bool) {
         let waiting = self.take_waiting(number);
         let Some(mut waiting) = waiting else {
             // Withdrawn or expired: nobody wants it.
@@ -402,6 +416,9 @@ impl Client {
         let core = Core::process(name, who, (grip, waiting.ties), self.me.clone(), birth);
         let mut state = self.state();
         state.children.insert(number, core.clone());
+        if waiting.is_told {
+            state.births.insert(number, tell);
+        }
         if waiting.execs {
             // From here on it is the child's time.
             waiting.since = Instant::now();
@@ -450,6 +467,46 @@ impl Client {
         let _unsent = scm_rights::send(self.socket.as_fd(), &wire::encode_hold(stopped), &[]);
     }
 
+    /// A child of ours that was asked for under that number is born: it wants no more of the processor
+    /// than others. Told at once if others wait for it, else with the next request.
+    pub(crate) fn born(&self, number: u64) {
+        let mut state = self.state();
+        let Some(tell) = state.births.remove(&number) else { return };
+        if !tell {
+            if state.born.len() == MAX_BORN {
+                // Counted until its time is over; nobody waited for it.
+                state.born.pop_front();
+            }
+            return state.born.push_back(number);
+        }
+        state.awaited.push_back(number);
+        self.send_awaited(&mut state);
+        let is_full = !state.awaited.is_empty();
+        drop(state);
+        if is_full {
+            // The thread sends what found no room.
+            let _full = self.wake.write(1);
+        }
+    }
+
+    fn send_awaited(&self, state: &mut State) {
+        while let Some(number) = state.awaited.front() {
+            match scm_rights::send(self.socket.as_fd(), &wire::encode_born(*number), &[]) {
+                Ok(()) => drop(state.awaited.pop_front()),
+                // Writable again, or ended: the thread will find out.
+                Err(_) => break,
+            }
+        }
+    }
+
+    /// Whether another request may be under way. The forkserver holds their fds until it is their turn,
+    /// and each fork copies its table; so actors, of which there are many, have two.
+    fn may_ask(&self, state: &State) -> bool {
+        let most = if self.tree.is_some() { MAX_OUTSTANDING } else { MAX_OUTSTANDING_BELOW };
+        let is_crowded = state.crowded.is_some_and(|until| Instant::now() < until);
+        state.outstanding < most && !is_crowded
+    }
+
     fn send_signals(&self, state: &mut State) {
         while let Some((number, signal)) = state.signals.front() {
             let message = wire::encode_signal(*number, *signal);
@@ -472,8 +529,9 @@ impl Client {
     #[must_use]
     fn send_queued(&self, state: &mut State) -> Vec<(Waiting, Errno)> {
         self.send_signals(state);
+        self.send_awaited(state);
         let mut refused = Vec::new();
-        while state.may_ask()
+        while self.may_ask(state)
             && let Some(next) = state.queue.front()
         {
             let number = next.number;
@@ -520,6 +578,7 @@ impl Client {
         let executing = std::mem::take(&mut state.executing);
         state.queue.clear();
         state.signals.clear();
+        state.awaited.clear();
         drop(state);
         // It sees the end of our connection also while its own is held in this struct.
         self.hang_up();
@@ -593,11 +652,6 @@ impl State {
         }
     }
 
-    fn may_ask(&self) -> bool {
-        let is_crowded = self.crowded.is_some_and(|until| Instant::now() < until);
-        self.outstanding < MAX_OUTSTANDING && !is_crowded
-    }
-
     /// When the forkserver has been silent for too long. All bounds of a client are the same, so
     /// the first to ask is the first to be due. While preloads run, only their own bound counts.
     fn next_deadline(&self, warm_up: Duration) -> Option<Instant> {
@@ -661,8 +715,12 @@ fn refuse(refused: Vec<(Waiting, Errno)>) {
 
 /// The child is there, or its birth pipe says why not.
 fn finish(waiting: Waiting, core: Arc<Core>) {
-    let Waiting { answer, bound, birth, execs, stdin, stdout, stderr, tail, .. } = waiting;
+    let Waiting { answer, bound, birth, execs, is_silent, stdin, stdout, stderr, tail, .. } =
+        waiting;
     let mut child = Child::new(core);
+    if is_silent {
+        child.handle().told_born();
+    }
     if execs {
         let name = child.handle().name().to_owned();
         // In the two bad cases the child is killed by being dropped here.
@@ -693,6 +751,10 @@ fn tell(answer: oneshot::Sender<Result<Child, SpawnError>>, result: Result<Child
 const CROWDED_PAUSE: Duration = Duration::from_millis(1);
 /// Fds in flight count against a limit of their own; these are at most a few hundred.
 const MAX_OUTSTANDING: usize = 64;
+/// The same in an actor: one that is forked, and one that can be forked next.
+const MAX_OUTSTANDING_BELOW: usize = 2;
+/// How many births are told with one request.
+const MAX_BORN: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -725,18 +787,20 @@ mod tests {
             birth: Arc::new(birth),
             execs: false,
             ties: Ties::default(),
+            is_told: false,
+            is_silent: true,
             stdin: None,
             stdout: None,
             stderr: None,
             tail: None,
         };
-        client.request(waiting, Vec::new(), None, |_| vec![0; 16]);
+        client.request(waiting, Vec::new(), None, |_, _| vec![0; 16]);
         let number = 0;
         let pidfd = Pidfd::open(std::process::id()).unwrap();
         let (core_dumped, out_of_memory) = (false, false);
         let exited =
             Answer::Exited { number, code: 3, signal: 0, core_dumped, out_of_memory, step: None };
-        let spawned = Answer::Spawned { number, pid: 7, withheld: false }.encode();
+        let spawned = Answer::Spawned { number, pid: 7, withheld: false, tell: false }.encode();
         scm_rights::send(theirs.as_fd(), &spawned, &[pidfd.as_fd()]).unwrap();
         scm_rights::send(theirs.as_fd(), &exited.encode(), &[]).unwrap();
         drop(theirs);

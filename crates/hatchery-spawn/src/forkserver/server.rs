@@ -23,13 +23,14 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use nix::time::{ClockId, clock_gettime};
 
-use super::book::Book;
+use super::births::Births;
+use super::book::{Book, Owner};
 use super::confined::Confined;
 use super::crib::Crib;
 use super::pidfds::Pidfds;
 use super::rights::Keeper;
 use super::warm_up::Unfit;
-use super::wire::Answer;
+use super::wire::{Answer, Request};
 use crate::sys::environ::Entries;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::rlimit::Limits;
@@ -66,6 +67,7 @@ pub(crate) fn main(root: i32, tree: &str) -> ! {
 
 struct Server {
     book: Book,
+    births: Births<RawFd, Asked>,
     confined: Confined,
     programs: Programs,
     clients: BTreeMap<RawFd, Client>,
@@ -109,6 +111,16 @@ struct Server {
     buffer: Vec<u8>,
 }
 
+/// A request that waits for its turn, with its fds.
+struct Asked {
+    owner: Owner,
+    request: Request,
+    /// Its fds, and who sent it.
+    received: scm_rights::Received,
+    /// The variables that its client had told last, when this was read.
+    environment: Option<Rc<Entries>>,
+}
+
 type CallFailed = (&'static str, Errno);
 
 impl Server {
@@ -128,6 +140,7 @@ impl Server {
             self.reap();
             self.look_at_lingering();
             self.ask_to_end();
+            self.give_turns();
             let now = now();
             for pid in self.book.due(now) {
                 process::kill_own_child(pid, true, libc::SIGKILL);
@@ -159,8 +172,9 @@ impl Server {
     }
 
     fn timeout(&self) -> EpollTimeout {
+        let births = self.births.next_deadline().into_iter().chain(self.next_word()).min();
         let next = [self.book.next_deadline(), self.sweep_at, self.scan_at, self.crowded_at];
-        let next = next.into_iter().chain([self.programs.next_deadline()]).flatten().min();
+        let next = next.into_iter().chain([self.programs.next_deadline(), births]).flatten().min();
         let Some(next) = next else { return EpollTimeout::NONE };
         let millis = next.saturating_sub(now()).div_ceil(1_000_000);
         EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::MAX)

@@ -39,6 +39,11 @@ pub(crate) struct Request {
     pub(crate) current_dir: Option<Vec<u8>>,
     pub(crate) has_channel: bool,
     pub(crate) nice: Option<i32>,
+    /// Its client says when the child is born: another image is there, or the child has answered. Else
+    /// it is born when it is forked.
+    pub(crate) is_told: bool,
+    /// Children that are born, of those that its client tells about.
+    pub(crate) born: Vec<u64>,
     pub(crate) limits: Vec<(u32, u64, u64)>,
     pub(crate) confine: Confinement,
     pub(crate) manner: Manner,
@@ -105,6 +110,25 @@ pub(crate) const STOP: u8 = 65;
 /// In a signal's place: what it left in its group has had its time.
 pub(crate) const SETTLE: u8 = 66;
 
+/// Another message of a client: that child of mine is born, for which others wait. By the number of its
+/// request.
+pub(crate) fn encode_born(number: u64) -> [u8; BORN_BYTES] {
+    let mut out = [BORN; BORN_BYTES];
+    out[1..].copy_from_slice(&number.to_le_bytes());
+    out
+}
+
+/// Which child is born; `None` for anything else. No request is that short.
+pub(crate) fn decode_born(bytes: &[u8]) -> Option<u64> {
+    let (&BORN, number) = bytes.split_first()? else { return None };
+    Some(u64::from_le_bytes(number.try_into().ok()?))
+}
+
+/// Of an answer.
+const WAITS: u8 = 0x77;
+const BORN: u8 = 0xfc;
+const BORN_BYTES: usize = 9;
+
 /// The root's message: stop every child, or let all go on.
 pub(crate) fn encode_hold(stopped: bool) -> [u8; 2] {
     [HOLD, u8::from(stopped)]
@@ -157,8 +181,11 @@ pub(crate) enum Answer {
     /// No child came of this request: it would have had a right that its spawner has not.
     Refused { number: u64, right: Right },
     /// The child lives; its pidfd comes beside this, if there is one.
-    /// `withheld`: it has a pidfd, which there was no way to pass on.
-    Spawned { number: u64, pid: i32, withheld: bool },
+    /// `withheld`: it has a pidfd, which there was no way to pass on. `tell`: others wait for it to be
+    /// born.
+    Spawned { number: u64, pid: i32, withheld: bool, tell: bool },
+    /// Others have their turn; all that was asked for is not forgotten.
+    Waits,
     /// Something of a program that is neither its birth nor its status.
     Noted { number: u64, note: Note },
     /// The child is reaped. Always after its `Spawned`.
@@ -214,6 +241,9 @@ impl Request {
         out.u8(u8::from(self.has_channel));
         out.u8(u8::from(self.nice.is_some()));
         out.i32(self.nice.unwrap_or_default());
+        out.u8(u8::from(self.is_told));
+        out.u32(self.born.len());
+        self.born.iter().for_each(|number| out.u64(*number));
         out.u32(self.limits.len());
         for (resource, soft, hard) in &self.limits {
             out.u64(u64::from(*resource));
@@ -249,6 +279,8 @@ impl Request {
         let current_dir = input.optional()?.map(<[u8]>::to_vec);
         let has_channel = input.u8()? != 0;
         let (has_nice, nice) = (input.u8()? != 0, input.i32()?);
+        let is_told = input.u8()? != 0;
+        let born = input.list(Reader::u64)?;
         let limits = input.list(|input| {
             let resource = u32::try_from(input.u64()?).map_err(|_| Malformed)?;
             Ok((resource, input.u64()?, input.u64()?))
@@ -274,6 +306,8 @@ impl Request {
             current_dir,
             has_channel,
             nice: has_nice.then_some(nice),
+            is_told,
+            born,
             limits,
             confine,
             manner,
@@ -300,16 +334,17 @@ impl Answer {
                 out.u64(*number);
                 out.i32(*errno);
             }
-            Self::Spawned { number, pid, withheld } => {
+            Self::Spawned { number, pid, withheld, tell } => {
                 out.u8(3);
                 out.u64(*number);
                 out.i32(*pid);
-                out.u8(u8::from(*withheld));
+                out.u8(u8::from(*withheld) | u8::from(*tell) << 1);
             }
             Self::Threaded { number, threads } => {
                 out.tagged(7, threads);
                 out.u64(*number);
             }
+            Self::Waits => out.u8(WAITS),
             Self::WarmingUp { preload } => out.tagged(5, preload),
             Self::Spoiled { preload, failure } => {
                 out.tagged(6, preload);
@@ -346,7 +381,8 @@ impl Answer {
             2 => Self::Failed { call: input.text()?, number: input.u64()?, errno: input.i32()? },
             3 => {
                 let (number, pid) = (input.u64()?, input.i32()?);
-                Self::Spawned { number, pid, withheld: input.u8()? != 0 }
+                let flags = input.u8()?;
+                Self::Spawned { number, pid, withheld: flags & 1 != 0, tell: flags & 2 != 0 }
             }
             4 => Self::Exited {
                 number: input.u64()?,
@@ -360,6 +396,7 @@ impl Answer {
                 let number = input.u64()?;
                 Self::Refused { number, right: Right::from_number(input.u8()?).ok_or(Malformed)? }
             }
+            WAITS => Self::Waits,
             5 => Self::WarmingUp { preload: input.text()? },
             6 => Self::Spoiled { preload: input.text()?, failure: input.failure()? },
             7 => Self::Threaded { threads: input.text()?, number: input.u64()? },
@@ -599,6 +636,8 @@ mod tests {
             current_dir: Some(b"/".to_vec()),
             has_channel: true,
             nice: Some(-7),
+            is_told: true,
+            born: vec![3, 5],
             limits: vec![(7, 10, 20)],
             confine: Confinement::new()
                 .nice(-3)
@@ -644,7 +683,9 @@ mod tests {
             Answer::Unfit { call: "prctl".into(), errno: 1 },
             Answer::Failed { number: 3, call: "fork".into(), errno: 11 },
             Answer::Refused { number: 3, right: Right::Seccomp },
-            Answer::Spawned { number: 3, pid: 99, withheld: true },
+            Answer::Spawned { number: 3, pid: 99, withheld: true, tell: false },
+            Answer::Spawned { number: 3, pid: 99, withheld: false, tell: true },
+            Answer::Waits,
             Answer::Exited {
                 number: 99,
                 code: 0,
@@ -702,6 +743,16 @@ mod tests {
             decode_signal(cut).is_none() && decode_hold(cut).is_none()
         };
         assert!((0..whole.len()).all(other));
+    }
+
+    #[test]
+    fn a_word_about_a_birth_is_nothing_else() {
+        let word = encode_born(77);
+        assert_eq!(decode_born(&word), Some(77));
+        assert!(Request::decode(&word).is_err() && decode_elsewhere(&word).is_none());
+        assert!(decode_signal(&word).is_none() && decode_hold(&word).is_none());
+        assert!((0..word.len()).all(|length| decode_born(&word[..length]).is_none()));
+        assert!(decode_born(&Request { number: 0xfc, ..request() }.encode()).is_none());
     }
 
     /// C15: a cut or changed message is refused, never a panic and never a huge allocation.

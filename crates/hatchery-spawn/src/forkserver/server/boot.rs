@@ -13,6 +13,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use super::Server;
 use super::clients::shared_pair;
 use super::programs::Programs;
+use crate::forkserver::births::Births;
 use crate::forkserver::book::{Book, Owner};
 use crate::forkserver::confined::Confined;
 use crate::forkserver::crib::Crib;
@@ -88,6 +89,7 @@ impl Server {
         say_ready(client, &pidfds, huge_pages).map_err(call("sendmsg"))?;
         Ok(Self {
             book: Book::default(),
+            births: Births::default(),
             confined: Confined::default(),
             programs: Programs::default(),
             clients: BTreeMap::new(),

@@ -6,26 +6,20 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::time::{ClockId, clock_gettime};
 
-use super::{CallFailed, Server, now};
+use super::{Asked, CallFailed, Server, now};
 use crate::confine::cgroup;
 use crate::exit::Exit;
 use crate::forkserver::book::Owner;
 use crate::forkserver::fork;
 use crate::forkserver::rights::Sender;
 use crate::forkserver::strays::{self, AmidExec};
-use crate::forkserver::wire::{Answer, Request, Run};
+use crate::forkserver::wire::{Answer, Run};
 use crate::prelude::Nest;
-use crate::sys::scm_rights::Received;
 use crate::sys::{process, waitid};
 
 impl Server {
-    pub(super) fn spawn(
-        &mut self,
-        fd: RawFd,
-        owner: Owner,
-        mut request: Request,
-        mut received: Received,
-    ) {
+    pub(super) fn spawn(&mut self, fd: RawFd, asked: Asked) {
+        let Asked { owner, mut request, mut received, environment } = asked;
         let number = request.number;
         let failed = |(call, errno): CallFailed| Answer::Failed {
             number,
@@ -47,7 +41,6 @@ impl Server {
         if let Err(error) = self.pidfds.reserve() {
             return self.answer(fd, failed(error), None);
         }
-        let environment = client.environment.clone();
         if request.present.has_environment && environment.is_none() {
             return self.answer(fd, failed(("recvmsg(SCM_RIGHTS)", Errno::EMFILE)), None);
         }
@@ -94,7 +87,8 @@ impl Server {
                 if self.held {
                     process::kill_own_child(pid, false, libc::SIGSTOP);
                 }
-                self.answer(fd, Answer::Spawned { number, pid, withheld: false }, pidfd);
+                let tell = request.is_told && self.births.begun(mark, now());
+                self.answer(fd, Answer::Spawned { number, pid, withheld: false, tell }, pidfd);
                 if !self.clients.contains_key(&fd) {
                     process::kill_own_child(pid, false, libc::SIGKILL);
                 }
@@ -187,11 +181,13 @@ impl Server {
         self.programs.died(pid);
         self.programs.owner_died(pid);
         let mark = self.book.mark_of(pid);
+        mark.into_iter().for_each(|mark| self.births.over(mark));
         let Some((owner, number)) = self.book.died(pid, now(), self.grace) else { return };
         self.confined.died(pid, (owner, number));
         let step = mark.and_then(|mark| self.crib.bed(mark).died_in());
         let own: Vec<RawFd> = self.sockets_of(Owner::Actor(pid));
         for fd in own {
+            drop(self.births.left(fd));
             self.clients.remove(&fd);
         }
         self.rights.forget(pid);

@@ -14,7 +14,7 @@ use nix::sys::socket::{
 };
 
 use super::heard::Heard;
-use super::{CallFailed, Server, now};
+use super::{Asked, CallFailed, Server, now};
 use crate::forkserver::book::Owner;
 use crate::forkserver::memory;
 use crate::forkserver::wire::{
@@ -40,11 +40,15 @@ pub(super) struct Client {
     last: Option<u64>,
     /// Its variables, as it has told them last.
     pub(super) environment: Option<Rc<Entries>>,
+    /// How many of its requests wait for their turn. Who has [`MAX_ASKED`] of these is not read from
+    /// until one had its turn.
+    asked: usize,
 }
 
 impl Client {
     pub(super) fn is_clogged(&self) -> bool {
-        self.backlog.len() >= MAX_BACKLOG
+        let most = if self.owner == Owner::Root { MAX_ASKED } else { MAX_ASKED_BELOW };
+        self.backlog.len() >= MAX_BACKLOG || self.asked >= most
     }
 
     /// Sends what the socket takes.
@@ -137,10 +141,19 @@ impl Server {
             let backlog = VecDeque::new();
             // The root is told that this is up.
             let said = if owner == Owner::Root { now() } else { 0 };
-            let (crowded, last, heard) = (None, None, Heard::greeted(said));
+            let (crowded, last, heard, asked) = (None, None, Heard::greeted(said), 0);
             let environment = None;
-            let client =
-                Client { owner, heard, socket, backlog, crowded, watched, last, environment };
+            let client = Client {
+                owner,
+                heard,
+                socket,
+                backlog,
+                crowded,
+                watched,
+                last,
+                environment,
+                asked,
+            };
             self.clients.insert(fd, client);
         }
     }
@@ -180,6 +193,10 @@ impl Server {
                 self.signal(owner, number, signal.into());
                 continue;
             }
+            if let Some(number) = wire::decode_born(message) {
+                self.born(owner, number);
+                continue;
+            }
             if let (Some(stopped), Owner::Root) = (wire::decode_hold(message), owner) {
                 self.hold(stopped);
                 continue;
@@ -215,7 +232,61 @@ impl Server {
                 self.answer(fd, Answer::Failed { number, call, errno }, None);
                 continue;
             }
-            self.spawn(fd, owner, request, received);
+            request.born.iter().for_each(|number| self.born(owner, *number));
+            let environment = self.clients.get(&fd).and_then(|client| client.environment.clone());
+            self.ask(fd, Asked { owner, request, received, environment });
+        }
+    }
+
+    /// Queues a request, and gives a turn to whoever is next: mostly this one, at once.
+    fn ask(&mut self, fd: RawFd, asked: Asked) {
+        self.births.ask(fd, asked);
+        self.give_turns();
+        self.count_asked(fd);
+    }
+
+    /// Forks for whoever is next, as long as there is room, and tells those who have to wait so.
+    pub(super) fn give_turns(&mut self) {
+        while let Some((fd, asked)) = self.births.next(now()) {
+            self.spawn(fd, asked);
+            self.count_asked(fd);
+        }
+        let now = now();
+        if self.next_word().is_some_and(|at| at <= now) {
+            let due = |(fd, at): (RawFd, u64)| (at <= now).then_some(fd);
+            let due: Vec<_> = self.words().filter_map(due).collect();
+            due.into_iter().for_each(|fd| self.answer(fd, Answer::Waits, None));
+        }
+    }
+
+    /// When somebody who waits for its turn must hear that this lives.
+    pub(super) fn next_word(&self) -> Option<u64> {
+        self.words().map(|(_, at)| at).min()
+    }
+
+    fn words(&self) -> impl Iterator<Item = (RawFd, u64)> {
+        self.births.waiting().filter_map(|(fd, Asked { request, .. })| {
+            let heard = &self.clients.get(&fd)?.heard;
+            Some((fd, heard.next_word(request.deadline, request.patience)))
+        })
+    }
+
+    /// Reads on, or not, by how many requests wait.
+    fn count_asked(&mut self, fd: RawFd) {
+        let count = self.births.count(fd);
+        let Some(client) = self.clients.get_mut(&fd) else { return };
+        let was_clogged = client.is_clogged();
+        client.asked = count;
+        if client.is_clogged() != was_clogged {
+            self.flush(fd);
+        }
+    }
+
+    /// A client's own child is born.
+    fn born(&mut self, owner: Owner, number: u64) {
+        let child = self.book.child_of(owner, number);
+        if let Some(mark) = child.and_then(|pid| self.book.mark_of(pid)) {
+            self.births.over(mark);
         }
     }
 
@@ -264,6 +335,7 @@ impl Server {
         if fd == self.root_socket {
             self.end();
         }
+        drop(self.births.left(fd));
         if let Some(client) = self.clients.remove(&fd) {
             // Closing removes it as well, but a copy may live in a child for an instant.
             let _removed = self.epoll.delete(&client.socket);
@@ -363,5 +435,9 @@ const TURN: usize = 8;
 /// How long an answer waits until fewer fds are under way, in nanoseconds, and how often.
 const CROWDED_PAUSE: u64 = 1_000_000;
 const CROWDED_TRIES: u32 = 50;
+/// How many requests of the root, and of an actor, may wait for their turn: more than they ever send
+/// before an answer, so that what else they say is read. Each holds its fds here.
+const MAX_ASKED: usize = 128;
+const MAX_ASKED_BELOW: usize = 8;
 /// How many answers may wait for a client that doesn't read.
 const MAX_BACKLOG: usize = 64;

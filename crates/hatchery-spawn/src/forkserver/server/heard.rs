@@ -26,6 +26,13 @@ impl Heard {
         deadline < self.late || due < now
     }
 
+    /// When it must hear something, that it may wait on for what it has asked for: long before it gives
+    /// up.
+    pub(super) fn next_word(&self, deadline: u64, patience: u64) -> u64 {
+        let since = self.said.max(deadline.saturating_sub(patience));
+        since.saturating_add((patience / 4).max(LEAST_PAUSE))
+    }
+
     /// Something was said to it.
     pub(super) fn told(&mut self, now: u64) {
         if self.said.saturating_add(self.patience) < now {
@@ -34,6 +41,9 @@ impl Heard {
         self.said = now;
     }
 }
+
+/// Nobody is told more often that he has to wait: a tenth of a second, in nanoseconds.
+const LEAST_PAUSE: u64 = 100_000_000;
 
 #[cfg(test)]
 mod tests {
@@ -54,6 +64,22 @@ mod tests {
         // Nothing is said any more.
         assert!(!heard.has_given_up(sent + patience, patience, now + patience));
         assert!(heard.has_given_up(sent + patience, patience, now + patience + 1));
+    }
+
+    /// Fault 35: who has to wait for its turn, and is told so in time, waits for as long as it takes.
+    #[test]
+    fn who_is_told_in_time_never_gives_up() {
+        let mut heard = Heard::default();
+        let (patience, sent) = (5_000_000_000, 100_000_000_000);
+        let (deadline, mut now) = (sent + patience, sent);
+        while now < sent + 20 * patience {
+            assert!(!heard.has_given_up(deadline, patience, now));
+            let next = heard.next_word(deadline, patience);
+            assert!(now < next && next <= now + patience / 2, "{next} at {now}");
+            now = next;
+            heard.told(now);
+        }
+        assert_eq!(heard.next_word(0, 0), now + LEAST_PAUSE);
     }
 
     /// H26: after a silence nothing of what was asked for before it is forked, whatever is said then;

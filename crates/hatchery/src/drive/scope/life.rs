@@ -46,6 +46,7 @@ impl Core {
             if slot.serving {
                 slot.serves();
             }
+            slot.handshake.born(self.actor.runtime.config.handshake, clock::now());
             let (signal, until) = (slot.signal.take(), slot.handshake.poll_timeout());
             if let Some(until) = until {
                 mind.handshakes.insert((until, id));
