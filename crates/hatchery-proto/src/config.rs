@@ -22,7 +22,7 @@ pub struct Config {
     pub kill: Duration,
     /// How long an actor that leaves waits for its peers and its last words. Default 0.5 s.
     pub peer_drain: Duration,
-    /// How long a start waits for the handshake. Default 5 s: a loaded machine may need seconds
+    /// How long a start waits for the handshake, from the fork on. Default 5 s: a loaded machine may need seconds
     /// to exec; a death is noticed at once and not by this.
     pub handshake: Duration,
     /// When a cancel that nobody acknowledged is noted in the report. Default 0.5 s.

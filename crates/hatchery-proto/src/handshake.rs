@@ -44,6 +44,7 @@ pub enum HandshakeError {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Handshake {
     began: Time,
+    bound: Duration,
     until: Time,
     done: bool,
 }
@@ -79,7 +80,7 @@ impl Handshake {
     /// A handshake that may take `bound` from now on.
     #[must_use]
     pub fn new(bound: Duration, now: Time) -> Self {
-        Self { began: now, until: now + bound, done: false }
+        Self { began: now, bound, until: now + bound, done: false }
     }
 
     /// The actor was forked just now: until then it could not answer, so its time begins here. Without
@@ -88,6 +89,18 @@ impl Handshake {
         if !self.done {
             *self = Self::new(bound, now);
         }
+    }
+
+    /// So long of the time since its birth the actor wanted a processor and had none, or its answer lay
+    /// there unread: that was no silence of its own, and is granted again, up to [`MOST_EXCUSED`] bounds.
+    pub fn excused(&mut self, lost: Duration) {
+        self.until = self.began + self.bound + lost.min(self.bound * MOST_EXCUSED);
+    }
+
+    /// When it began.
+    #[must_use]
+    pub fn began(&self) -> Time {
+        self.began
     }
 
     /// The first event decides; later ones change nothing, as the actor's life goes on elsewhere.
@@ -123,6 +136,10 @@ impl Handshake {
     }
 }
 
+/// How many bounds a start may wait for an actor that the machine leaves no time: one that computes
+/// and never answers, on a machine where fifty others compute, is found out too.
+const MOST_EXCUSED: u32 = 5;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,6 +165,24 @@ mod tests {
                 assert_eq!(handshake.handle_timeout(Time::from_nanos(u64::MAX)), None);
             }
         }
+    }
+
+    /// Fault 35: who was not forked, or had no processor, is not silent; whatever the excuse, it ends.
+    #[test]
+    fn silence_counts_from_the_fork_and_without_what_others_took() {
+        let bound = Duration::from_secs(5);
+        let mut handshake = Handshake::new(bound, Time::ZERO);
+        let fork = Time::ZERO + bound * 3;
+        handshake.born(bound, fork);
+        assert_eq!(handshake.poll_timeout(), Some(fork + bound));
+        handshake.excused(bound / 2);
+        assert_eq!(handshake.handle_timeout(fork + bound), None);
+        handshake.excused(bound * 100);
+        assert_eq!(handshake.poll_timeout(), Some(fork + bound * 6));
+        let outcome = handshake.handle_timeout(fork + bound * 6);
+        assert_eq!(outcome, Some(Outcome::TimedOut { waited: bound * 6 }));
+        handshake.born(bound, fork + bound * 6);
+        assert_eq!(handshake.poll_timeout(), None, "it is decided");
     }
 
     /// H12, H26: silence ends at the bound, not before.

@@ -113,7 +113,7 @@ impl Spec {
     /// [`ChildHandle::born`](crate::ChildHandle::born): until then its birth is under way. Default: it
     /// is over when the child is forked, or its program executed.
     ///
-    /// The forkserver has 64 births under way at once, in the whole tree, for no longer than 2 s each;
+    /// The forkserver has 40 births under way at once, in the whole tree, for no longer than 2 s each;
     /// who asks for more waits for its turn. Without effect on threads.
     #[must_use]
     pub fn answers(mut self, yes: bool) -> Self {

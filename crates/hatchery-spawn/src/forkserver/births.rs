@@ -108,7 +108,7 @@ impl<C: Copy + Ord, R> Births<C, R> {
 /// How many births are under way at once. Each holds a processor for less than a millisecond, so that
 /// they are all over in a moment also where a single processor is shared with others; and a forkserver
 /// makes no more than a few while one is born.
-const MOST: usize = 64;
+const MOST: usize = 40;
 /// Up to so many nobody need tell at once: one process that starts others has no more under way, and
 /// tells with its next request.
 const QUIET: usize = 32;

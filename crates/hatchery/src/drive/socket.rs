@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use hatchery_spawn::{Incoming, Kept, receive_into, send_with, unread, watch};
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     MsgFlags, Shutdown, getsockopt, send, sendmsg, setsockopt, shutdown, sockopt,
 };
@@ -151,6 +152,13 @@ impl Socket {
             None => tokio::time::sleep(FULL_TABLE_PAUSE).await,
         }
         Ok(())
+    }
+
+    /// Whether something has come that nobody has read yet.
+    pub(crate) fn is_unread(&self) -> bool {
+        let mut fds = [PollFd::new(self.watched.get_ref().as_fd(), PollFlags::POLLIN)];
+        let came = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|count| count > 0);
+        came && fds[0].revents().is_some_and(|events| events == PollFlags::POLLIN)
     }
 
     /// Whether the other side has read everything that was sent.

@@ -211,6 +211,12 @@ impl Outbox {
         drop(gone);
     }
 
+    /// Whether something has come that our reader has had no time for.
+    pub(crate) fn is_unread(&self) -> bool {
+        let socket = lock(&self.state).socket.clone();
+        socket.is_some_and(|socket| socket.is_unread())
+    }
+
     async fn write_all(&self) -> io::Result<()> {
         let mut second = Second::default();
         loop {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use hatchery_proto::handshake::{self, Handshake};
 use hatchery_proto::scope::{Event, Scope};
@@ -73,7 +74,13 @@ impl Mind {
     pub(super) fn next_late(&mut self, now: Time) -> Option<(ActorId, Option<handshake::Outcome>)> {
         let (_, id) = *self.handshakes.first().filter(|(until, _)| *until <= now)?;
         self.handshakes.pop_first();
-        let outcome = self.slots.get_mut(&id).and_then(|slot| slot.handshake.handle_timeout(now));
+        let outcome = self.slots.get_mut(&id).and_then(|slot| {
+            slot.excuse(now);
+            slot.handshake.handle_timeout(now)
+        });
+        // It has its time again.
+        let again = self.slots.get(&id).and_then(|slot| slot.handshake.poll_timeout());
+        self.handshakes.extend(again.map(|until| (until, id)));
         Some((id, outcome))
     }
 
@@ -112,6 +119,22 @@ impl Slot {
         if let Some(child) = &self.child {
             child.handle().born();
         }
+    }
+
+    /// Grants the time again in which its process could not run, and that in which its answer, which
+    /// has come, waits for a reader of ours to have its turn. A crowd that starts at once takes both from
+    /// its own; nothing is asked of the kernel before a bound has run out.
+    fn excuse(&mut self, now: Time) {
+        if self.handshake.poll_timeout().is_none() {
+            return;
+        }
+        let Some(ChildId::Process(pid)) = self.child.as_ref().map(|child| child.id()) else {
+            return;
+        };
+        let elapsed = now.since(self.handshake.began());
+        let unread = self.link.outbox.is_unread().then_some(elapsed);
+        let lost = unread.or_else(|| starved(pid, elapsed));
+        self.handshake.excused(lost.unwrap_or_default());
     }
 
     pub(super) fn perform(&mut self, action: teardown::Action) {
@@ -162,4 +185,22 @@ impl Slot {
             });
         }
     }
+}
+
+/// How long of the last `elapsed` a process wanted a processor and had none; `None` if the kernel does
+/// not say. It lives, or is a zombie: nobody else has its number, as its status is not known yet.
+fn starved(pid: u32, elapsed: Duration) -> Option<Duration> {
+    let read = |file| std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
+    let times = read("schedstat")?;
+    let mut times = times.split_whitespace().map_while(|time| time.parse().ok());
+    let (ran, waited) = (times.next()?, times.next()?);
+    let stat = read("stat")?;
+    let waits_now = stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('R'));
+    // The wait that is not over yet is not among them.
+    let waited = if waits_now {
+        elapsed.saturating_sub(Duration::from_nanos(ran))
+    } else {
+        Duration::from_nanos(waited)
+    };
+    Some(waited.min(elapsed))
 }
