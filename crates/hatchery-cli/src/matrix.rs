@@ -73,7 +73,7 @@ pub(crate) fn run(args: &Args) -> u8 {
     let hard_bound = args.bound.map_or(HARD_BOUND, Duration::from_secs);
     let Some(jobs) = NonZeroUsize::new(jobs) else { return usage("no jobs, no matrix") };
     let plan = Plan { cases: &cases, jobs, hard_bound, args: case_args };
-    let bar = bar(cases.len());
+    let bar = bar(cases.len(), target());
     let stop = Stop::default();
     let (report, signal) = interruptible(&stop, || {
         run_all(&plan, &stop, |done| {
@@ -159,22 +159,95 @@ fn case_args(case: &Case) -> Vec<String> {
 }
 
 /// Shown on a terminal only.
-fn bar(length: usize) -> ProgressBar {
-    let target = if std::io::stderr().is_terminal() {
+fn target() -> ProgressDrawTarget {
+    if std::io::stderr().is_terminal() {
         ProgressDrawTarget::stderr()
     } else {
         ProgressDrawTarget::hidden()
-    };
+    }
+}
+
+/// How far it is. Its clock runs on while a case takes long: one that stands still looks hung.
+fn bar(length: usize, target: ProgressDrawTarget) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(length as u64), target);
+    if !bar.is_hidden() {
+        bar.enable_steady_tick(TICK);
+    }
     match ProgressStyle::with_template("{bar:40} {pos}/{len} {elapsed} {msg}") {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
     }
 }
 
+/// Often enough for a clock that shows seconds.
+const TICK: Duration = Duration::from_millis(250);
+
 fn usage(why: &str) -> u8 {
     eprintln!(
         "error: {why}\n\nUsage: hatchery matrix [OPTIONS]\n\nFor more information, try '--help'."
     );
     2
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::mpsc::{Sender, channel};
+
+    use indicatif::TermLike;
+
+    use super::*;
+
+    /// A terminal that tells what is written to it.
+    #[derive(Debug)]
+    struct Terminal(Sender<String>);
+
+    impl TermLike for Terminal {
+        fn width(&self) -> u16 {
+            120
+        }
+        fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn write_line(&self, text: &str) -> io::Result<()> {
+            self.write_str(text)
+        }
+        fn write_str(&self, text: &str) -> io::Result<()> {
+            // Whoever read has seen enough.
+            let _read = self.0.send(text.to_owned());
+            Ok(())
+        }
+        fn clear_line(&self) -> io::Result<()> {
+            Ok(())
+        }
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Fault 33: while no case ends, the clock goes from one second to the next.
+    #[test]
+    fn the_clock_of_the_bar_runs_while_one_case_does() {
+        let (tell, told) = channel();
+        let terminal = ProgressDrawTarget::term_like(Box::new(Terminal(tell)));
+        let bar = bar(7, terminal);
+        let mut clocks = Vec::new();
+        while clocks.len() < 3 {
+            let text = told.recv_timeout(Duration::from_secs(30)).expect("it is drawn again");
+            let clock = text.split_once("0/7 ").map(|(_, clock)| clock.trim().to_owned());
+            clocks.extend(clock);
+            clocks.dedup();
+        }
+        bar.finish_and_clear();
+        assert!(clocks[0] < clocks[1] && clocks[1] < clocks[2], "{clocks:?}");
+    }
 }

@@ -13,9 +13,13 @@ pub(crate) fn human(report: &MatrixReport) {
             case.id.clone(),
             case.actors.to_string(),
             word(case.outcome).to_owned(),
-            format!("{:.1} ms", case.teardown_ms),
+            if case.outcome == Outcome::NotRun {
+                String::new()
+            } else {
+                format!("{:.1} ms", case.teardown_ms)
+            },
             format!("{:.0} ms", case.bound_ms),
-            left(case),
+            if case.outcome == Outcome::NotRun { String::new() } else { left(case) },
         ]);
     }
     for column in [1, 3, 4] {
@@ -27,7 +31,9 @@ pub(crate) fn human(report: &MatrixReport) {
     for case in report
         .cases
         .iter()
-        .filter(|case| !matches!(case.outcome, Outcome::Passed | Outcome::Skipped))
+        .filter(|case| {
+            !matches!(case.outcome, Outcome::Passed | Outcome::Skipped | Outcome::NotRun)
+        })
         .filter(|case| case.detail != INTERRUPTED)
     {
         println!("\n{} {}:\n{}", case.id, word(case.outcome), case.detail);
@@ -37,11 +43,16 @@ pub(crate) fn human(report: &MatrixReport) {
     let actors: u64 = report
         .cases
         .iter()
-        .filter(|case| case.outcome != Outcome::Skipped)
+        .filter(|case| !matches!(case.outcome, Outcome::Skipped | Outcome::NotRun))
         .map(|case| case.actors)
         .sum();
+    let not_run = match summary.not_run {
+        0 => String::new(),
+        count => format!(", {count} not run"),
+    };
     println!(
-        "{verdict}: {} passed, {} failed, {} hung, {} leaked, {} skipped; {actors} actors in {:.1} s",
+        "{verdict}: {} passed, {} failed, {} hung, {} leaked, {} skipped{not_run}; {actors} actors in \
+         {:.1} s",
         summary.passed,
         summary.failed,
         summary.hung,
@@ -66,6 +77,7 @@ fn word(outcome: Outcome) -> &'static str {
         Outcome::Hung => "hung",
         Outcome::Leaked => "leaked",
         Outcome::Skipped => "skipped",
+        Outcome::NotRun => "not run",
     }
 }
 

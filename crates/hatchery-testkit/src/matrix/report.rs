@@ -19,6 +19,9 @@ pub enum Outcome {
     Leaked,
     /// The combination makes no sense.
     Skipped,
+    /// Somebody stopped the matrix before it was its turn.
+    #[serde(rename = "not run")]
+    NotRun,
 }
 
 /// How many of what were left behind.
@@ -116,6 +119,8 @@ pub struct Summary {
     pub leaked: usize,
     /// Made no sense.
     pub skipped: usize,
+    /// Had no turn any more.
+    pub not_run: usize,
     /// The whole matrix, in milliseconds.
     pub elapsed_ms: f64,
 }
@@ -131,15 +136,17 @@ impl MatrixReport {
             hung: count(Outcome::Hung),
             leaked: count(Outcome::Leaked),
             skipped: count(Outcome::Skipped),
+            not_run: count(Outcome::NotRun),
             elapsed_ms,
         };
         Self { cases, summary }
     }
 
-    /// Whether every case passed or was skipped, and at least one passed.
+    /// Whether every case passed or was skipped, and at least one passed. One that was not run says
+    /// nothing, so then it is not well.
     #[must_use]
     pub fn is_well(&self) -> bool {
-        let Summary { passed, failed, hung, leaked, .. } = self.summary;
-        passed > 0 && failed + hung + leaked == 0
+        let Summary { passed, failed, hung, leaked, not_run, .. } = self.summary;
+        passed > 0 && failed + hung + leaked + not_run == 0
     }
 }

@@ -127,7 +127,7 @@ fn run_one(case: &Case, isolated: Isolated, at: usize, stop: &Stop) -> CaseRepor
                 Err(error) => fail(&mut report, &format!("its watcher was lost: {error}")),
             }
         }
-        Ok(None) => fail(&mut report, INTERRUPTED),
+        Ok(None) => report.outcome = Outcome::NotRun,
         Err(error) => fail(&mut report, &format!("it could not be started: {error}")),
     }
     report
@@ -194,7 +194,7 @@ fn teardown_bound() -> Duration {
     Config::default().budget + Duration::from_millis(100)
 }
 
-/// The detail of cases that somebody stopped, or that did not start any more.
+/// The detail of cases that somebody stopped while they ran.
 pub const INTERRUPTED: &str = "interrupted";
 
 /// What a case may take by default: seconds to grow on a loaded machine, and its teardown.
