@@ -96,6 +96,8 @@ pub enum FaultKind {
     Unreapable,
     /// Asked for in a copy of the process, made by fork, to which nothing of the tree belongs.
     Copied,
+    /// The actor is gone; processes that it had started by itself are not, and could not be ended.
+    LeftBehind,
 }
 
 /// How a process or thread ended. A death by signal is never a code (H28).
@@ -260,6 +262,7 @@ impl fmt::Display for Fault {
             FaultKind::Abandoned => write!(f, "was abandoned: {}", self.message),
             FaultKind::Unreapable => write!(f, "can't be reaped: {}", self.message),
             FaultKind::Copied => write!(f, "is out of reach: {}", self.message),
+            FaultKind::LeftBehind => write!(f, "has left behind: {}", self.message),
         }
     }
 }

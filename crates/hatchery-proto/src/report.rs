@@ -38,6 +38,8 @@ pub struct ActorReport {
     pub end: Option<ExitStatus>,
     /// Peers of it that did not leave within `peer_drain` and were closed on (C13).
     pub undrained: Vec<ActorPath>,
+    /// Processes that it had started by itself and that could not be ended.
+    pub left_behind: Vec<String>,
     /// What it told about the actors below it.
     pub below: Vec<Self>,
     /// How many below it are not named any more: see [`Report::dropped`].
@@ -180,6 +182,9 @@ impl fmt::Display for Report {
             for peer in &actor.undrained {
                 write!(f, ", closed on its peer {peer}")?;
             }
+            for process in &actor.left_behind {
+                write!(f, ", left behind: {process}")?;
+            }
             writeln!(f)?;
         }
         Ok(())
@@ -198,6 +203,7 @@ mod tests {
             forced: None,
             end: Some(ExitStatus::Code(0)),
             undrained: Vec::new(),
+            left_behind: Vec::new(),
             below: (0..below).map(|_| report(0)).collect(),
             dropped: 0,
         }

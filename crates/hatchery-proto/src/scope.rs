@@ -143,9 +143,10 @@ impl Scope {
                 named: true,
                 ready: false,
                 cancelled: false,
-                asked: false,
+                asked: None,
                 born: true,
                 ended: None,
+                left_behind: Vec::new(),
                 teardown: Teardown::new(kind, self.config.clone()),
             },
         );
@@ -175,6 +176,7 @@ impl Scope {
             Event::Acked(id) => self.tell(id, teardown::Event::Acked, now),
             Event::ChannelDead(id) => self.tell(id, teardown::Event::ChannelDead, now),
             Event::Exited(id) => self.tell(id, teardown::Event::Exited, now),
+            Event::LeftBehind { id, processes } => self.left_behind(id, processes, now),
             Event::Settled { id, status, fault } => self.settled(id, status, *fault, now),
             Event::BodyDone(result) => self.body_done(result, now),
             Event::Cancel { reason, budget } => {

@@ -258,6 +258,14 @@ impl Teardown {
         }
     }
 
+    /// How long to wait for what an actor that has ended had started by itself: what is left of the
+    /// budget, and at least the moment that the kernel needs for a kill.
+    #[must_use]
+    pub fn time_left(&self, now: Time) -> Duration {
+        let left = self.began.map_or(self.config.budget, |(_, end)| end.since(now));
+        left.max(KILL_FLOOR)
+    }
+
     /// The steps so far, the hardest means, and the end.
     #[must_use]
     pub fn report(&self) -> (Vec<StepTaken>, Option<Forced>, Option<ExitStatus>) {

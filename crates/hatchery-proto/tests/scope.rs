@@ -460,3 +460,114 @@ fn an_error_that_is_told_after_the_end_is_told() {
     run.body(Ok(()));
     assert_eq!(run.outcome.unwrap().faults, [*fault]);
 }
+
+/// All ways to go through several lists, each in its own order.
+fn interleavings<T: Clone>(lists: &[Vec<T>]) -> Vec<Vec<T>> {
+    if lists.iter().all(Vec::is_empty) {
+        return vec![Vec::new()];
+    }
+    let mut all = Vec::new();
+    for (at, list) in lists.iter().enumerate() {
+        let Some((first, rest)) = list.split_first() else { continue };
+        let mut others = lists.to_vec();
+        others[at] = rest.to_vec();
+        for mut later in interleavings(&others) {
+            later.insert(0, first.clone());
+            all.push(later);
+        }
+    }
+    all
+}
+
+/// One thing that happens while a sibling dies and the body waits for a start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Happens {
+    ChannelDead,
+    Exited,
+    Dies,
+    Ready,
+    /// The new one goes as it was asked to.
+    Goes,
+    NotBorn,
+    /// The body is polled once more, and gives back what the start says.
+    Fails(Said),
+    Dropped,
+}
+
+/// What a start that is cancelled may say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Said {
+    Cancelled,
+    Died,
+    Lost,
+}
+
+/// C4: a sibling dies while the body waits for a start: the death alone is told, in whatever order the
+/// start, the body and the death come to their ends.
+#[test]
+fn a_death_beside_a_start_is_told_alone() {
+    use Happens::{ChannelDead, Dies, Dropped, Exited, Fails, Goes, NotBorn, Ready};
+    let mut orders = 0;
+    for death in [vec![Dies], vec![Exited, Dies], vec![ChannelDead, Exited, Dies]] {
+        for start in [vec![NotBorn], vec![Goes], vec![Exited, Goes], vec![Ready, Exited, Goes]] {
+            for body in [Dropped, Fails(Said::Cancelled), Fails(Said::Died), Fails(Said::Lost)] {
+                let lists = [
+                    death.iter().map(|it| (0, *it)).collect::<Vec<_>>(),
+                    start.iter().map(|it| (1, *it)).collect(),
+                    vec![(2, body)],
+                ];
+                for order in interleavings(&lists) {
+                    // Those two follow from the death.
+                    let at = |what| order.iter().position(|it| *it == what).unwrap();
+                    let dead = at((0, Dies));
+                    let ends = start.iter().position(|it| *it != Ready).unwrap();
+                    if at((2, body)) > dead && at((1, start[ends])) > dead {
+                        orders += 1;
+                        dies_beside_a_start(&order);
+                    }
+                }
+            }
+        }
+    }
+    assert!(orders > 100, "{orders}");
+}
+
+fn dies_beside_a_start(order: &[(usize, Happens)]) {
+    let mut run = Run::new();
+    let old = run.admit("a0", Role::LongLived, Kind::Process).unwrap();
+    run.tell(Event::Ready(old));
+    let new = run.admit("a2", Role::LongLived, Kind::Process).unwrap();
+    let paths = run.ids.clone();
+    for (whose, what) in order {
+        let (id, path) = paths[(*whose).min(1)].clone();
+        match what {
+            Happens::ChannelDead => run.tell(Event::ChannelDead(id)),
+            Happens::Exited => run.tell(Event::Exited(id)),
+            Happens::Dies => run.died(id, &path, ExitStatus::Signal(11)),
+            Happens::Ready => run.tell(Event::Ready(id)),
+            Happens::Goes => run.died(id, &path, ExitStatus::Code(0)),
+            Happens::NotBorn => run.tell(Event::NotBorn(id)),
+            Happens::Dropped => run.body(Ok(())),
+            Happens::Fails(said) => {
+                assert!(run.body_cancelled, "{order:?}");
+                let why = run.scope.why_asked(new).cloned();
+                let kind = match said {
+                    Said::Cancelled => {
+                        FaultKind::Cancelled(why.unwrap_or_else(|| reason(Why::Dropped)))
+                    }
+                    Said::Died => FaultKind::Died(ExitStatus::Code(0)),
+                    Said::Lost => FaultKind::Lost,
+                };
+                let fault = run.fault(path, kind);
+                run.body(Err(fault));
+            }
+        }
+        if let Some(Reason { by, why }) = run.scope.why_asked(new) {
+            assert_eq!((by.as_str(), why), ("root/a0", &Why::SiblingFailed), "{order:?}");
+        }
+    }
+    let outcome = run.outcome.unwrap();
+    let told: Vec<_> =
+        outcome.faults.iter().map(|fault| (fault.path.as_str(), &fault.kind)).collect();
+    assert_eq!(told, [("root/a0", &FaultKind::Died(ExitStatus::Signal(11)))], "{order:?}");
+}

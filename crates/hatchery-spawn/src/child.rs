@@ -14,7 +14,7 @@ use crate::error::{SignalError, WaitError};
 use crate::exit::Exit;
 use crate::forkserver::client::Client;
 use crate::forkserver::manner::Note;
-use crate::forkserver::wire::{SETTLE, STOP};
+use crate::forkserver::wire::{Left, SETTLE, STOP};
 use crate::grip::{Grip, NotSent};
 use crate::ledger::{Ledger, Who};
 use crate::own_thread::OwnThread;
@@ -84,11 +84,21 @@ pub struct BirthFailure {
 pub(crate) struct Core {
     name: String,
     body: Body,
-    status: watch::Sender<Option<Result<Exit, WaitError>>>,
+    status: watch::Sender<Status>,
     /// The reading end of the birth pipe, until somebody looked.
     birth: Mutex<Option<Arc<OwnedFd>>>,
     /// The step of its birth in which it died.
     died_in: OnceLock<Step>,
+}
+
+/// What is known of a child's end.
+#[derive(Debug, Default)]
+pub(crate) struct Status {
+    /// How it ended; the first word stays.
+    end: Option<Result<Exit, WaitError>>,
+    /// All that it had started by itself is gone too, but for `left`.
+    is_settled: bool,
+    left: Vec<Left>,
 }
 
 #[derive(Debug)]
@@ -136,7 +146,7 @@ impl Core {
         server: Weak<Client>,
         birth: Option<Arc<OwnedFd>>,
     ) -> Arc<Self> {
-        let (status, _) = watch::channel(None);
+        let (status, _) = watch::channel(Status::default());
         let birth = Mutex::new(birth);
         let notes = ties.is_program.then(|| watch::channel(Note::Runs).0);
         let body = Body::Process { pid, number, grip, ties, notes, server };
@@ -148,7 +158,7 @@ impl Core {
         number: u64,
         path: String,
         ledger: Ledger,
-        status: watch::Sender<Option<Result<Exit, WaitError>>>,
+        status: watch::Sender<Status>,
         thread: OwnThread,
     ) -> Arc<Self> {
         let body = Body::Thread { number, path, thread: Mutex::new(Some(thread)), ledger };
@@ -169,9 +179,17 @@ impl Core {
         }
     }
 
-    /// The forkserver has reaped it.
-    pub(crate) fn exited(&self, exit: Exit) {
-        self.latch(Ok(exit));
+    /// The forkserver has reaped it; `settled`: and all that it had started by itself.
+    pub(crate) fn exited(&self, exit: Exit, settled: bool) {
+        self.status.send_modify(|status| status.latch(Ok(exit), settled));
+    }
+
+    /// What it had started by itself is gone too, but for those.
+    pub(crate) fn settled(&self, left: Vec<Left>) {
+        self.status.send_modify(|status| {
+            status.is_settled = true;
+            status.left = left;
+        });
     }
 
     /// The forkserver is gone.
@@ -191,15 +209,17 @@ impl Core {
         self.latch(Err(WaitError::Unreported { name: self.name.clone() }));
     }
 
-    /// The first status stays.
-    fn latch(&self, status: Result<Exit, WaitError>) {
-        self.status.send_if_modified(|latched| {
-            let first = latched.is_none();
-            if first {
-                *latched = Some(status);
-            }
-            first
-        });
+    /// Nothing more will be said about it.
+    fn latch(&self, end: Result<Exit, WaitError>) {
+        self.status.send_modify(|status| status.latch(end, true));
+    }
+}
+
+impl Status {
+    /// The first end stays.
+    pub(crate) fn latch(&mut self, end: Result<Exit, WaitError>, settled: bool) {
+        self.end.get_or_insert(end);
+        self.is_settled |= settled;
     }
 }
 
@@ -343,7 +363,7 @@ impl Drop for Child {
             return;
         }
         let core = &self.handle.core;
-        if core.status.borrow().is_none() {
+        if core.status.borrow().end.is_none() {
             match &core.body {
                 // It may have ended at this moment; then there is nothing to end.
                 Body::Process { ties: Ties { is_detached: true, .. }, .. } => {}
@@ -365,7 +385,7 @@ impl Core {
         };
         // Its parent needs no fd for that. Whom nobody has reaped gets it, and nobody else.
         let by_server = || {
-            let server = server.upgrade().filter(|_| self.status.borrow().is_none());
+            let server = server.upgrade().filter(|_| self.status.borrow().end.is_none());
             server.map_or(Ok(()), |server| server.signal(*number, signal))
         };
         if (ties.has_cgroup || ties.lingers) && signal == libc::SIGKILL {
@@ -392,7 +412,7 @@ impl Core {
         }
         if let Body::Process { number, ties: Ties { has_stop: true, .. }, server, .. } = &self.body
         {
-            if let Some(server) = server.upgrade().filter(|_| self.status.borrow().is_none()) {
+            if let Some(server) = server.upgrade().filter(|_| self.status.borrow().end.is_none()) {
                 server.order(*number, STOP);
             }
             return Ok(());
@@ -406,7 +426,7 @@ impl Core {
             return;
         }
         if let Body::Process { number, server, ties: Ties { lingers: true, .. }, .. } = &self.body
-            && let Some(server) = server.upgrade().filter(|_| self.status.borrow().is_none())
+            && let Some(server) = server.upgrade().filter(|_| self.status.borrow().end.is_none())
             && !is_copy()
         {
             server.order(*number, SETTLE);
@@ -420,11 +440,11 @@ impl Core {
         let Body::Thread { number, path, thread, ledger } = &self.body else { return };
         let abandoned = thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(abandoned) = abandoned else { return };
-        if self.status.borrow().is_none() {
+        if self.status.borrow().end.is_none() {
             let who = Who { name: &self.name, path };
             ledger.enter(*number, who, &format!("{last_state}; {}", abandoned.state()), None);
             // It may have ended between the two lines above.
-            if self.status.borrow().is_some() {
+            if self.status.borrow().end.is_some() {
                 ledger.forget(*number);
             }
         }
@@ -447,10 +467,18 @@ impl ChildHandle {
         }
     }
 
-    /// Waits until the child is reaped or joined and says how it ended.
+    /// Waits until the child has settled, and says how it ended: it is reaped or joined, and so is what
+    /// a process had started by itself (C1), which dies with it. Whatever those held, a port or a file's
+    /// lock, is free.
     ///
     /// Any number of waiters get the same exact status, no thread is blocked, and no other process
-    /// is reaped (C9). A death by signal is never a code.
+    /// is reaped (C9). A death by signal is never a code. The wait for what the child had started is
+    /// bounded ([`Bounds::strays`](crate::Bounds::strays)); [`left_behind`](Self::left_behind) names what
+    /// is still there.
+    ///
+    /// Found as the child's are: processes in its group; and those with the variable that hatchery sets,
+    /// whose parents have died. A process that has left the group and cleared its environment is nobody's
+    /// unless it is in a cgroup of the child's own, and lives until the tree ends.
     ///
     /// # Errors
     /// [`WaitError::ServerGone`]: the forkserver died first; the child is dead too.
@@ -466,8 +494,8 @@ impl ChildHandle {
             return Err(self.core.copied());
         }
         let mut status = self.core.status.subscribe();
-        let latched = match status.wait_for(Option::is_some).await {
-            Ok(latched) => latched.clone(),
+        let latched = match status.wait_for(|status| status.is_settled).await {
+            Ok(latched) => latched.end.clone(),
             // The sender lives in the core that is borrowed here.
             Err(_) => None,
         };
@@ -527,7 +555,39 @@ impl ChildHandle {
         }
     }
 
-    /// The status, if the child has ended. Never blocks.
+    /// Waits until the child itself is reaped or joined, whatever it has left behind: for who has
+    /// something to do meanwhile. [`wait`](Self::wait) follows.
+    ///
+    /// # Errors
+    /// See [`ChildHandle::wait`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing: the status stays latched.
+    pub async fn ended(&self) -> Result<Exit, WaitError> {
+        if is_copy() {
+            return Err(self.core.copied());
+        }
+        if let Body::Thread { .. } = &self.core.body {
+            return self.wait().await;
+        }
+        let mut status = self.core.status.subscribe();
+        let latched = match status.wait_for(|status| status.end.is_some()).await {
+            Ok(latched) => latched.end.clone(),
+            // The sender lives in the core that is borrowed here.
+            Err(_) => None,
+        };
+        latched.unwrap_or_else(|| Err(WaitError::ServerGone { name: self.core.name.clone() }))
+    }
+
+    /// Processes that the child had started and that could not be ended, as they have other rights or
+    /// the kernel took too long: known when [`wait`](Self::wait) has returned. The tree's end does not
+    /// end them either, unless they are in a [`Cgroup`](crate::Cgroup).
+    #[must_use]
+    pub fn left_behind(&self) -> Vec<Left> {
+        self.core.status.borrow().left.clone()
+    }
+
+    /// The status, if the child has settled. Never blocks.
     ///
     /// # Errors
     /// See [`ChildHandle::wait`].
@@ -535,7 +595,8 @@ impl ChildHandle {
         if is_copy() {
             return Err(self.core.copied());
         }
-        self.core.status.borrow().clone().transpose()
+        let status = self.core.status.borrow();
+        status.end.clone().filter(|_| status.is_settled).transpose()
     }
 
     /// Gives up on the status of a process that is dead, and says whether it is: true if it has
@@ -550,7 +611,7 @@ impl ChildHandle {
             return false;
         }
         let dead = match &self.core.body {
-            Body::Process { grip, .. } => self.core.status.borrow().is_some() || grip.is_dead(),
+            Body::Process { grip, .. } => self.core.status.borrow().end.is_some() || grip.is_dead(),
             Body::Thread { .. } => false,
         };
         if dead {

@@ -20,6 +20,7 @@ pub(crate) mod present;
 mod process;
 pub(crate) mod rights;
 pub(crate) mod server;
+pub(crate) mod settle;
 pub(crate) mod strays;
 pub(crate) mod threads;
 mod warm_up;
@@ -94,6 +95,9 @@ pub struct Bounds {
     /// How many living children one actor may have; the root may have any number. Default 10,000:
     /// more than any tree that was measured, fewer than the machine has numbers for.
     pub children: usize,
+    /// How long the end of what a child had started by itself is awaited after the child's own end.
+    /// Default 1 s: they are killed at once, so only a busy machine needs any of it.
+    pub strays: Duration,
     /// Whether it moves the program's code, as far as that fills huge pages, to such. Default: no.
     ///
     /// A fork then copies an entry for each 2 MiB, and the child faults in none of it: starts take an
@@ -116,6 +120,7 @@ impl Default for Bounds {
             orphan_grace: Duration::from_millis(500),
             close: Duration::from_secs(1),
             children: 10_000,
+            strays: Duration::from_secs(1),
             huge_pages: false,
         }
     }
@@ -168,7 +173,8 @@ impl Forkserver {
         let (ours, theirs) = control_pair().map_err(failed(name, "socketpair"))?;
         let null = open_null().map_err(failed(name, "open(/dev/null)"))?;
         let pages = if bounds.huge_pages { "huge" } else { "small" };
-        let told = format!("{},{},{pages}", bounds.orphan_grace.as_nanos(), bounds.children);
+        let (grace, strays) = (bounds.orphan_grace.as_nanos(), bounds.strays.as_nanos());
+        let told = format!("{grace},{},{pages},{strays}", bounds.children);
         let tree = strays::new_tree();
         let mut server = Command::new(image.path());
         if std::env::var_os(image::BIND_NOW.0).is_none() {

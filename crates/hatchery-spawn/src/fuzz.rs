@@ -8,7 +8,7 @@ use crate::forkserver::manner::{Manner, Note};
 use crate::forkserver::present::Present;
 use crate::forkserver::rights::Asker;
 use crate::forkserver::server::monotonic;
-use crate::forkserver::wire::{self, Answer, Request, Run};
+use crate::forkserver::wire::{self, Answer, Left, Request, Run};
 
 /// Decodes bytes as whatever a client may send, and shows what they were taken for. What is
 /// understood is understood alike when it is written and read once more.
@@ -143,6 +143,11 @@ pub fn good_answers() -> Vec<Vec<u8>> {
             core_dumped: true,
             out_of_memory: true,
             step: None,
+            settled: true,
+        },
+        Answer::Settled {
+            number: 99,
+            left: vec![Left { pid: 7, uid: 0, name: "sudo".to_owned() }],
         },
     ];
     all.iter().map(Answer::encode).collect()

@@ -311,7 +311,7 @@ fn is_ours(path: &Path) -> bool {
 }
 
 /// Who is in it, or in one that was made in it.
-fn members(path: &Path) -> Vec<u32> {
+pub(crate) fn members(path: &Path) -> Vec<u32> {
     let text = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
     let own = text.lines().filter_map(|pid| pid.parse().ok());
     own.chain(cgroup::inside(path).iter().flat_map(|inner| members(inner))).collect()

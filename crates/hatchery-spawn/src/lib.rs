@@ -54,6 +54,7 @@ pub use confine::{Access, Cgroup, Confinement, Instruction, SyscallFilter};
 pub use error::{ImageError, PreloadError, PreloadFailure, SignalError, SpawnError, WaitError};
 pub use exit::Exit;
 pub use forkserver::rights::Right;
+pub use forkserver::wire::Left;
 pub use forkserver::{Bounds, Exec, Fork, Forkserver};
 pub use image::{ActorMain, Birth, BirthKind, Main, Preload};
 pub use inventory;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{oneshot, watch};
 
 use crate::backend::{Backend, Spawning};
-use crate::child::{Child, Core};
+use crate::child::{Child, Core, Status};
 use crate::error::SpawnError;
 use crate::exit::Exit;
 use crate::image::{Birth, BirthKind, Main};
@@ -62,14 +62,14 @@ impl Threads {
         let channel = spec.channel.map(UnixStream::from);
         let birth = Birth { name: name.clone(), payload, channel, fds, how: BirthKind::Thread };
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let (status, _) = watch::channel(None);
+        let (status, _) = watch::channel(Status::default());
         let (ledger, latch) = (self.ledger.clone(), status.clone());
         let thread = OwnThread::with_stack(&name, spec.stack_size, move || {
             let exit = match catch_unwind(AssertUnwindSafe(|| run(birth))) {
                 Ok(code) => Exit::Code(code & 0xff),
                 Err(payload) => Exit::Panicked(message(&*payload)),
             };
-            latch.send_replace(Some(Ok(exit)));
+            latch.send_modify(|status| status.latch(Ok(exit), true));
             ledger.forget(number);
         });
         let call = "pthread_create".to_owned();

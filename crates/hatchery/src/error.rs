@@ -135,8 +135,17 @@ impl<E: RemoteError> CallError<E> {
             | FaultKind::Lost
             | FaultKind::Stage { .. }
             | FaultKind::Abandoned
-            | FaultKind::Unreapable => Self::Lost(fault),
+            | FaultKind::Unreapable
+            | FaultKind::LeftBehind => Self::Lost(fault),
         }
+    }
+
+    /// The actor that was to run the call did not come to serve.
+    pub(crate) fn not_started(fault: Box<Fault>) -> Self {
+        if matches!(fault.kind, FaultKind::Cancelled(_) | FaultKind::Interrupted { .. }) {
+            return Self::Cancelled(fault);
+        }
+        Self::Died(fault)
     }
 
     fn own(fault: Box<Fault>) -> Self {

@@ -383,7 +383,7 @@ impl ActorBuilder {
                 tokio::spawn(async move {
                     let result = match admitted.ready().await {
                         Ok(portal) => portal.call(call).with_pass(pass).await,
-                        Err(error) => Err(CallError::Died(error.fault)),
+                        Err(error) => Err(CallError::not_started(error.fault)),
                     };
                     let fault = result.as_ref().map(drop).map_err(|error| error.fault().clone());
                     run.finished(fault);

@@ -63,7 +63,15 @@ pub enum Event {
     /// An actor is reaped or joined; [`Event::Settled`] follows when its last words are read, for
     /// which there is [`Scope::last_words`](super::Scope::last_words).
     Exited(ActorId),
-    /// An actor is reaped or joined, and all that it said is known.
+    /// Of an actor that is reaped processes are left that can't be ended; before [`Event::Settled`].
+    LeftBehind {
+        /// Whose.
+        id: ActorId,
+        /// Which, in words.
+        processes: Vec<String>,
+    },
+    /// An actor is reaped or joined, and all that it said is known, and all that it had started by itself
+    /// is gone or was told as left behind.
     Settled {
         /// Whose.
         id: ActorId,

@@ -19,7 +19,7 @@ impl Scope {
         self.body = Body::Done;
         match result {
             Ok(()) => {}
-            Err(fault) if self.cancelled.is_some() && is_consequence(&fault.kind) => {}
+            Err(fault) if self.is_explained(&fault) => {}
             Err(fault) => {
                 // Its own error comes first, whatever else was found before; if it is one that we
                 // know already, it moves to the front (H16).
@@ -30,6 +30,16 @@ impl Scope {
                 self.close(Reason { by, why: Why::BodyFailed }, self.config.budget, now);
             }
         }
+    }
+
+    /// Whether the body's error says only that the scope goes down, which has its cause elsewhere: the
+    /// body was polled once more before it was dropped. One that is known already is none of these, as
+    /// its place is the first.
+    fn is_explained(&self, fault: &Fault) -> bool {
+        let has_cause = self.cancelled.is_some()
+            || (matches!(self.phase, Phase::Closing { .. }) && !self.faults.is_empty());
+        let is_known = self.faults.iter().any(|known| known.id == fault.id);
+        has_cause && !is_known && is_consequence(&fault.kind)
     }
 
     /// Something went wrong: remember it, once, and take everybody down.

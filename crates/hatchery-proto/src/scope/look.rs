@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{Body, Phase, Scope};
 use crate::board;
 use crate::id::ActorId;
+use crate::message::Reason;
 use crate::time::Time;
 
 impl Scope {
@@ -24,6 +25,12 @@ impl Scope {
     #[must_use]
     pub fn last_words(&self, id: ActorId, now: Time) -> Duration {
         self.members.get(&id).map_or(Duration::ZERO, |member| member.teardown.last_words(now))
+    }
+
+    /// How long to wait for the end of what an actor that has exited had started by itself.
+    #[must_use]
+    pub fn time_left(&self, id: ActorId, now: Time) -> Duration {
+        self.members.get(&id).map_or(Duration::ZERO, |member| member.teardown.time_left(now))
     }
 
     /// Whom [`Scope::handle_timeout`] would call unreapable now: see [`Teardown::gives_up`].
@@ -46,7 +53,13 @@ impl Scope {
     /// Whether this actor was asked to go.
     #[must_use]
     pub fn was_asked(&self, id: ActorId) -> bool {
-        self.members.get(&id).is_some_and(|member| member.asked)
+        self.why_asked(id).is_some()
+    }
+
+    /// Why this actor was asked to go, if it was: the first reason.
+    #[must_use]
+    pub fn why_asked(&self, id: ActorId) -> Option<&Reason> {
+        self.members.get(&id).and_then(|member| member.asked.as_ref())
     }
 
     /// Whether this is a one-shot actor whose function has not ended.

@@ -22,10 +22,11 @@ pub(super) struct Member {
     pub(super) ready: bool,
     /// Its own cancel, not the scope's, was asked for.
     pub(super) cancelled: bool,
-    /// We asked it to go, for whatever reason.
-    pub(super) asked: bool,
+    /// We asked it to go, and why at first.
+    pub(super) asked: Option<Reason>,
     pub(super) born: bool,
     pub(super) ended: Option<Ended>,
+    pub(super) left_behind: Vec<String>,
     pub(super) teardown: Teardown,
 }
 
@@ -34,8 +35,9 @@ impl Member {
     pub(super) fn report(self) -> ActorReport {
         let (steps, forced, end) = self.teardown.report();
         let Ended { report: below, dropped, undrained, .. } = self.ended.unwrap_or_default();
+        let (path, left_behind) = (self.path, self.left_behind);
         let backend = self.backend.to_owned();
-        ActorReport { path: self.path, backend, steps, forced, end, undrained, below, dropped }
+        ActorReport { path, backend, steps, forced, end, undrained, left_behind, below, dropped }
     }
 }
 
@@ -57,7 +59,7 @@ impl Scope {
         self.run_over(id);
         let Some(member) = self.members.get(&id) else { return };
         // What a cancel brings about; a crash on the way is judged when it has settled.
-        let asked_for = member.cancelled || member.asked;
+        let asked_for = member.cancelled || member.asked.is_some();
         if let Err(fault) = result
             && !(asked_for && is_consequence(&fault.kind))
         {
@@ -81,6 +83,15 @@ impl Scope {
         }
     }
 
+    /// What outlives everybody is never silent, whatever else went wrong or was asked for (C1).
+    pub(super) fn left_behind(&mut self, id: ActorId, processes: Vec<String>, now: Time) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let (path, message) = (member.path.clone(), processes.join(", "));
+        member.left_behind = processes;
+        let fault = Fault::new((self.fault_id)(), path, FaultKind::LeftBehind, message);
+        self.fail(fault, Why::SiblingFailed, now);
+    }
+
     pub(super) fn settled(&mut self, id: ActorId, status: ExitStatus, fault: Fault, now: Time) {
         let Some(member) = self.members.get(&id) else { return };
         if member.teardown.is_over() {
@@ -95,12 +106,13 @@ impl Scope {
             Some(Ended { why: Some(reason), .. }) => reason.why == Why::Requested,
             Some(_) | None => false,
         };
-        let left = status == ExitStatus::Code(0) && (member.asked || wanted);
+        let asked = member.asked.is_some();
+        let left = status == ExitStatus::Code(0) && (asked || wanted);
         // A start that fails is told to its starter.
         let told = !member.ready;
         // Who speaks wrongly while it is being asked to go has still done so.
         let breach = fault.kind == FaultKind::Protocol;
-        let excused = left || (member.asked && forced);
+        let excused = left || (asked && forced);
         let crashed = !told && (breach || !excused);
         self.free_name(id);
         self.run_over(id);
@@ -145,8 +157,10 @@ impl Scope {
     }
 
     pub(super) fn tell(&mut self, id: ActorId, event: teardown::Event, now: Time) {
-        if let Some(member) = self.members.get_mut(&id) {
-            member.asked |= matches!(event, teardown::Event::Cancel { .. });
+        if let Some(member) = self.members.get_mut(&id)
+            && let teardown::Event::Cancel { reason, .. } = &event
+        {
+            member.asked.get_or_insert_with(|| reason.clone());
         }
         self.drive(id, now, |teardown| teardown.handle(event, now));
     }
@@ -168,7 +182,7 @@ impl Scope {
         if !before.1 && member.teardown.has_settled() {
             self.present -= 1;
         }
-        let (path, asked) = (member.path.clone(), member.asked);
+        let (path, asked) = (member.path.clone(), member.asked.is_some());
         let mut lost = false;
         while let Some(action) = self.members.get_mut(&id).and_then(|m| m.teardown.poll_action()) {
             if let teardown::Action::GiveUp(step) = action {

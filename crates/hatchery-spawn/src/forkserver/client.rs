@@ -369,21 +369,31 @@ impl Client {
             }
             // It was heard.
             Answer::Waits => {}
-            Answer::Exited { number, code, signal, core_dumped, out_of_memory, step } => {
+            Answer::Exited { number, code, signal, core_dumped, out_of_memory, step, settled } => {
                 let core = {
                     let mut state = self.state();
                     // A kill is for all in its cgroup, if it had one.
                     let is_kill = |signal: u8| i32::from(signal) == libc::SIGKILL;
                     state.signals.retain(|(to, signal)| *to != number || is_kill(*signal));
                     state.births.remove(&number);
-                    state.children.remove(&number)
+                    match settled {
+                        true => state.children.remove(&number),
+                        false => state.children.get(&number).cloned(),
+                    }
                 };
                 if let Some(core) = core {
                     core.died_in(step);
-                    core.exited(match signal {
+                    let exit = match signal {
                         0 => Exit::Code(code),
                         signal => Exit::Signal { signal, core_dumped, out_of_memory },
-                    });
+                    };
+                    core.exited(exit, settled);
+                }
+            }
+            Answer::Settled { number, left } => {
+                let core = self.state().children.remove(&number);
+                if let Some(core) = core {
+                    core.settled(left);
                 }
             }
         }
@@ -798,8 +808,15 @@ mod tests {
         let number = 0;
         let pidfd = Pidfd::open(std::process::id()).unwrap();
         let (core_dumped, out_of_memory) = (false, false);
-        let exited =
-            Answer::Exited { number, code: 3, signal: 0, core_dumped, out_of_memory, step: None };
+        let exited = Answer::Exited {
+            number,
+            code: 3,
+            signal: 0,
+            core_dumped,
+            out_of_memory,
+            step: None,
+            settled: true,
+        };
         let spawned = Answer::Spawned { number, pid: 7, withheld: false, tell: false }.encode();
         scm_rights::send(theirs.as_fd(), &spawned, &[pidfd.as_fd()]).unwrap();
         scm_rights::send(theirs.as_fd(), &exited.encode(), &[]).unwrap();

@@ -4,7 +4,7 @@
 //! whatever bounds an actor bounds its children too, on top of what it asks for them (C15).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
@@ -126,18 +126,31 @@ impl Confined {
     }
 
     /// A child is dead that was asked for like that. If it was the last of its cgroup, all that is
-    /// left in there goes too.
-    pub(crate) fn died(&mut self, pid: i32, asked: (Owner, u64)) {
+    /// left in there goes too: gives back that cgroup if somebody is left.
+    pub(crate) fn died(&mut self, pid: i32, asked: (Owner, u64)) -> Option<PathBuf> {
         self.survived.retain(|((owner, _), _)| *owner != Owner::Actor(pid));
-        let Some(bound) = self.living.remove(&pid) else { return };
-        let Some(path) = bound.cgroup else { return };
+        let bound = self.living.remove(&pid)?;
+        let path = bound.cgroup?;
         if !self.living.values().any(|bound| bound.cgroup.as_ref() == Some(&path)) {
             self.survived.retain(|(_, survived)| *survived != path);
-            self.dying.push(path);
-            self.clear();
-        } else if bound.own_cgroup {
+            self.dying.push(path.clone());
+            let _all_gone = self.clear();
+            return self.is_dying(&path).then_some(path);
+        }
+        if bound.own_cgroup {
             self.survived.push((asked, path));
         }
+        None
+    }
+
+    /// Whether a cgroup without actors is still there.
+    pub(crate) fn is_dying(&self, path: &Path) -> bool {
+        self.dying.iter().any(|dying| dying == path)
+    }
+
+    /// Whether there are such cgroups.
+    pub(crate) fn has_dying(&self) -> bool {
+        !self.dying.is_empty()
     }
 
     /// A child is killed: so is all that is in a cgroup of its own, which else would outlive it until

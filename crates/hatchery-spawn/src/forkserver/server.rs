@@ -11,6 +11,7 @@ mod foreground;
 mod heard;
 mod programs;
 mod root;
+mod settle;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -106,8 +107,7 @@ struct Server {
     scan_not_before: u64,
     /// When to try again what the kernel would not pass on.
     crowded_at: Option<u64>,
-    /// When to look for strays of actors that died.
-    sweep_at: Option<u64>,
+    strays: settle::Strays,
     buffer: Vec<u8>,
 }
 
@@ -151,10 +151,7 @@ impl Server {
                 self.crowded_at = None;
                 self.flush_crowded();
             }
-            if self.sweep_at.is_some_and(|at| at <= now) {
-                self.sweep_at = None;
-                self.sweep_strays();
-            }
+            self.settle_strays();
         }
     }
 
@@ -173,7 +170,7 @@ impl Server {
 
     fn timeout(&self) -> EpollTimeout {
         let births = self.births.next_deadline().into_iter().chain(self.next_word()).min();
-        let next = [self.book.next_deadline(), self.sweep_at, self.scan_at, self.crowded_at];
+        let next = [self.book.next_deadline(), self.next_settling(), self.scan_at, self.crowded_at];
         let next = next.into_iter().chain([self.programs.next_deadline(), births]).flatten().min();
         let Some(next) = next else { return EpollTimeout::NONE };
         let millis = next.saturating_sub(now()).div_ceil(1_000_000);

@@ -5,14 +5,19 @@
 //! forkserver was killed and can't.
 
 use std::fs;
+use std::io;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::unistd::{Pid, getsid};
 
+use super::settle::Says;
+use super::wire::Left;
 use crate::confine::cgroup;
 use crate::held::Held;
 use crate::identity::Identity;
 use crate::image::SERVER_MARKER;
+use crate::leftovers;
 use crate::prelude::{DETACHED, MARK};
 
 /// What tells this tree's processes from those of all others, also in other pid namespaces.
@@ -45,9 +50,22 @@ fn tree_of(entry: &[u8]) -> Option<Identity> {
     Identity::parse(tree)
 }
 
-/// It has no environment for a moment: look again.
+/// It has no environment for a moment, or none any more while it holds its fds still: look again.
 #[derive(Debug)]
 pub(crate) struct AmidExec;
+
+/// The group of a child of this process that nobody asked for, and what its environment says.
+pub(crate) fn says(pid: i32, tree: &str) -> Result<(i32, Says), AmidExec> {
+    let number = pid.cast_unsigned();
+    let said = match mark_of(number, tree)? {
+        Some(mark) => Says::Mark(mark),
+        None if is_closed(number) => Says::Closed,
+        None if is_dying(number) => return Err(AmidExec),
+        None => Says::Nothing,
+    };
+    let group = nix::unistd::getpgid(Some(Pid::from_raw(pid)));
+    Ok((group.map_or(0, Pid::as_raw), said))
+}
 
 /// The mark of the actor that a process belongs to.
 pub(crate) fn mark_of(pid: u32, tree: &str) -> Result<Option<u64>, AmidExec> {
@@ -74,6 +92,48 @@ pub(crate) fn is_detached(pid: u32, tree: &str) -> bool {
 pub(crate) fn is_left_alone(pid: u32, server: u32, tree: &str) -> bool {
     let session = |pid: u32| getsid(Some(Pid::from_raw(pid.cast_signed())));
     session(pid) != session(server) && is_detached(pid, tree)
+}
+
+/// Whether nobody of ours may read its environment.
+fn is_closed(pid: u32) -> bool {
+    let read = fs::File::open(format!("/proc/{pid}/environ"));
+    read.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+}
+
+/// Whether it is amid its end: its memory is gone, and what it has opened may not be yet.
+fn is_dying(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let is_zombie = stat.rsplit_once(") ").is_some_and(|(_, after)| after.starts_with(['Z', 'X']));
+    let image = fs::read_link(format!("/proc/{pid}/exe"));
+    !is_zombie && image.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
+/// A process that lives, by what the kernel tells everybody.
+pub(crate) fn describe(pid: i32) -> Option<Left> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let field = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+    let is_dead = field("State:").is_some_and(|state| state.starts_with(['Z', 'X']));
+    if is_dead {
+        return None;
+    }
+    let uid = field("Uid:").and_then(|uids| uids.split_whitespace().next()?.parse().ok());
+    let name = field("Name:").unwrap_or_default().to_owned();
+    Some(Left { pid: pid.cast_unsigned(), uid: uid.unwrap_or(u32::MAX), name })
+}
+
+/// All that are in a group. Reads all of `/proc`: for who has waited in vain.
+pub(crate) fn in_group(group: i32) -> Vec<i32> {
+    let Ok(all) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = all.flatten().filter_map(|file| file.file_name().to_str()?.parse::<i32>().ok());
+    let is_in = |pid: &i32| {
+        nix::unistd::getpgid(Some(Pid::from_raw(*pid))).is_ok_and(|of| of.as_raw() == group)
+    };
+    pids.filter(is_in).collect()
+}
+
+/// All that are in a cgroup.
+pub(crate) fn in_cgroup(path: &Path) -> Vec<i32> {
+    leftovers::members(path).into_iter().map(u32::cast_signed).collect()
 }
 
 /// Kills all that is left of a tree whose forkserver is gone (C3); `bound` is for a machine that

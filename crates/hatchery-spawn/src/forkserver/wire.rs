@@ -143,6 +143,8 @@ pub(crate) fn decode_hold(bytes: &[u8]) -> Option<bool> {
 }
 
 const HOLD: u8 = 0xfd;
+/// How many of those that were left behind are told.
+const MAX_LEFT: usize = 100;
 
 /// What the child runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -188,7 +190,8 @@ pub(crate) enum Answer {
     Waits,
     /// Something of a program that is neither its birth nor its status.
     Noted { number: u64, note: Note },
-    /// The child is reaped. Always after its `Spawned`.
+    /// The child is reaped. Always after its `Spawned`. `settled`: so is all that it had started by
+    /// itself; else `Settled` follows.
     Exited {
         number: u64,
         code: i32,
@@ -197,7 +200,27 @@ pub(crate) enum Answer {
         out_of_memory: bool,
         /// That of its birth in which it died.
         step: Option<Step>,
+        settled: bool,
     },
+    /// What a child that is reaped had started by itself is gone too, but for those.
+    Settled { number: u64, left: Vec<Left> },
+}
+
+/// A process that a child has left behind, and that could not be ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Left {
+    /// Its process id.
+    pub pid: u32,
+    /// The user whose it is.
+    pub uid: u32,
+    /// The name of its program, as far as the kernel keeps it: 15 bytes.
+    pub name: String,
+}
+
+impl fmt::Display for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {} (`{}` of user {})", self.pid, self.name, self.uid)
+    }
 }
 
 /// The kind of an [`Answer::Noted`].
@@ -318,6 +341,14 @@ impl Request {
 }
 
 impl Answer {
+    /// The same of a child of which nothing is left.
+    pub(crate) fn settled(mut self) -> Self {
+        if let Self::Exited { settled, .. } = &mut self {
+            *settled = true;
+        }
+        self
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Writer(Vec::with_capacity(32));
         match self {
@@ -350,7 +381,7 @@ impl Answer {
                 out.tagged(6, preload);
                 out.failure(failure);
             }
-            Self::Exited { number, code, signal, core_dumped, out_of_memory, step } => {
+            Self::Exited { number, code, signal, core_dumped, out_of_memory, step, settled } => {
                 out.u8(4);
                 out.u64(*number);
                 out.i32(*code);
@@ -358,6 +389,19 @@ impl Answer {
                 out.u8(u8::from(*core_dumped));
                 out.u8(u8::from(*out_of_memory));
                 out.u8(step.map_or(0, |step| step as u8));
+                out.u8(u8::from(*settled));
+            }
+            Self::Settled { number, left } => {
+                out.u8(8);
+                out.u64(*number);
+                // As many as a message holds; that there are more changes nothing.
+                let left = &left[..left.len().min(MAX_LEFT)];
+                out.u32(left.len());
+                for Left { pid, uid, name } in left {
+                    out.0.extend(pid.to_le_bytes());
+                    out.0.extend(uid.to_le_bytes());
+                    out.bytes(name.as_bytes());
+                }
             }
             Self::Noted { number, note } => {
                 out.u8(NOTED);
@@ -391,6 +435,13 @@ impl Answer {
                 core_dumped: input.u8()? != 0,
                 out_of_memory: input.u8()? != 0,
                 step: Step::from_number(input.u8()?),
+                settled: input.u8()? != 0,
+            },
+            8 => Self::Settled {
+                number: input.u64()?,
+                left: input.list(|input| {
+                    Ok(Left { pid: input.u32()?, uid: input.u32()?, name: input.text()? })
+                })?,
             },
             REFUSED => {
                 let number = input.u64()?;
@@ -693,9 +744,11 @@ mod tests {
                 core_dumped: true,
                 out_of_memory: true,
                 step: Some(Step::Fds),
+                settled: true,
             },
             Answer::Noted { number: 3, note: Note::Ended },
             Answer::Noted { number: 3, note: Note::Stopped(21) },
+            Answer::Settled { number: 7, left: vec![Left { pid: 9, uid: 0, name: "sudo".into() }] },
         ] {
             assert_eq!(Answer::decode(&answer.encode()), Ok(answer));
         }

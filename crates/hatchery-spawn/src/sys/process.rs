@@ -71,6 +71,19 @@ pub(crate) fn kill_own_child(pid: i32, group: bool, signal: i32) {
     unsafe { libc::kill(target, signal) };
 }
 
+/// Kills a process as [`kill_own_child`] signals one, and says whether that was refused: it has other
+/// rights than the caller.
+pub(crate) fn kill_or_refused(pid: i32) -> bool {
+    // SAFETY: only numbers are passed.
+    Errno::result(unsafe { libc::kill(pid, libc::SIGKILL) }) == Err(Errno::EPERM)
+}
+
+/// Whether there is anybody, dead or alive, in the group of that number.
+pub(crate) fn has_group(number: i32) -> bool {
+    // SAFETY: only numbers are passed, and nobody is signalled.
+    Errno::result(unsafe { libc::kill(-number, 0) }) != Err(Errno::ESRCH)
+}
+
 /// A bare fork, for benchmarks to compare with: the child does `work`, then exits. Gives back its
 /// pid, and when the fork began: looking for other threads is no part of it.
 ///

@@ -48,6 +48,7 @@ impl Lines {
             | Event::Acked(id)
             | Event::ChannelDead(id)
             | Event::Exited(id)
+            | Event::LeftBehind { id, .. }
             | Event::Settled { id, .. }
             | Event::CancelActor { id, .. } => Some(*id),
             Event::BodyDone(_) | Event::Cancel { .. } => None,

@@ -13,6 +13,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use super::Server;
 use super::clients::shared_pair;
 use super::programs::Programs;
+use super::settle::Strays;
 use crate::forkserver::births::Births;
 use crate::forkserver::book::{Book, Owner};
 use crate::forkserver::confined::Confined;
@@ -61,7 +62,7 @@ impl Server {
             .map_err(call("prctl(PR_SET_CHILD_SUBREAPER)"))?;
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
             .map_err(call("sigprocmask"))?;
-        let (grace, quota, huge_pages) = bounds();
+        let (grace, quota, huge_pages, strays_bound) = bounds();
         let null = open("/dev/null", OFlag::O_RDWR).map_err(call("open(/dev/null)"))?;
         let image = open("/proc/self/exe", OFlag::O_PATH).map_err(call("open(/proc/self/exe)"))?;
         warm_up::run(client.as_fd(), root_pidfd.as_ref().map(AsFd::as_fd))?;
@@ -117,7 +118,7 @@ impl Server {
             scan_at: None,
             scan_not_before: 0,
             crowded_at: None,
-            sweep_at: None,
+            strays: Strays::new(strays_bound),
             buffer: vec![0; MAX_BYTES + 1],
         })
     }
@@ -149,18 +150,20 @@ fn why_small() -> String {
     huge::move_code().err().map_or_else(String::new, |(step, error)| format!("{step}: {error}"))
 }
 
-/// What the root has told: the orphan grace, the quota of children, whether to ask for huge pages.
-fn bounds() -> (u64, usize, bool) {
+/// What the root has told: the orphan grace, the quota of children, whether to ask for huge pages, how
+/// long to wait for strays.
+fn bounds() -> (u64, usize, bool, u64) {
     let text = std::env::var(BOUNDS).unwrap_or_default();
     env::remove(BOUNDS.as_ref());
     let mut told = text.split(',');
     let mut next = || told.next();
-    let (grace, quota, huge) = (next(), next(), next());
+    let (grace, quota, huge, strays) = (next(), next(), next(), next());
     let grace = grace.and_then(|text| text.parse().ok()).unwrap_or(500_000_000);
     let quota = quota.and_then(|text| text.parse().ok()).unwrap_or(10_000);
-    (grace, quota, huge == Some("huge"))
+    let strays = strays.and_then(|text| text.parse().ok()).unwrap_or(1_000_000_000);
+    (grace, quota, huge == Some("huge"), strays)
 }
 
-/// The variable that carries the orphan grace in nanoseconds, the quota of children, and `huge` or
-/// `small` for the pages of the code.
+/// The variable that carries the orphan grace in nanoseconds, the quota of children, `huge` or `small`
+/// for the pages of the code, and the bound for strays in nanoseconds.
 pub(crate) const BOUNDS: &str = "HATCHERY_BOUNDS";

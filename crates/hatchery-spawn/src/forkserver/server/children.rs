@@ -1,4 +1,4 @@
-//! Children: forked, signalled, reaped; and the strays that dead ones have left.
+//! Children: forked, signalled, reaped.
 
 use std::os::fd::{AsRawFd, RawFd};
 
@@ -6,13 +6,13 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::time::{ClockId, clock_gettime};
 
+use super::settle::Told;
 use super::{Asked, CallFailed, Server, now};
 use crate::confine::cgroup;
 use crate::exit::Exit;
 use crate::forkserver::book::Owner;
 use crate::forkserver::fork;
 use crate::forkserver::rights::Sender;
-use crate::forkserver::strays::{self, AmidExec};
 use crate::forkserver::wire::{Answer, Run};
 use crate::prelude::Nest;
 use crate::sys::{process, waitid};
@@ -95,6 +95,7 @@ impl Server {
             }
             Err(error) => {
                 self.confined.unborn(bound);
+                self.clear_later();
                 self.answer(fd, failed(error), None);
             }
         }
@@ -173,18 +174,21 @@ impl Server {
     }
 
     fn died(&mut self, pid: i32, status: &Exit) {
-        // Also after a stray's death: what it had started is our child now.
-        self.sweep_at.get_or_insert(now() + SWEEP_DELAY);
         let out_of_memory =
             status.signal() == Some(libc::SIGKILL) && self.confined.ran_out_of_memory(pid);
         self.leaves_foreground(pid, status);
+        let keeps = self.book.is_detached(pid)
+            || self.programs.manner(pid).is_some_and(|manner| manner.keep_strays);
         self.programs.died(pid);
-        self.programs.owner_died(pid);
+        let kept = self.programs.owner_died(pid);
         let mark = self.book.mark_of(pid);
         mark.into_iter().for_each(|mark| self.births.over(mark));
-        let Some((owner, number)) = self.book.died(pid, now(), self.grace) else { return };
-        self.confined.died(pid, (owner, number));
-        let step = mark.and_then(|mark| self.crib.bed(mark).died_in());
+        let mark = mark.unwrap_or_default();
+        let Some((owner, number)) = self.book.died(pid, now(), self.grace) else {
+            return self.stray_reaped(pid);
+        };
+        let cgroup = self.confined.died(pid, (owner, number));
+        let step = self.crib.bed(mark).died_in();
         let own: Vec<RawFd> = self.sockets_of(Owner::Actor(pid));
         for fd in own {
             drop(self.births.left(fd));
@@ -196,30 +200,11 @@ impl Server {
             Exit::Signal { signal, core_dumped, .. } => (0, *signal, *core_dumped),
             Exit::Panicked(_) => (0, 0, false),
         };
-        let exited = Answer::Exited { number, code, signal, core_dumped, out_of_memory, step };
-        for fd in self.sockets_of(owner) {
-            self.answer(fd, exited.clone(), None);
-        }
-    }
-
-    /// Kills what dead actors had started and what left their groups: its environment names them.
-    pub(super) fn sweep_strays(&mut self) {
-        for pid in children() {
-            if self.book.knows(pid) {
-                continue;
-            }
-            match strays::mark_of(pid.cast_unsigned(), &self.tree) {
-                Ok(Some(mark)) if !self.book.has_mark(mark) && !self.programs.keeps(mark) => {
-                    process::kill_own_child(pid, false, libc::SIGKILL);
-                }
-                Ok(_) => {}
-                Err(AmidExec) => self.sweep_at = Some(now() + SWEEP_DELAY),
-            }
-        }
-        if !self.confined.clear() {
-            // What was killed in there is ours to reap, or was moved there and is somebody else's.
-            self.sweep_at = Some(now() + SWEEP_DELAY);
-        }
+        let settled = keeps && owner != Owner::Nobody;
+        let exited =
+            Answer::Exited { number, code, signal, core_dumped, out_of_memory, step, settled };
+        self.strays.settling.hand_over(&kept, mark);
+        self.settle_later((pid, mark), settled, Told { owner, exited, cgroup });
     }
 }
 
@@ -232,13 +217,11 @@ pub(super) fn children() -> Vec<i32> {
 /// What this thread has had of the processor, in nanoseconds. On a busy machine much less than the
 /// time that has passed: a pause reckoned in the latter would let dead actors wait for their turn
 /// as often as the forkserver did.
-fn processor_time() -> u64 {
+pub(super) fn processor_time() -> u64 {
     let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(std::time::Duration::from);
     time.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
 }
 
-/// Deaths come in bursts; strays are looked for once after each.
-const SWEEP_DELAY: u64 = 20_000_000;
 /// How much longer than a look at all children the time until the next one is, by the processor
 /// time of the look.
 const SCAN_PAUSE: u64 = 9;

@@ -45,9 +45,13 @@ impl Programs {
         self.lingering.remove(&pid);
     }
 
-    /// What was kept for an actor that has ended goes with the next sweep.
-    pub(super) fn owner_died(&mut self, pid: i32) {
-        self.kept.retain(|_, owner| *owner != Some(pid));
+    /// What was kept for an actor that has ended goes with it: by those marks.
+    pub(super) fn owner_died(&mut self, pid: i32) -> Vec<u64> {
+        let of_it = |owner: &Option<i32>| *owner == Some(pid);
+        let marks = self.kept.iter().filter(|(_, owner)| of_it(owner)).map(|(mark, _)| *mark);
+        let marks = marks.collect();
+        self.kept.retain(|_, owner| !of_it(owner));
+        marks
     }
 
     /// Whether what has that mark may go on though its program has ended.

@@ -30,6 +30,7 @@ impl Server {
     /// asked to end first are, and have as long as orphans at most.
     pub(super) fn end(&mut self) -> ! {
         let began = now();
+        self.settle_all();
         self.book.stop_all(began, self.grace);
         self.ask_to_end();
         let mut until = began.saturating_add(END_BOUND);
@@ -45,9 +46,10 @@ impl Server {
                 // But for those that are left alone.
                 exit::exit_now(0);
             }
+            let mut refused = cleared && !rest.is_empty();
             for pid in rest {
                 process::kill_own_child(pid, true, libc::SIGKILL);
-                process::kill_own_child(pid, false, libc::SIGKILL);
+                refused &= process::kill_or_refused(pid);
             }
             // Strays come to us as their parents die, until nobody is left.
             loop {
@@ -66,7 +68,8 @@ impl Server {
             }
             if !spared.is_empty() {
                 until = now().saturating_add(END_BOUND);
-            } else if now() > until {
+            } else if refused || now() > until {
+                // Those with other rights outlive us, however long we wait.
                 exit::exit_now(1);
             }
             // Ended by the next SIGCHLD, or soon enough to look again.

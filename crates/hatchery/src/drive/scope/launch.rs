@@ -58,8 +58,7 @@ impl Core {
         {
             let mut mind = lock(&self.mind);
             // A cancel before this had no channel to be sent on (H27).
-            if mind.scope.was_asked(id) {
-                let reason = Reason { by: self.actor.path.clone(), why: Why::Requested };
+            if let Some(reason) = mind.scope.why_asked(id).cloned() {
                 drop(mind);
                 let cause = StartCause::Closing(reason);
                 return Err(StartError::new(path.clone(), backend_name, cause));

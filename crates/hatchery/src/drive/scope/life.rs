@@ -27,7 +27,7 @@ impl Core {
             }
         };
         self.born(id, child.clone());
-        let exit = child.wait().await;
+        let exit = child.handle().ended().await;
         let status = match &exit {
             Ok(Exit::Code(code)) => ExitStatus::Code(*code),
             Ok(Exit::Signal { out_of_memory: true, .. }) => ExitStatus::OutOfMemory,
@@ -101,10 +101,11 @@ impl Core {
         let (status, path) = (ExitStatus::Unknown, link.path.clone());
         let died = FaultKind::Died(status);
         let fault = Fault::new(current::fault_id(), path, died, error.to_string());
-        self.tell_end(id, &link, status, fault);
+        self.tell_calls(id, &link, status, &fault);
+        self.apply(Event::Settled { id, status, fault: Box::new(fault) });
     }
 
-    /// The process is reaped, the thread joined.
+    /// The process is reaped, the thread joined. What it had started by itself may not be.
     async fn ended(&self, id: ActorId, child: &Child, status: ExitStatus) {
         let Some(link) = lock(&self.mind).slots.get(&id).map(|slot| slot.link.clone()) else {
             return;
@@ -148,21 +149,44 @@ impl Core {
                 slot.handshake.handle(exited)
             })
         };
-        self.tell_end(id, &link, status, fault.clone());
+        let left = self.left(id, status);
+        self.tell_calls(id, &link, status, &fault);
+        self.strays(id, child).await;
+        self.apply(Event::Settled { id, status, fault: Box::new(fault.clone()) });
         if outcome.is_some() {
             // After that: whoever tries again finds the name free.
             self.tell_start(id, |path, backend| {
-                Err(StartError { path, backend, cause: StartCause::Died, fault: Box::new(fault) })
+                let (cause, fault) = match left {
+                    // It was asked to go amid its birth, and went.
+                    Some(Fault { kind: FaultKind::Cancelled(ref reason), .. }) => {
+                        (StartCause::Closing(reason.clone()), left.clone().unwrap_or(fault))
+                    }
+                    Some(_) | None => (StartCause::Died, fault),
+                };
+                Err(StartError { path, backend, cause, fault: Box::new(fault) })
             });
         }
         self.forget(id);
     }
 
     /// All that will ever be known of it is known.
-    fn tell_end(&self, id: ActorId, link: &Link, status: ExitStatus, fault: Fault) {
+    fn tell_calls(&self, id: ActorId, link: &Link, status: ExitStatus, fault: &Fault) {
         link.set_end(Box::new(self.left(id, status).unwrap_or_else(|| fault.clone())));
         link.outbox.release();
-        self.apply(Event::Settled { id, status, fault: Box::new(fault) });
+    }
+
+    /// Waits until what it had started by itself is gone, at most for what is left of the budget; what
+    /// stays is told (C1).
+    async fn strays(&self, id: ActorId, child: &Child) {
+        let bound = lock(&self.mind).scope.time_left(id, clock::now());
+        let processes: Vec<String> = match tokio::time::timeout(bound, child.handle().wait()).await
+        {
+            Ok(_known) => child.handle().left_behind().iter().map(ToString::to_string).collect(),
+            Err(_elapsed) => vec![format!("processes that SIGKILL did not end in {bound:?}")],
+        };
+        if !processes.is_empty() {
+            self.apply(Event::LeftBehind { id, processes });
+        }
     }
 
     /// Late readers find the end; the process itself is gone.
