@@ -317,20 +317,7 @@ impl Client {
             Answer::Spoiled { preload, failure } => {
                 return Err(Gone::Preload(PreloadError { preload, failure }));
             }
-            Answer::Ready { pidfds, small_pages } => {
-                self.state().warming = None;
-                if !pidfds {
-                    self.without_pidfds();
-                }
-                if !small_pages.is_empty() {
-                    notice::post(move || {
-                        tracing::warn!(
-                            why = small_pages,
-                            "no huge pages for the forkserver's code"
-                        );
-                    });
-                }
-            }
+            Answer::Ready { pidfds, small_pages } => self.is_up(pidfds, small_pages),
             Answer::Unfit { call, errno } => {
                 let why = format!("it could not start: {call}: {}", Errno::from_raw(errno));
                 return Err(why.into());
@@ -338,23 +325,14 @@ impl Client {
             Answer::Failed { number, call, errno } => {
                 // It may be that it had no room for the variables.
                 self.state().environment = None;
-                if let Some(waiting) = self.take_waiting(number) {
-                    let name = waiting.name;
-                    let cause = io::Error::from_raw_os_error(errno);
-                    tell(waiting.answer, Err(SpawnError::Call { name, call, cause }));
-                }
+                let cause = io::Error::from_raw_os_error(errno);
+                self.refused(number, |name| SpawnError::Call { name, call, cause });
             }
             Answer::Threaded { number, threads } => {
-                if let Some(waiting) = self.take_waiting(number) {
-                    let name = waiting.name;
-                    tell(waiting.answer, Err(SpawnError::Threaded { name, threads }));
-                }
+                self.refused(number, |name| SpawnError::Threaded { name, threads });
             }
             Answer::Refused { number, right } => {
-                if let Some(waiting) = self.take_waiting(number) {
-                    let name = waiting.name;
-                    tell(waiting.answer, Err(SpawnError::Rights { name, right }));
-                }
+                self.refused(number, |name| SpawnError::Rights { name, right });
             }
             Answer::Spawned { number, pid, withheld, tell } => {
                 let withheld = withheld || received.truncated;
@@ -398,6 +376,26 @@ impl Client {
             }
         }
         Ok(())
+    }
+
+    /// The forkserver is up, and has said what it can't do.
+    fn is_up(&self, pidfds: bool, small_pages: String) {
+        self.state().warming = None;
+        if !pidfds {
+            self.without_pidfds();
+        }
+        if !small_pages.is_empty() {
+            notice::post(move || {
+                tracing::warn!(why = small_pages, "no huge pages for the forkserver's code");
+            });
+        }
+    }
+
+    /// No child came of a request.
+    fn refused(&self, number: u64, error: impl FnOnce(String) -> SpawnError) {
+        if let Some(waiting) = self.take_waiting(number) {
+            tell(waiting.answer, Err(error(waiting.name)));
+        }
     }
 
     fn spawned(&self, (number, pid): (u64, i32), pidfd: Option<Pidfd>, withheld: bool, tell: bool) {

@@ -13,7 +13,7 @@ use crate::exit::Exit;
 use crate::forkserver::book::Owner;
 use crate::forkserver::fork;
 use crate::forkserver::rights::Sender;
-use crate::forkserver::wire::{Answer, Run};
+use crate::forkserver::wire::{Answer, Request, Run};
 use crate::prelude::Nest;
 use crate::sys::{process, waitid};
 
@@ -27,22 +27,13 @@ impl Server {
             errno: errno as i32,
         };
         let directory = if request.present.has_directory { received.fds.pop() } else { None };
-        let Some(client) = self.clients.get_mut(&fd) else { return };
-        if client.heard.has_given_up(request.deadline, request.patience, now()) {
-            return self.answer(fd, failed(("deadline", Errno::ETIMEDOUT)), None);
-        }
-        if self.book.count_children(owner) >= self.quota {
-            return self.answer(fd, failed(("the quota of children", Errno::EAGAIN)), None);
+        let has_environment = environment.is_some();
+        if let Err(error) = self.may_be_born(fd, owner, &request, has_environment) {
+            return self.answer(fd, failed(error), None);
         }
         if let (Some(threads), Run::Main(_)) = (&self.company, &request.run) {
             let threads = threads.clone();
             return self.answer(fd, Answer::Threaded { number, threads }, None);
-        }
-        if let Err(error) = self.pidfds.reserve() {
-            return self.answer(fd, failed(error), None);
-        }
-        if request.present.has_environment && environment.is_none() {
-            return self.answer(fd, failed(("recvmsg(SCM_RIGHTS)", Errno::EMFILE)), None);
         }
         let plan = match self.rights.judge(self.sender(owner, received.ids), &request) {
             Ok(plan) => plan,
@@ -101,6 +92,27 @@ impl Server {
         }
         // After the pidfd was sent and closed its place is free again; else the next one asks.
         let _later = self.pidfds.reserve();
+    }
+
+    /// Whether somebody still waits for the child, and there is room for it.
+    fn may_be_born(
+        &mut self,
+        fd: RawFd,
+        owner: Owner,
+        request: &Request,
+        has_environment: bool,
+    ) -> Result<(), CallFailed> {
+        let client = self.clients.get_mut(&fd).ok_or(("a client that left", Errno::ENOTCONN))?;
+        if client.heard.has_given_up(request.deadline, request.patience, now()) {
+            return Err(("deadline", Errno::ETIMEDOUT));
+        }
+        if self.book.count_children(owner) >= self.quota {
+            return Err(("the quota of children", Errno::EAGAIN));
+        }
+        if request.present.has_environment && !has_environment {
+            return Err(("recvmsg(SCM_RIGHTS)", Errno::EMFILE));
+        }
+        self.pidfds.reserve()
     }
 
     /// Who asks, and what we have put on it.
