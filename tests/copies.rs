@@ -162,22 +162,34 @@ async fn copied(runtime: Runtime, deed: Deed) {
     runtime.close().await;
 }
 
-macro_rules! copied {
-    ($($name:ident: $deed:ident;)*) => {$(
-        #[test]
-        fn $name() {
-            for_each(here!(), &BACKENDS, |runtime| copied(runtime, Deed::$deed));
-        }
-    )*};
+#[test]
+fn a_copy_that_exits_in_a_nursery_ends_nothing() {
+    for_each(here!(), &BACKENDS, |runtime| copied(runtime, Deed::Exits));
 }
 
-copied! {
-    a_copy_that_exits_in_a_nursery_ends_nothing: Exits;
-    a_copy_that_returns_from_a_nursery_ends_nothing: Returns;
-    a_copy_that_fails_in_a_nursery_ends_nothing: Fails;
-    a_copy_that_panics_in_a_nursery_ends_nothing: Panics;
-    a_copy_that_drops_all_it_holds_ends_nothing: Drops;
-    a_copy_that_asks_for_anything_gets_a_typed_error: Asks;
+#[test]
+fn a_copy_that_returns_from_a_nursery_ends_nothing() {
+    for_each(here!(), &BACKENDS, |runtime| copied(runtime, Deed::Returns));
+}
+
+#[test]
+fn a_copy_that_fails_in_a_nursery_ends_nothing() {
+    for_each(here!(), &BACKENDS, |runtime| copied(runtime, Deed::Fails));
+}
+
+#[test]
+fn a_copy_that_panics_in_a_nursery_ends_nothing() {
+    for_each(here!(), &BACKENDS, |runtime| copied(runtime, Deed::Panics));
+}
+
+#[test]
+fn a_copy_that_drops_all_it_holds_ends_nothing() {
+    for_each(here!(), &BACKENDS, |runtime| copied(runtime, Deed::Drops));
+}
+
+#[test]
+fn a_copy_that_asks_for_anything_gets_a_typed_error() {
+    for_each(here!(), &BACKENDS, |runtime| copied(runtime, Deed::Asks));
 }
 
 /// A copy drops the very tokio runtime whose epoll is its owner's too.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures_core::Stream;
 use hatchery::{Backend, Config, Error, FaultKind, Nursery, Peer, StartCause, Stdio};
-use hatchery_spawn::Resource;
+use hatchery_spawn::{Bounds, Forkserver, Main, Spawning, Spec, inventory};
 use hatchery_testkit::fault;
 use hatchery_tests::{BACKENDS, PROCESSES, ROOMY, for_each, for_each_with, here};
 
@@ -54,15 +54,33 @@ fn blocking_work_that_never_ends_keeps_nobody() {
     });
 }
 
+/// Children of a forkserver that end before they shake hands.
+#[derive(Debug)]
+struct Stillborn(Forkserver);
+
+impl hatchery_spawn::Backend for Stillborn {
+    fn name(&self) -> &'static str {
+        "stillborn"
+    }
+    fn is_process(&self) -> bool {
+        true
+    }
+    fn spawn(&self, spec: Spec) -> Spawning {
+        self.0.fork().spawn(spec.with_main("stillborn"))
+    }
+}
+
+inventory::submit! { Main { name: "stillborn", run: |_| 3 } }
+
 /// H12: an actor that ends before its handshake is told at once and by status, not by time-out.
 #[test]
 fn a_death_at_boot_is_told_at_once() {
     for_each(here!(), &[Backend::Forkserver], async |runtime| {
         let done = runtime.nursery(async |n| {
             let since = Instant::now();
-            // Enough for its birth, too few for a runtime.
-            let starved = n.actor("starved").limit(Resource::OpenFiles, 5, 5).start().await;
-            let error = starved.unwrap_err();
+            let server = Forkserver::start(Bounds::default()).unwrap();
+            let backend = Backend::Custom(Arc::new(Stillborn(server)));
+            let error = n.actor("stillborn").backend(backend).start().await.unwrap_err();
             assert!(matches!(error.cause, StartCause::Died), "{error}");
             assert!(matches!(error.fault().kind, FaultKind::Died(_)), "{error:?}");
             assert!(since.elapsed() < Duration::from_secs(3), "{:?}", since.elapsed());

@@ -56,7 +56,7 @@ fn the_json_is_one_object_with_exactly_the_promised_fields() {
     assert_eq!(keys(&report["cases"][0]["leaks"]), ["fds", "files", "processes", "threads"]);
     assert_eq!(
         keys(&report["summary"]),
-        ["elapsed_ms", "failed", "hung", "leaked", "passed", "skipped"]
+        ["elapsed_ms", "failed", "hung", "leaked", "not_run", "passed", "skipped"]
     );
 }
 

@@ -233,10 +233,10 @@ fn steps(
     nest.take(Step::Limits, || spawner::limits(nest))?;
     let thread = spawner::thread(request, nest);
     nest.take(Step::Nice, || {
-        spawner::scheduling(thread);
+        spawner::scheduling(thread, nest.spawner);
         Ok(())
     })?;
-    nest.take(Step::CpuAffinity, || spawner::processors(thread))?;
+    nest.take(Step::CpuAffinity, || spawner::processors(thread, nest.spawner))?;
     if !nest.rights.is_empty() {
         nest.take(Step::Rights, || rights::apply(nest.rights))?;
         // The kernel forgets the signal with the old rights.

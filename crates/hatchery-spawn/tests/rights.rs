@@ -133,6 +133,8 @@ struct Secret(PathBuf);
 impl Secret {
     fn new() -> Self {
         let directory = std::env::temp_dir().join(format!("hatchery-rights-{}", getpid()));
+        // One of the same number may have been killed before it could remove its own.
+        let _left = fs::remove_dir_all(&directory);
         fs::create_dir(&directory).unwrap();
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o777)).unwrap();
         let path = directory.join("secret");

@@ -93,10 +93,22 @@ pub(super) fn thread(request: &Request, nest: &Nest<'_>) -> i32 {
     if tid > 0 && (tid == pid || sched::is_thread_of(pid, tid)) { tid } else { pid }
 }
 
+/// What the kernel says of the thread; of its process, if the thread has ended since it was looked for.
+fn of_either<T>(
+    thread: i32,
+    process: i32,
+    ask: impl Fn(i32) -> Result<T, Errno>,
+) -> Result<T, Errno> {
+    match ask(thread) {
+        Err(Errno::ESRCH) => ask(process),
+        said => said,
+    }
+}
+
 /// Policy, nice value, and the class of input and output: as a child of that thread's own would have
 /// them. What the kernel refuses stays the forkserver's.
-pub(super) fn scheduling(thread: i32) {
-    if let (Ok(spawner), Ok(own)) = (sched::of(thread), sched::of(0)) {
+pub(super) fn scheduling(thread: i32, process: i32) {
+    if let (Ok(spawner), Ok(own)) = (of_either(thread, process, sched::of), sched::of(0)) {
         let wanted = in_a_child(spawner);
         // To be nicer takes no right; to go back, or ahead of others, may.
         if wanted != own && sched::set(wanted).is_err() && wanted.nice > own.nice {
@@ -104,7 +116,7 @@ pub(super) fn scheduling(thread: i32) {
             let _refused = sched::set(Scheduling { policy, flags, nice: wanted.nice, priority });
         }
     }
-    if let (Ok(spawner), Ok(own)) = (sched::io_of(thread), sched::io_of(0))
+    if let (Ok(spawner), Ok(own)) = (of_either(thread, process, sched::io_of), sched::io_of(0))
         && spawner != own
     {
         let _refused = sched::set_io(spawner);
@@ -126,8 +138,9 @@ fn in_a_child(parent: Scheduling) -> Scheduling {
 }
 
 /// The processors of that thread.
-pub(super) fn processors(thread: i32) -> Result<(), Errno> {
-    let (spawner, own) = (sched::processors_of(thread)?, sched::processors_of(0)?);
+pub(super) fn processors(thread: i32, process: i32) -> Result<(), Errno> {
+    let spawner = of_either(thread, process, sched::processors_of)?;
+    let own = sched::processors_of(0)?;
     if spawner == own { Ok(()) } else { sched::run_on(&spawner) }
 }
 

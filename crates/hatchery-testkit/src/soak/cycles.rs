@@ -2,6 +2,7 @@
 //! nursery. Nothing is struck here; what is looked for is what each leaves (C21).
 
 use std::fmt;
+use std::sync::RwLock;
 use std::time::{Duration, Instant};
 
 use hatchery::{Backend, Config, Error, Nursery, Runtime};
@@ -64,6 +65,7 @@ impl fmt::Display for Cycled {
 /// Goes through that many cycles in a runtime of its own and looks [`SAMPLES`] times at what is
 /// held. Outputs are relayed, as by default.
 pub async fn cycled(cycle: Cycle, backend: Backend, count: u64) -> Cycled {
+    open_arenas();
     let name = backend.name().to_owned();
     let mut cycling = Cycling { begun: Instant::now(), count, curve: Curve::default(), server: 0 };
     let failed = match Runtime::builder().backend(backend).config(roomy()).signals(false).open() {
@@ -76,6 +78,26 @@ pub async fn cycled(cycle: Cycle, backend: Backend, count: u64) -> Cycled {
     };
     let (curve, grown) = (cycling.curve.clone(), cycling.curve.grown());
     Cycled { cycle, backend: name, curve, grown, failed }
+}
+
+/// Has the allocator open all the arenas that it will ever have, as it keeps them: glibc gives each
+/// thread one of its own until there are eight for each processor, and which cycle has the most threads
+/// at a time is chance.
+fn open_arenas() {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let gate = RwLock::new(());
+    let closed = gate.write();
+    std::thread::scope(|scope| {
+        for _ in 0..8 * processors {
+            // Where there is no thread to be had there will be no arena either.
+            let _none = std::thread::Builder::new().spawn_scoped(scope, || {
+                drop(std::hint::black_box(Box::new([0_u8; 64])));
+                // Until all of them are there.
+                drop(gate.read());
+            });
+        }
+        drop(closed);
+    });
 }
 
 struct Cycling {
