@@ -15,7 +15,7 @@
 //! | [`signals::Signals`] | what a signal does to the trees of a process | `signal.rs` |
 //! | [`scope::Scope`] | a nursery: who is admitted, the first error, when all have settled | `drive/scope.rs` |
 //!
-//! The promises C1 to C16 and the hang classes H1 to H29 that comments name stand in the
+//! The promises C1 to C21 and the hang classes H1 to H29 that comments name stand in the
 //! project's `docs/contract.md` and `ai/conc-anal/`.
 #![forbid(unsafe_code)]
 

@@ -3,7 +3,7 @@
 //!
 //! An actor is a process, forked in a fraction of a millisecond, or a thread. It belongs to a
 //! [`nursery`](nursery()), runs functions when it is called through its [`Portal`], and is gone,
-//! with all that it started, when its nursery returns. The promises C1 to C16 that the docs name
+//! with all that it started, when its nursery returns. The promises C1 to C21 that the docs name
 //! stand in the project's `docs/contract.md`.
 //!
 //! ```no_run

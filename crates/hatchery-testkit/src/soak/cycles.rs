@@ -62,7 +62,7 @@ impl fmt::Display for Cycled {
     }
 }
 
-/// Goes through that many cycles in a runtime of its own and looks [`SAMPLES`] times at what is
+/// Goes through that many cycles in a runtime of its own and looks 64 times at what is
 /// held. Outputs are relayed, as by default.
 pub async fn cycled(cycle: Cycle, backend: Backend, count: u64) -> Cycled {
     open_arenas();
