@@ -92,7 +92,7 @@ impl Handshake {
     }
 
     /// So long of the time since its birth the actor wanted a processor and had none, or its answer lay
-    /// there unread: that was no silence of its own, and is granted again, up to [`MOST_EXCUSED`] bounds.
+    /// there unread: that was no silence of its own, and is granted again, up to five bounds.
     pub fn excused(&mut self, lost: Duration) {
         self.until = self.began + self.bound + lost.min(self.bound * MOST_EXCUSED);
     }
