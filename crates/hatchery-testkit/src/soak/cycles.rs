@@ -121,7 +121,7 @@ impl Cycling {
         for at in 0..self.count {
             let once = runtime.nursery(async |n| Ok(n.start("w").await?.call(work(at)).await?));
             once.await?;
-            self.look(at, runtime);
+            self.look(at, runtime).await;
         }
         Ok(())
     }
@@ -132,7 +132,7 @@ impl Cycling {
             actor.call(work(at)).await?;
             actor.cancel();
             actor.settled().await;
-            self.look(at, runtime);
+            self.look(at, runtime).await;
         }
         Ok(())
     }
@@ -140,26 +140,50 @@ impl Cycling {
     async fn runs(&mut self, runtime: &Runtime, n: &Nursery) -> Result<(), Error> {
         for at in 0..self.count {
             n.run(&format!("w{at}"), work(at)).await?;
-            self.look(at, runtime);
+            self.look(at, runtime).await;
         }
         Ok(())
     }
 
-    fn look(&mut self, at: u64, runtime: &Runtime) {
+    async fn look(&mut self, at: u64, runtime: &Runtime) {
         let step = (self.count / SAMPLES).max(1);
         if at % step != step - 1 {
             return;
         }
         self.server = runtime.forkserver_pid().unwrap_or(0);
+        let root = self.root_at_rest().await;
         self.curve.0.push(Sample {
             at_ms: u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX),
             actors: at + 1,
             server_pid: self.server,
-            root: Held::by(std::process::id()),
+            root,
             server: if self.server == 0 { Held::default() } else { Held::by(self.server) },
         });
     }
 }
+
+impl Cycling {
+    /// What the root holds when the last cycle is over: the relay reads what an actor has left in its
+    /// pipes after that has been told of, with fds and a thread of its own. The least that was ever held
+    /// is waited for; where it does not come any more, what is held is taken for grown.
+    async fn root_at_rest(&self) -> Held {
+        let least = |of: fn(&Held) -> usize| self.curve.0.iter().map(|one| of(&one.root)).min();
+        let (fds, threads) = (least(|held| held.fds), least(|held| held.threads));
+        let until = Instant::now() + REST;
+        loop {
+            let held = Held::by(std::process::id());
+            let is_least = fds.is_none_or(|least| held.fds <= least)
+                && threads.is_none_or(|least| held.threads <= least);
+            if is_least || Instant::now() > until {
+                return held;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// How long a root may take to come to rest after a cycle.
+const REST: Duration = Duration::from_millis(250);
 
 /// Nobody is forced because the machine is busy.
 fn roomy() -> Config {
