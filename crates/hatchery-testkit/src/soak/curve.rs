@@ -23,7 +23,7 @@ pub struct Sample {
 /// What a process holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Held {
-    /// Private memory in KiB.
+    /// Private memory that was written to, in KiB.
     pub private_kib: u64,
     /// Open fds.
     pub fds: usize,
@@ -46,7 +46,9 @@ impl Held {
         let count =
             |what: &str| fs::read_dir(format!("/proc/{pid}/{what}")).map_or(0, Iterator::count);
         let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-        let private = text.lines().filter(|line| line.starts_with("Private_"));
+        // Not the clean ones: pages of the program's file are called private as soon as nobody else has
+        // them mapped, and a kernel that takes idle pages from others makes them so at any moment.
+        let private = text.lines().filter(|line| line.starts_with("Private_Dirty"));
         let kib = private.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
         let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
