@@ -65,9 +65,10 @@ impl Held {
 }
 
 impl Curve {
-    /// What grew: the last quarter against the second. The first belongs to the allocator, which keeps
-    /// what it once needed. The least of each counts, as what is kept for a while comes and goes and
-    /// what is lost stays. Too short a curve says nothing.
+    /// What grew: from the second quarter to the third, and from that to the last. The first belongs to
+    /// the allocator, which keeps what it once needed; and memory that is taken once, at whatever time, is
+    /// a step, where what is lost again and again grows all along. The least of each quarter counts, as
+    /// what is kept for a while comes and goes and what is lost stays. Too short a curve says nothing.
     #[must_use]
     pub fn grown(&self) -> Vec<String> {
         let all = &self.0;
@@ -75,11 +76,17 @@ impl Curve {
             return Vec::new();
         }
         let quarter = all.len() / 4;
-        let (early, late) = (&all[quarter..2 * quarter], &all[all.len() - quarter..]);
+        let (early, middle, late) = (
+            &all[quarter..2 * quarter],
+            &all[2 * quarter..all.len() - quarter],
+            &all[all.len() - quarter..],
+        );
         let mut grown = Vec::new();
         for (what, of, noise) in KINDS {
-            let (from, to) = (least(early, of), least(late, of));
-            if to > from + noise {
+            let [from, between, to] = [early, middle, late].map(|part| least(part, of));
+            // Of memory alone: an fd or a thread that is made once and kept is one too many.
+            let is_step = noise > 0 && (between <= from + noise / 2 || to <= between + noise / 2);
+            if to > from + noise && !is_step {
                 grown.push(format!("{what}: from {from} to {to}"));
             }
         }
