@@ -12,6 +12,7 @@ use hatchery_spawn::SpawnError;
 use hatchery_testkit::isolate;
 use hatchery_tests::{BACKENDS, PROCESSES, here};
 use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 #[hatchery::function]
@@ -187,11 +188,13 @@ fn at_every_limit_of_fds_a_first_start_works_or_is_a_typed_error() {
     });
 }
 
-/// H26, C14: in a tree that is up, with fewer fds than it has and with a few more, a start on each
-/// backend works or says which call had none, and the next one works when there are some again.
+/// H26, C14, C10: in a tree that is up, with fewer fds than it has and with a few more, a start on each
+/// backend works or says which call had none. A refused start has given back its fds and its name when
+/// its error is told: on one core, where no other thread gives them back meanwhile, the next one works.
 #[test]
 fn at_every_limit_of_fds_a_later_start_works_or_is_a_typed_error() {
     isolate::run_test(here!(), Duration::from_secs(120), || {
+        on_one_core();
         for backend in BACKENDS {
             tokio().block_on(async {
                 let builder = Runtime::builder().backend(backend.clone()).stdio(Stdio::Relay);
@@ -217,7 +220,7 @@ async fn starts_at_limits(n: &Nursery) -> Result<(u32, u32), Error> {
     let (mut up, mut refused) = (0, 0);
     for most in 3..highest_fd() + 24 {
         let few = Few::new(Resource::RLIMIT_NOFILE, most);
-        let started = n.start(&format!("a{most}")).await;
+        let started = n.start("again-and-again").await;
         drop(few);
         match started {
             Ok(actor) => {
@@ -233,6 +236,16 @@ async fn starts_at_limits(n: &Nursery) -> Result<(u32, u32), Error> {
         }
     }
     Ok((up, refused))
+}
+
+/// This process, and all threads that it makes from now on, use one of the cores that they may use.
+fn on_one_core() {
+    let me = nix::unistd::Pid::from_raw(0);
+    let allowed = sched_getaffinity(me).unwrap();
+    let first = (0..CpuSet::count()).find(|cpu| allowed.is_set(*cpu).unwrap()).unwrap();
+    let mut one = CpuSet::new();
+    one.set(first).unwrap();
+    sched_setaffinity(me, &one).unwrap();
 }
 
 /// The highest number of an fd that is open here; the limit is one of numbers.

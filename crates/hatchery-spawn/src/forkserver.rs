@@ -470,6 +470,7 @@ impl Forkserver {
             let made = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC);
             made.map_err(|errno| ("pipe2", errno.into()))
         };
+        let mut relayed = Vec::new();
         for ((number, stdio), inherited) in (0..).zip(stdio).zip(INHERITED) {
             let theirs = match stdio {
                 Stdio::Null => null()?,
@@ -499,14 +500,19 @@ impl Forkserver {
                 Stdio::Relay(relay) => {
                     let (read, write) = pipe()?;
                     let target = if number == 1 { Target::Stdout } else { Target::Stderr };
-                    let tail: Arc<Tail> = self.inner.relays.add(read, relay, target)?;
-                    if target == Target::Stderr {
-                        waiting.tail = Some(tail);
-                    }
+                    relayed.push((read, relay, target));
                     write
                 }
             };
             fds.push(theirs);
+        }
+        // Last: the relay closes what it has got in its own time, so a start that fails here would
+        // leave fds for a moment.
+        for (read, relay, target) in relayed {
+            let tail: Arc<Tail> = self.inner.relays.add(read, relay, target)?;
+            if target == Target::Stderr {
+                waiting.tail = Some(tail);
+            }
         }
         Ok(())
     }

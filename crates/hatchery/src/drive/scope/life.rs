@@ -75,15 +75,27 @@ impl Core {
             // Its own answer was faster than the forkserver's, and that one will not come.
             return self.lost(id, error).await;
         }
+        self.withdraw(id).await;
         let mut error = Some(error);
         self.tell_start(id, |path, backend| {
             let cause = error.take().map_or(StartCause::Died, StartCause::Spawn);
             Err(StartError::new(path, backend, cause))
         });
-        if let Some(slot) = lock(&self.mind).slots.get_mut(&id) {
+    }
+
+    /// Gives back all that a refused start has taken, before its error is told: a second try finds the
+    /// name and the fds free (C10). The reader's end of the channel is closed by the starter's own
+    /// runtime; if that is blocked, this wait is bounded as one for last words.
+    async fn withdraw(&self, id: ActorId) {
+        let (link, bound) = {
+            let mut mind = lock(&self.mind);
+            let bound = mind.scope.last_words(id, clock::now());
+            let Some(slot) = mind.slots.get_mut(&id) else { return };
             slot.pipes = Pipes::default();
-            slot.link.outbox.release();
-        }
+            (slot.link.clone(), bound)
+        };
+        link.outbox.release();
+        link.drained(bound).await;
         self.apply(Event::NotBorn(id));
     }
 
