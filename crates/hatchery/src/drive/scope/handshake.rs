@@ -1,5 +1,7 @@
 //! How a start comes out: told once, to whoever waits for it.
 
+use std::sync::Arc;
+
 use hatchery_proto::handshake;
 use hatchery_proto::scope::Event;
 use hatchery_proto::{ActorId, ActorPath, HandshakeError, Time};
@@ -13,7 +15,7 @@ use crate::lock::lock;
 
 impl Core {
     /// A handshake's answer has come.
-    pub(super) fn answered(&self, id: ActorId, event: handshake::Event) {
+    pub(super) fn answered(self: &Arc<Self>, id: ActorId, event: handshake::Event) {
         let (outcome, finished) = {
             let mut mind = lock(&self.mind);
             let mut finished = None;
@@ -38,38 +40,56 @@ impl Core {
         match outcome {
             Some(handshake::Outcome::Serving) => self.tell_start(id, |_, _| Ok(())),
             Some(handshake::Outcome::Refused(error)) => {
-                self.tell_start(id, |path, backend| {
-                    let cause = refused(&path, error);
-                    Err(StartError::new(path, backend, cause))
-                });
-                self.reject(id);
+                self.reject(id, |path| refused(path, error));
             }
             Some(handshake::Outcome::Died(_) | handshake::Outcome::TimedOut { .. }) | None => {}
         }
     }
 
     /// Ends starts that take too long.
-    pub(super) fn end_late_handshakes(&self, now: Time) {
+    pub(super) fn end_late_handshakes(self: &Arc<Self>, now: Time) {
         loop {
             let late = lock(&self.mind).next_late(now);
             let Some((id, outcome)) = late else { return };
             if let Some(handshake::Outcome::TimedOut { waited }) = outcome {
-                self.tell_start(id, |path, backend| {
-                    let error = StartError::new(path, backend, StartCause::Handshake { waited });
-                    Err(error)
-                });
-                self.reject(id);
+                self.reject(id, |_| StartCause::Handshake { waited });
             }
         }
     }
 
-    /// Ends a child whose start has failed: by force, and a thread by the end of its channel.
-    fn reject(&self, id: ActorId) {
-        if let Some(slot) = lock(&self.mind).slots.get_mut(&id) {
+    /// Ends a child whose start has failed: by force, and a thread by the end of its channel. The starter
+    /// is told when the child has settled, so that a second try finds the name and the fds free (C10);
+    /// at the latest after the bound for last words, as a child may not die.
+    fn reject(self: &Arc<Self>, id: ActorId, cause: impl FnOnce(&ActorPath) -> StartCause) {
+        let bound = {
+            let mut mind = lock(&self.mind);
+            let bound = mind.scope.last_words(id, clock::now());
+            let Some(slot) = mind.slots.get_mut(&id) else { return };
+            slot.failed = Some(cause(&slot.link.path));
             if slot.is_process {
                 slot.signal(Signal::Kill);
             }
             slot.link.outbox.break_channel();
+            bound
+        };
+        let core = Arc::downgrade(self);
+        match self.actor.runtime.supervisor() {
+            Ok(supervisor) => drop(supervisor.spawn(async move {
+                tokio::time::sleep(bound).await;
+                if let Some(core) = core.upgrade() {
+                    core.tell_failed(id);
+                }
+            })),
+            // It runs since the launch; and without it nobody else would tell.
+            Err(_) => self.tell_failed(id),
+        }
+    }
+
+    /// Tells the starter why its start has failed, unless it was told.
+    pub(super) fn tell_failed(&self, id: ActorId) {
+        let failed = lock(&self.mind).slots.get_mut(&id).and_then(|slot| slot.failed.take());
+        if let Some(cause) = failed {
+            self.tell_start(id, |path, backend| Err(StartError::new(path, backend, cause)));
         }
     }
 

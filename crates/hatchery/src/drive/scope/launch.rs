@@ -75,6 +75,7 @@ impl Core {
                     serving: false,
                     handshake: Handshake::new(config.handshake, clock::now()),
                     started: Some(started),
+                    failed: None,
                     leaving: None,
                     forced: false,
                 },

@@ -203,6 +203,7 @@ impl Core {
 
     /// Late readers find the end; the process itself is gone.
     fn forget(&self, id: ActorId) {
+        self.tell_failed(id);
         lock(&self.mind).slots.remove(&id);
         self.over.send_replace(());
     }

@@ -15,7 +15,7 @@ use crate::drive::lines::Lines;
 use crate::drive::link::Link;
 use crate::drive::writer::Priority;
 use crate::dump;
-use crate::error::StartError;
+use crate::error::{StartCause, StartError};
 use crate::start::Pipes;
 
 /// The decisions and what they are carried out with, under one lock.
@@ -43,6 +43,8 @@ pub(super) struct Slot {
     pub(super) handshake: Handshake,
     /// Told once how the start came out.
     pub(super) started: Option<oneshot::Sender<Result<(), StartError>>>,
+    /// Why its start has failed; told when it has settled.
+    pub(super) failed: Option<StartCause>,
     /// Why it goes, if it does not go unasked: what it said itself, or what it was told first.
     pub(super) leaving: Option<Reason>,
     /// A signal was due, as the cancel alone did not do.
