@@ -6,7 +6,8 @@ use quote::{ToTokens as _, quote};
 use syn::spanned::Spanned as _;
 use syn::{Error, Ident, ItemFn, Result, ReturnType, Type};
 
-use crate::function::{arguments, check, is_result, name_of, place, private};
+use crate::argument::Arguments;
+use crate::function::{check, is_result, name_of, place, private};
 
 pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream> {
     if !args.is_empty() {
@@ -14,13 +15,17 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream
     }
     let function: ItemFn = syn::parse2(item)?;
     check(&function)?;
-    let (names, types) = arguments(&function)?;
+    let Arguments { names, patterns, types } = Arguments::of(&function)?;
     let ItemFn { attrs, vis, sig, block } = &function;
     let name = &sig.ident;
     if sig.asyncness.is_none() {
-        return Err(Error::new(sig.fn_token.span(), "a function that converses is async"));
+        return Err(Error::new(
+            sig.fn_token.span(),
+            "a function that converses is async: write `async fn`",
+        ));
     }
-    let (Some((callee, names)), Some((side, types))) = (names.split_first(), types.split_first())
+    let (Some((_, names)), Some((callee, patterns)), Some((side, types))) =
+        (names.split_first(), patterns.split_first(), types.split_first())
     else {
         let what = "the first argument is this side of the context: `callee: hatchery::Callee<…>`";
         return Err(Error::new(sig.paren_token.span.join(), what));
@@ -52,7 +57,7 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream
         #vis fn #name(
             #(#names: #types),*
         ) -> ::hatchery::ContextCall<#takes, #sends, #greets, #returns> {
-            async fn __body(#callee: #side, #(#names: #types),*) -> #output #block
+            async fn __body(#callee: #side, #(#patterns: #types),*) -> #output #block
             #naming
             #private::submit! {
                 #private::ContextFunction::new(__name, |__asked: &#private::Asked, __raw| {

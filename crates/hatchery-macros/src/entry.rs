@@ -14,7 +14,10 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream
     let ItemFn { attrs, vis, sig, block } = &function;
     let (name, output, private) = (&sig.ident, &sig.output, private());
     if sig.asyncness.is_none() {
-        return Err(Error::new(sig.fn_token.span(), "what `#[hatchery::main]` runs is async"));
+        return Err(Error::new(
+            sig.fn_token.span(),
+            "what `#[hatchery::main]` runs is async: write `async fn main`",
+        ));
     }
     if *name != "main" {
         // The process ends with it.
@@ -30,6 +33,12 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream
             #private::run_main(#threaded, __main())
         }
     })
+}
+
+/// What is wrong, and a `main`, so that its absence is not told as well.
+pub(crate) fn refused(error: &Error) -> TokenStream {
+    let error = error.to_compile_error();
+    quote!(#error fn main() {})
 }
 
 /// `flavor = "multi_thread"`, which is the default, or `flavor = "current_thread"`.

@@ -4,9 +4,10 @@ use proc_macro2::TokenStream;
 use quote::{ToTokens as _, quote};
 use syn::spanned::Spanned as _;
 use syn::{
-    Error, FnArg, GenericArgument, Ident, ItemFn, Pat, PathArguments, Result, ReturnType, Type,
-    TypeParamBound,
+    Error, GenericArgument, Ident, ItemFn, PathArguments, Result, ReturnType, Type, TypeParamBound,
 };
+
+use crate::argument::Arguments;
 
 pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream> {
     if !args.is_empty() {
@@ -14,7 +15,7 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream
     }
     let function: ItemFn = syn::parse2(item)?;
     check(&function)?;
-    let (names, types) = arguments(&function)?;
+    let Arguments { names, patterns, types } = Arguments::of(&function)?;
     let ItemFn { attrs, vis, sig, block } = &function;
     let (name, asyncness) = (&sig.ident, &sig.asyncness);
     let output: Type = match &sig.output {
@@ -22,7 +23,7 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream
         ReturnType::Type(_, output) => (**output).clone(),
     };
     if let Some(item) = stream_item(&output) {
-        return stream(&function, &names, &types, &item);
+        return stream(&function, &Arguments { names, patterns, types }, &item);
     }
     let private = private();
     let naming = name_of(&place(&function.to_token_stream()));
@@ -43,7 +44,7 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream
     Ok(quote! {
         #(#attrs)*
         #vis fn #name(#(#names: #types),*) -> #call {
-            #asyncness fn __body(#(#names: #types),*) -> #output #block
+            #asyncness fn __body(#(#patterns: #types),*) -> #output #block
             #naming
             #private::submit! {
                 #private::Function::new(__name, |__asked: &#private::Asked| {
@@ -65,14 +66,14 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream
 /// A function that returns a stream: served as a context in which only the callee speaks.
 fn stream(
     function: &ItemFn,
-    names: &[&Ident],
-    types: &[&Type],
+    Arguments { names, patterns, types }: &Arguments<'_>,
     item: &Type,
 ) -> Result<TokenStream> {
     let ItemFn { attrs, vis, sig, block } = function;
     let (name, output) = (&sig.ident, &sig.output);
     if let Some(asyncness) = &sig.asyncness {
-        let what = "a function that returns a stream isn't async itself: wait inside of the stream";
+        let what = "a function that returns a stream isn't async itself: remove `async`, and await inside of \
+                    the stream";
         return Err(Error::new(asyncness.span(), what));
     }
     let private = private();
@@ -80,7 +81,7 @@ fn stream(
     Ok(quote! {
         #(#attrs)*
         #vis fn #name(#(#names: #types),*) -> ::hatchery::StreamCall<#item> {
-            fn __body(#(#names: #types),*) #output #block
+            fn __body(#(#patterns: #types),*) #output #block
             #naming
             #private::submit! {
                 #private::ContextFunction::new(__name, |__asked: &#private::Asked, __raw| {
@@ -143,12 +144,15 @@ pub(crate) fn name_of(place: &TokenStream) -> TokenStream {
     }
 }
 
+/// What is said of a function with a type that only its caller knows.
+pub(crate) const GENERIC: &str = "an actor finds a function by its name, so it can't be generic: write one \
+     function for each type, which calls the generic one";
+
 /// What an actor can't be asked to run.
 pub(crate) fn check(function: &ItemFn) -> Result<()> {
     let sig = &function.sig;
     if !sig.generics.params.is_empty() {
-        let what = "an actor finds a function by name, so it can't be generic";
-        return Err(Error::new(sig.generics.span(), what));
+        return Err(Error::new(sig.generics.span(), GENERIC));
     }
     if let Some(unsafety) = &sig.unsafety {
         return Err(Error::new(unsafety.span(), "a remote caller can't keep an unsafe contract"));
@@ -160,42 +164,6 @@ pub(crate) fn check(function: &ItemFn) -> Result<()> {
         return Err(Error::new(variadic.span(), "a function that actors run has fixed arguments"));
     }
     Ok(())
-}
-
-#[allow(clippy::wildcard_enum_match_arm, reason = "every other type, also of later Rust")]
-pub(crate) fn arguments(function: &ItemFn) -> Result<(Vec<&Ident>, Vec<&Type>)> {
-    let mut names = Vec::new();
-    let mut types = Vec::new();
-    for input in &function.sig.inputs {
-        let typed = match input {
-            FnArg::Typed(typed) => typed,
-            FnArg::Receiver(receiver) => {
-                let what = "an actor runs free functions; pass what you need as an argument";
-                return Err(Error::new(receiver.span(), what));
-            }
-        };
-        let Pat::Ident(pattern) = &*typed.pat else {
-            let what = "name the argument; take it apart in the body";
-            return Err(Error::new(typed.pat.span(), what));
-        };
-        if pattern.by_ref.is_some() || pattern.mutability.is_some() || pattern.subpat.is_some() {
-            let what = "name the argument plainly; make it `mut` or `ref` in the body";
-            return Err(Error::new(pattern.span(), what));
-        }
-        match &*typed.ty {
-            Type::Reference(reference) => {
-                let what = "arguments travel to another process, so they must be owned";
-                return Err(Error::new(reference.span(), what));
-            }
-            Type::ImplTrait(generic) => {
-                let what = "an actor finds a function by name, so it can't be generic";
-                return Err(Error::new(generic.span(), what));
-            }
-            other => types.push(other),
-        }
-        names.push(&pattern.ident);
-    }
-    Ok((names, types))
 }
 
 /// Whether the last part of a type's path says `Result`; aliases are looked through by a trait.
@@ -236,7 +204,7 @@ mod tests {
             refusal(quote!(
                 async fn f(&self) {}
             ))
-            .contains("free functions")
+            .contains("without `self`")
         );
         assert!(
             refusal(quote!(
@@ -246,7 +214,7 @@ mod tests {
         );
         assert!(
             refusal(quote!(
-                async fn f(mut a: u8) {}
+                async fn f(ref a: u8) {}
             ))
             .contains("plainly")
         );

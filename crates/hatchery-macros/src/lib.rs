@@ -1,6 +1,7 @@
 //! Attributes of hatchery.
 #![forbid(unsafe_code)]
 
+mod argument;
 mod context;
 mod entry;
 mod function;
@@ -15,7 +16,7 @@ mod function;
 /// A plain function that returns `impl Stream<Item = T> + Send` gives a `StreamCall<T>` for
 /// `Portal::stream`.
 ///
-/// Arguments are owned serde types bound to plain names. The function is registered under its
+/// Arguments are owned serde types bound to plain names, which may be `mut`. The function is registered under its
 /// path and its place in the source; nobody keeps a list, and no two share a name.
 #[proc_macro_attribute]
 pub fn function(
@@ -61,5 +62,5 @@ pub fn main(
     args: proc_macro::TokenStream,
     item: proc_macro::TokenStream,
 ) -> proc_macro::TokenStream {
-    entry::expand(args.into(), item.into()).unwrap_or_else(|error| error.to_compile_error()).into()
+    entry::expand(args.into(), item.into()).unwrap_or_else(|error| entry::refused(&error)).into()
 }

@@ -586,6 +586,11 @@ impl RawCallee {
 }
 
 /// A [`Callee`], seen as a type with three parts. The attribute uses it to look through aliases.
+#[diagnostic::on_unimplemented(
+    message = "the first argument of a context is its side of it, and not `{Self}`",
+    label = "not a `Callee`",
+    note = "write `callee: hatchery::Callee<In, Out>` as the first argument"
+)]
 pub trait IsCallee {
     /// What it receives.
     type In;

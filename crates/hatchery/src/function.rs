@@ -89,6 +89,12 @@ impl std::error::Error for NoError {}
 /// An error that a remote function may return: it travels as a fault and comes back as itself.
 ///
 /// Implemented for every serde error type and for [`crate::Error`], which is a fault already.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` can't travel as the error of a function that actors run",
+    label = "this error can't travel",
+    note = "return `hatchery::Error`, or an error type of your own that derives `serde::Serialize` and \
+            `serde::Deserialize` and implements `std::error::Error`"
+)]
 pub trait RemoteError: Sized {
     /// The error as a fault.
     fn to_fault(&self) -> Fault;

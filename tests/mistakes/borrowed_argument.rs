@@ -1,0 +1,6 @@
+#[hatchery::function]
+async fn length(text: &str) -> usize {
+    text.len()
+}
+
+fn main() {}

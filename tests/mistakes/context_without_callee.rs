@@ -1,0 +1,6 @@
+#[hatchery::context]
+async fn talk(topic: String) {
+    drop(topic);
+}
+
+fn main() {}

@@ -1,0 +1,6 @@
+#[hatchery::function]
+async fn show<T: ToString>(value: T) -> String {
+    value.to_string()
+}
+
+fn main() {}

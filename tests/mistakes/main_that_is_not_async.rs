@@ -1,0 +1,2 @@
+#[hatchery::main]
+fn main() {}
