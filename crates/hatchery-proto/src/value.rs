@@ -27,7 +27,7 @@ use crate::frame::FrameError;
 
 mod decode;
 mod encode;
-mod enums;
+mod key;
 
 /// A value as bytes, whatever would lie beside it included.
 ///

@@ -316,6 +316,35 @@ fn keys_are_of_any_type() {
     same(BTreeMap::from([(u128::MAX, i128::MIN)]));
 }
 
+/// C20: a map whose keys are numbers is no struct and no enum, though serde numbers the fields and variants
+/// of those. JSON has no such keys.
+#[test]
+fn numbers_as_keys_name_no_field_and_no_variant() {
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Kept {
+        Struct { a: u8 },
+        Enum(External),
+        Map(BTreeMap<u32, u8>),
+        Wide(BTreeMap<u64, String>),
+        Signed(BTreeMap<Option<i8>, bool>),
+    }
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Flattened {
+        #[serde(flatten)]
+        kept: BTreeMap<u16, u8>,
+    }
+    for key in [0, 1, 127, 128, 65_536, u32::MAX] {
+        same(Kept::Map(BTreeMap::from([(key, 5)])));
+        same(Kept::Map(BTreeMap::from([(key, 5), (9, 9)])));
+    }
+    same(Kept::Wide(BTreeMap::from([(0, "x".to_owned()), (u64::MAX, "y".to_owned())])));
+    same(Kept::Signed(BTreeMap::from([(Some(0), true), (Some(-1), false), (None, true)])));
+    same(Kept::Struct { a: 1 });
+    same(Kept::Enum(External::Newtype(1)));
+    same(Flattened { kept: BTreeMap::from([(0, 1), (300, 2)]) });
+}
+
 /// C20: types that look at whether a format is human readable, also in serde's buffer.
 #[test]
 fn human_readable_is_the_same_everywhere() {
@@ -431,6 +460,12 @@ fn what_is_cut_or_of_another_type_is_a_typed_error() {
     assert!(value::from_bytes::<u8>(&value::to_bytes(&300).unwrap()).is_err());
     assert!(value::from_bytes::<(u8, u8)>(&value::to_bytes(&(1, 2, 3)).unwrap()).is_err());
     assert!(value::from_bytes::<External>(&value::to_bytes(&"Tuple").unwrap()).is_err());
+    let bytes = value::to_bytes(&Blob::from(vec![1, 2, 3])).unwrap();
+    assert_eq!(value::from_bytes::<[u8; 3]>(&bytes), Ok([1, 2, 3]));
+    assert!(
+        value::from_bytes::<[u8; 2]>(&bytes).is_err()
+            && value::from_bytes::<(u8,)>(&bytes).is_err()
+    );
     let mut deep = vec![0x91; 100_000];
     deep.push(0);
     assert!(value::from_bytes::<serde::de::IgnoredAny>(&deep).is_err(), "its nesting is bounded");

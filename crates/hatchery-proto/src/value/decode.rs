@@ -7,7 +7,7 @@ use serde::de::{
 };
 use serde::forward_to_deserialize_any;
 
-use super::enums::{Name, Variant};
+use super::key::{Key, Name, Variant};
 use super::{Error, marker};
 
 /// Reads one value, which is all there is.
@@ -92,6 +92,11 @@ impl<'de> Decoder<'de> {
         self.name()?.ok_or_else(|| Error::custom("a variant without a name"))
     }
 
+    /// Whether a number without a sign comes next.
+    pub(super) fn is_unsigned(&self) -> Result<bool, Error> {
+        Ok(matches!(self.peek()?, 0..marker::MAP | marker::U8..=marker::U64))
+    }
+
     /// Goes down one level.
     fn nested<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
         let deeper = self.depth.checked_sub(1);
@@ -117,10 +122,13 @@ impl<'de> Decoder<'de> {
             marker::BYTES_8 | marker::BYTES_16 | marker::BYTES_32 => {
                 let length = self.length(1 << (marker - marker::BYTES_8))?;
                 let bytes = self.slice(length)?;
-                if seq {
-                    return visitor.visit_seq(SeqDeserializer::new(bytes.iter().copied()));
+                if !seq {
+                    return visitor.visit_borrowed_bytes(bytes);
                 }
-                visitor.visit_borrowed_bytes(bytes)
+                let mut all = SeqDeserializer::<_, Error>::new(bytes.iter().copied());
+                let value = visitor.visit_seq(&mut all)?;
+                all.end()?;
+                Ok(value)
             }
             marker::NAME => visitor.visit_borrowed_str(self.variant_name()?),
             marker::U128 => visitor.visit_u128(u128::from_be_bytes(self.array()?)),
@@ -307,7 +315,7 @@ impl<'de> MapAccess<'de> for &mut Many<'_, 'de> {
         }
         match self.left {
             Left::Fields => seed.deserialize(Name(self.decoder.field()?)).map(Some),
-            Left::Counted(_) | Left::Open => seed.deserialize(&mut *self.decoder).map(Some),
+            Left::Counted(_) | Left::Open => seed.deserialize(Key(&mut *self.decoder)).map(Some),
         }
     }
 

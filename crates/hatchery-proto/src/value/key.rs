@@ -1,7 +1,8 @@
-//! Names as values, and the variants that they name.
+//! What stands in the place of a key: names, the variants that they name, and values.
 
 use serde::de::{
-    DeserializeSeed, Deserializer, EnumAccess, Error as _, Unexpected, VariantAccess, Visitor,
+    Deserialize as _, DeserializeSeed, Deserializer, EnumAccess, Error as _, Unexpected,
+    VariantAccess, Visitor,
 };
 use serde::forward_to_deserialize_any;
 
@@ -45,6 +46,49 @@ impl<'de> Deserializer<'de> for Name<'de> {
     }
 }
 
+/// A value in the place of a key. Serde's buffer gets numbers with a sign from here: those without one
+/// are its numbers of fields and variants, and a struct or an enum would take a map for itself (C20).
+pub(super) struct Key<'a, 'de>(pub(super) &'a mut Decoder<'de>);
+
+/// All that the type asks for by its name is what the decoder gives.
+macro_rules! as_the_decoder {
+    ($($method:ident($($arg:ident: $of:ty),*))*) => {$(
+        fn $method<V: Visitor<'de>>(self, $($arg: $of,)* visitor: V) -> Result<V::Value, Error> {
+            self.0.$method($($arg,)* visitor)
+        }
+    )*};
+}
+
+impl<'de> Deserializer<'de> for Key<'_, 'de> {
+    type Error = Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        if !self.0.is_unsigned()? {
+            return self.0.deserialize_any(visitor);
+        }
+        let number = u64::deserialize(self.0)?;
+        match i64::try_from(number) {
+            Ok(signed) => visitor.visit_i64(signed),
+            Err(_) => visitor.visit_u64(number),
+        }
+    }
+
+    as_the_decoder! {
+        deserialize_bool() deserialize_i8() deserialize_i16() deserialize_i32() deserialize_i64()
+        deserialize_i128() deserialize_u8() deserialize_u16() deserialize_u32() deserialize_u64()
+        deserialize_u128() deserialize_f32() deserialize_f64() deserialize_char() deserialize_str()
+        deserialize_string() deserialize_bytes() deserialize_byte_buf() deserialize_option()
+        deserialize_unit() deserialize_seq() deserialize_map() deserialize_identifier()
+        deserialize_ignored_any()
+        deserialize_unit_struct(name: &'static str)
+        deserialize_newtype_struct(name: &'static str)
+        deserialize_tuple(length: usize)
+        deserialize_tuple_struct(name: &'static str, length: usize)
+        deserialize_struct(name: &'static str, fields: &'static [&'static str])
+        deserialize_enum(name: &'static str, variants: &'static [&'static str])
+    }
+}
+
 /// A variant, and what follows if it has something.
 pub(super) struct Variant<'a, 'de> {
     name: &'de str,
@@ -78,7 +122,7 @@ impl<'de> VariantAccess<'de> for Variant<'_, 'de> {
     type Error = Error;
 
     fn unit_variant(self) -> Result<(), Error> {
-        self.content.map_or(Ok(()), serde::Deserialize::deserialize)
+        self.content.map_or(Ok(()), <()>::deserialize)
     }
 
     fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Error> {
