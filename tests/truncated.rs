@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use futures_util::stream;
-use hatchery::{Callee, Error, FaultKind, Nothing, Portal, StreamError};
+use hatchery::{Callee, ContextError, Error, FaultKind, Nothing, Portal, StreamError};
 use hatchery_testkit::isolate::private_dir;
 use hatchery_tests::{BACKENDS, PROCESSES, for_each_within, here, with_worker};
 use serde::ser::Error as _;
@@ -315,6 +315,70 @@ fn a_body_that_ends_badly_never_ends_the_callees_input_well() {
             })
             .await?;
             std::fs::remove_file(&note).unwrap();
+            Ok(())
+        })
+        .await;
+    });
+}
+
+/// C20: a sender that a panic of another thread drops is no end, though the body goes on; and who waits
+/// for one, on either side, doesn't wait for ever.
+#[test]
+fn a_sender_that_a_panic_drops_is_no_end() {
+    for_each_within(MINUTES, here!(), &BACKENDS, async |runtime| {
+        with_worker(runtime, async |worker| {
+            let note = private_dir().expect("the scenario has a directory").join("ended");
+            let dropped = async |mut cx: hatchery::Context<u64, u64, (), u64, Error>| {
+                let (mut sender, mut receiver) = cx.split();
+                sender.send(1).await?;
+                assert_eq!(receiver.recv().await?, Some(1));
+                let thread = std::thread::spawn(move || {
+                    let _dropped = sender;
+                    panics();
+                });
+                assert!(thread.join().is_err());
+                Ok::<_, Error>(cx.result().await?)
+            };
+            for _ in 0..25 {
+                let in_body = worker.open_context(note_the_end(note.clone()), dropped).await;
+                assert!(matches!(in_body, Err(ContextError::Cancelled(_))), "{in_body:?}");
+                let handle = worker.context(note_the_end(note.clone())).handle().await?;
+                assert!(dropped(handle).await.is_err());
+                worker.call(quiet()).await?;
+                assert!(!note.exists(), "a callee read to a clean end");
+            }
+            Ok(())
+        })
+        .await;
+    });
+}
+
+/// Sends one item, closes its half, and then fails.
+#[hatchery::context]
+async fn close_and_fail(callee: Callee<Nothing, u64>) -> Result<(), Error> {
+    let mut stream = callee.started(())?;
+    stream.send(1).await?;
+    stream.close().await?;
+    Err(Error::msg("broken"))
+}
+
+/// C20: what was closed has a clean end, however late it is read, whatever its side came to later.
+#[test]
+fn a_half_that_was_closed_ends_well_also_when_it_is_read_late() {
+    for_each_within(MINUTES, here!(), &BACKENDS, async |runtime| {
+        with_worker(runtime, async |worker| {
+            for is_late in [false, true] {
+                for _ in 0..25 {
+                    let mut context = worker.context(close_and_fail()).handle().await?;
+                    let watch = context.watch();
+                    if is_late {
+                        watch.over().await;
+                    }
+                    assert_eq!(context.recv().await?, Some(1));
+                    assert_eq!(context.recv().await?, None, "{is_late}");
+                    assert!(context.result().await.is_err());
+                }
+            }
             Ok(())
         })
         .await;

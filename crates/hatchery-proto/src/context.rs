@@ -282,12 +282,12 @@ impl Context {
     #[must_use]
     pub fn rest(&self, side: Side) -> Rest {
         match (&self.phase, side) {
+            // It has closed its half, whatever either side came to later.
+            _ if !self.incoming.is_open() => Rest::Ended,
             // The other side's function has ended well, and all that it sent came before that.
             (Phase::Over(End::Returned), Side::Opener) => Rest::Ended,
-            // This side's own function has; the other side may have had more to send.
-            (Phase::Over(End::Returned), Side::Callee) if !self.incoming.is_open() => Rest::Ended,
+            // It may have had more to send, also if this side's own function has ended well.
             (Phase::Over(_), _) => Rest::Cut,
-            (Phase::Opened | Phase::Started, _) if !self.incoming.is_open() => Rest::Ended,
             (Phase::Opened | Phase::Started, _) => Rest::Waits,
         }
     }

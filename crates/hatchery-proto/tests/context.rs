@@ -323,11 +323,13 @@ impl Pair {
         // Nobody waits for more when all is said, and a good end is told as one.
         assert_ne!(end.opener.context.rest(At::Opener), Rest::Waits, "{self:#?} came to {end:#?}");
         assert_ne!(end.callee.context.rest(At::Callee), Rest::Waits, "{self:#?} came to {end:#?}");
-        if *end.opener.context.phase() == Phase::Over(End::Returned) {
-            assert_eq!(end.opener.context.rest(At::Opener), Rest::Ended, "{self:#?}");
-        } else {
-            assert_eq!(end.opener.context.rest(At::Opener), Rest::Cut, "{self:#?}");
-        }
+        // What was closed stays closed, however its side ended afterwards and whenever it is read.
+        let closed = !end.opener.context.incoming.is_open();
+        let returned = *end.opener.context.phase() == Phase::Over(End::Returned);
+        let told = if closed || returned { Rest::Ended } else { Rest::Cut };
+        assert_eq!(end.opener.context.rest(At::Opener), told, "{self:#?}");
+        let told = if end.callee.context.incoming.is_open() { Rest::Cut } else { Rest::Ended };
+        assert_eq!(end.callee.context.rest(At::Callee), told, "{self:#?}");
         // Whom the callee was told it was cancelled by is who did it.
         if let Some(reason) = &end.dropped_for {
             assert_eq!(Some(reason), end.opener.context.cancelled(), "{self:#?}");

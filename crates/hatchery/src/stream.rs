@@ -90,11 +90,15 @@ impl<R: DeserializeOwned + 'static, W: Serialize + Send + 'static> Duplex<R, W> 
 /// The other side sees a clean end only where this side meant one (C20). A callee's sender that is
 /// dropped without `close` is closed by the good end of its function: if that panics, errs or is
 /// cancelled, the opener's reader gets that and no end. An opener's that is dropped in its body is
-/// closed when the body has come to its next await, or to a good end; one that is dropped by a panic, an
-/// error or a cancel of the body is not, and the callee is cancelled. With
-/// [`Opening::handle`](crate::Opening::handle) there is no body to look at: there a dropped sender is
-/// closed unless its thread panics, so where an error may drop it, keep it beside its handle and drop
-/// the handle first.
+/// closed when the body has come to its next await, or to a good end; one that is dropped by an error or
+/// a cancel of the body is not, and the callee is cancelled. One that a panic drops cancels the context,
+/// in whichever thread. With [`Opening::handle`](crate::Opening::handle) there is no body to look at, and
+/// a sender that the body gave to another task is dropped out of its sight: there a dropped sender is
+/// closed, so where an error or an abort may drop it, keep it beside the handle, drop that first, or
+/// `close` it yourself and keep it until then.
+///
+/// A message that still waits for room, as its `send` was dropped or it was fed and never flushed, is
+/// dropped with its sender.
 pub struct Sender<W> {
     pipe: Arc<Pipe>,
     /// A message that waits for room.

@@ -3,12 +3,13 @@
 //! Touched by user tasks of any thread and by the connection's one reader. The reader never waits
 //! here: what it brings is bounded by the credit that this side gave (H22).
 //!
-//! Lock order: `state` before an outbox's own lock.
+//! Lock order: `state` before an outbox's own lock. Wakers are a user's: they are called and dropped
+//! when the lock is open again.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context as Task, Poll, Waker};
 
 use bytes::BytesMut;
@@ -17,7 +18,7 @@ pub(crate) use hatchery_proto::context::Side;
 use hatchery_proto::context::{Context, Dropped, Rest, Word};
 use hatchery_proto::stream::{Denied, Policy, Terms, Violation};
 use hatchery_proto::{
-    ActorPath, CallId, Encoded, Fault, FaultKind, FrameError, Reason, ToChild, ToParent,
+    ActorPath, CallId, Encoded, Fault, FaultKind, FrameError, Reason, ToChild, ToParent, Why,
 };
 use serde::Serialize;
 use tokio::sync::watch;
@@ -184,9 +185,10 @@ impl Pipe {
             }
         }
         self.grant(&mut state);
-        wake(state.reader.take());
+        let reader = state.reader.take();
         drop(state);
         drop(dropped);
+        wake(reader);
         Ok(())
     }
 
@@ -194,7 +196,9 @@ impl Pipe {
     pub(crate) fn closed(&self) -> Result<(), Violation> {
         let mut state = lock(&self.state);
         state.context.closed()?;
-        wake(state.reader.take());
+        let reader = state.reader.take();
+        drop(state);
+        wake(reader);
         Ok(())
     }
 
@@ -202,7 +206,9 @@ impl Pipe {
     pub(crate) fn granted(&self, bytes: u64) -> Result<(), Violation> {
         let mut state = lock(&self.state);
         state.context.granted(bytes)?;
-        wake(state.sender.take());
+        let sender = state.sender.take();
+        drop(state);
+        wake(sender);
         Ok(())
     }
 
@@ -474,10 +480,7 @@ impl Pipe {
         match state.context.outgoing.send(value.length) {
             Ok(()) => {}
             Err(Denied::Closed) => return Poll::Ready(Sent::Closed(None)),
-            Err(Denied::Full) => {
-                state.sender = Some(cx.waker().clone());
-                return Poll::Pending;
-            }
+            Err(Denied::Full) => return wait_to_send(state, cx),
         }
         match self.outbox.push_framed(value) {
             Ok(()) => {
@@ -485,10 +488,7 @@ impl Pipe {
                 Poll::Ready(Sent::Yes)
             }
             // The reader finds out why and tells.
-            Err(PushError::Closed | PushError::Frame(_)) => {
-                state.sender = Some(cx.waker().clone());
-                Poll::Pending
-            }
+            Err(PushError::Closed | PushError::Frame(_)) => wait_to_send(state, cx),
         }
     }
 
@@ -518,12 +518,18 @@ impl Pipe {
 
     /// The sender was dropped without that.
     pub(crate) fn let_go(&self) {
+        if is_copy() {
+            return;
+        }
+        if self.side == Side::Opener && std::thread::panicking() {
+            // There will be no more and no end, and whoever waits for one must not wait for ever.
+            return self.cancel(Reason { by: current::path(), why: Why::BodyFailed });
+        }
         let mut state = lock(&self.state);
         let dropped = match self.side {
             // Its function's end decides, also if its sender is with another task.
             Side::Callee => Dropped::UntilTheEnd,
             Side::Opener if self.steps.dropped() => Dropped::InStep,
-            Side::Opener if std::thread::panicking() => Dropped::UntilTheEnd,
             Side::Opener => Dropped::GoingOn,
         };
         if state.context.let_go(dropped) {
@@ -568,7 +574,9 @@ impl Pipe {
             Rest::Ended => Poll::Ready(Next::End),
             Rest::Cut => Poll::Ready(Next::Broken(state.why_cut())),
             Rest::Waits => {
-                state.reader = Some(cx.waker().clone());
+                let older = state.reader.replace(cx.waker().clone());
+                drop(state);
+                drop(older);
                 Poll::Pending
             }
         }
@@ -602,7 +610,7 @@ impl Pipe {
     }
 
     /// Tells everybody who waits that it is over.
-    fn over(&self, mut state: std::sync::MutexGuard<'_, State>) {
+    fn over(&self, mut state: MutexGuard<'_, State>) {
         let wakers = [state.reader.take(), state.sender.take()];
         state.line = None;
         drop(state);
@@ -666,6 +674,14 @@ impl Steps {
         let (runs, dropped) = (Self::RUNS, Self::DROPPED);
         self.0.compare_exchange(runs, dropped, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
+}
+
+/// Has a sender woken when there is news.
+fn wait_to_send(mut state: MutexGuard<'_, State>, cx: &Task<'_>) -> Poll<Sent> {
+    let older = state.sender.replace(cx.waker().clone());
+    drop(state);
+    drop(older);
+    Poll::Pending
 }
 
 fn wake(waker: Option<Waker>) {
