@@ -229,6 +229,31 @@ fn a_handler_of_ours_that_is_put_back_later_swallows_nothing() {
     }
 }
 
+/// C6, C19: the same while runtimes are open, and one came over the handler that is taken off again: the
+/// signal is told to all, though it comes to the handler that was the first.
+#[test]
+fn a_handler_of_ours_that_is_uncovered_again_tells_all() {
+    isolate::run_test(here!(), HANG, || {
+        isolate::block_on(async {
+            let before = dispositions();
+            let one = open(Signals::Notify);
+            let found = install(SigHandler::Handler(plain));
+            let two = open(Signals::Notify);
+            // SAFETY: it came from sigaction(2).
+            unsafe { sigaction(Signal::SIGINT, &found) }.unwrap();
+            strike(SIGINT);
+            assert_eq!(one.interrupted().await.signal, SIGINT);
+            assert_eq!(two.interrupted().await.signal, SIGINT);
+            assert_eq!(SEEN.load(Ordering::SeqCst), 0);
+            one.close().await;
+            strike(SIGINT);
+            assert_eq!(two.interrupted_again(1).await.count, 2);
+            two.close().await;
+            assert_eq!(dispositions(), before);
+        });
+    });
+}
+
 /// C6: who ignores SIGHUP from the start wants to outlive its terminal.
 #[test]
 fn an_ignored_sighup_stays_ignored() {

@@ -5,8 +5,9 @@
 //! tokio's does. So ours can't always be taken off, and a second one over that handler must not be the
 //! same function: the two would call each other without end. There are a few, [`LAYERS`] for each
 //! signal. If others lie over all of them, one is used again, and notes which threads are in it, so that
-//! it isn't called by what it has called. Only the one that was installed last counts; one that nobody
-//! listens to does what would have been done without it.
+//! it isn't called by what it has called. Only the one that was installed last counts, and one that the
+//! kernel calls, as what lay over it was taken off again; one that nobody listens to does what would have
+//! been done without it.
 //!
 //! A copy of the process (fork(2)) has the handlers too, but nobody listens there: it does what would
 //! have been done without them.
@@ -183,7 +184,7 @@ impl State {
         TOP[index(signal)].store(NOBODY, Ordering::SeqCst);
         for (layer, state) in self.layers.iter_mut().enumerate() {
             let (Layer::Installed(before) | Layer::Buried(before)) = *state else { continue };
-            if !in_force(signal).is_ok_and(|now| layer_of(&now) == Some(layer)) {
+            if !is_in_force(signal, layer) {
                 *state = Layer::Buried(before);
                 continue;
             }
@@ -306,7 +307,7 @@ extern "C" fn counting<const LAYER: usize>(
         if chain.kind.load(Ordering::SeqCst) == DEFAULT {
             as_default(signal, LAYER);
         }
-    } else if top == number(LAYER) {
+    } else if top == number(LAYER) || is_in_force(signal, LAYER) {
         count(signal);
     }
     Errno::set_raw(errno);
@@ -335,7 +336,7 @@ fn this_thread() -> i32 {
 /// Nobody listens, and without us the signal would do what it does by default. Called by a handler
 /// that lies over ours it does nothing: without us that one would have had nobody to call.
 fn as_default(signal: c_int, layer: usize) {
-    if in_force(signal).is_ok_and(|now| layer_of(&now) == Some(layer)) {
+    if is_in_force(signal, layer) {
         let _set = set(signal, &default());
         // SAFETY: async-signal-safe. It is blocked until the handler returns.
         unsafe { libc::raise(signal) };
@@ -350,11 +351,12 @@ fn layer_of(action: &libc::sigaction) -> Option<usize> {
     HANDLERS.iter().position(|handler| *handler as usize == action.sa_sigaction)
 }
 
-/// Our own, which interrupts and blocks as that one does which it calls.
+/// Our own, which interrupts and blocks as that one does which it calls. Alone it takes the stack that a
+/// thread has for signals: a thread of the host's may have little room on its own, as Go's have.
 fn ours(layer: usize, before: &libc::sigaction) -> libc::sigaction {
     let mut action = default();
     action.sa_sigaction = HANDLERS[layer] as usize;
-    action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK;
     if !matches!(before.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN) {
         let kept = libc::SA_RESTART | libc::SA_ONSTACK | libc::SA_NODEFER;
         action.sa_flags = libc::SA_SIGINFO | (before.sa_flags & kept);
@@ -374,6 +376,12 @@ fn in_force(signal: c_int) -> Result<libc::sigaction, Errno> {
     // SAFETY: nothing is set, and `now` is ours to be written to.
     let asked = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut now) };
     Errno::result(asked).map(|_| now)
+}
+
+/// Whether that one of ours is what the kernel calls: also one that lay below others, which were taken
+/// off again. Async-signal-safe.
+fn is_in_force(signal: c_int, layer: usize) -> bool {
+    in_force(signal).is_ok_and(|now| layer_of(&now) == Some(layer))
 }
 
 /// Gives back what was in force before.
