@@ -1,18 +1,20 @@
 //! Runtimes that are closed while others use them: handles, free functions, drains (C1, C2, C10, C19).
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
-use std::future::{IntoFuture as _, pending};
+use std::future::{IntoFuture as _, pending, poll_fn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use hatchery::{
-    CallError, Config, FaultKind, Runtime, ScopeError, StartCause, Stdio, Why, nursery,
+    Backend, Call, CallError, Config, FaultKind, Runtime, ScopeError, StartCause, Stdio, Why,
+    nursery,
 };
 use hatchery_spawn::OwnThread;
-use hatchery_testkit::isolate;
+use hatchery_testkit::isolate::{self, End};
 use hatchery_tests::{BACKENDS, HANG, ROOMY, came_down, for_each, here};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 #[hatchery::function]
 async fn square(x: u64) -> u64 {
@@ -231,6 +233,68 @@ fn a_drain_waits_for_one_shot_actors() {
         assert_eq!(runtime.drain(ROOMY).await.cut, 0);
         assert_eq!(held.await.unwrap(), 25);
     });
+}
+
+static SECOND_GOES: Notify = Notify::const_new();
+
+/// Goes when the other one has been asked to.
+#[hatchery::function]
+async fn first() {
+    hatchery::shield(async {
+        hatchery::cancelled().await;
+        SECOND_GOES.notified().await;
+        // Too late, it would have been given up on.
+        assert!(hatchery::abandoned().is_empty());
+        isolate::say("met").unwrap();
+    })
+    .await;
+}
+
+#[hatchery::function]
+async fn second() {
+    hatchery::shield(async {
+        hatchery::cancelled().await;
+        SECOND_GOES.notify_one();
+    })
+    .await;
+}
+
+/// C2, C19: at the end of the process all runtimes come down side by side, and not one after the other.
+#[test]
+fn at_the_end_of_a_process_all_runtimes_come_down_side_by_side() {
+    let scenario = || {
+        let up = |call: Call<()>| {
+            let config = Config::with_budget(ROOMY);
+            let runtime = Runtime::builder().backend(Backend::Thread).config(config);
+            let runtime = runtime.stdio(Stdio::Null).open().unwrap();
+            let (tell, told) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                isolate::block_on(async {
+                    let down = runtime.nursery(async |n| {
+                        let child = n.start("child").await?;
+                        let mut call = Box::pin(child.call(call).into_future());
+                        let begun = poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx).is_pending()));
+                        assert!(begun.await);
+                        // What is asked later is answered later: the first has begun by then.
+                        child.call(square(1)).await?;
+                        tell.send(()).unwrap();
+                        Ok(call.await?)
+                    });
+                    drop(down.await);
+                });
+                loop {
+                    std::thread::park();
+                }
+            });
+            told.recv().unwrap();
+        };
+        up(first());
+        up(second());
+        std::process::exit(0);
+    };
+    if let Some(verdict) = isolate::observe(here!(), HANG, scenario) {
+        assert_eq!((verdict.end, &*verdict.said), (End::Code(0), "met"), "{verdict}");
+    }
 }
 
 /// Enough to meet a runtime at every moment of its closing.

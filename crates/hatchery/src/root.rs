@@ -341,11 +341,13 @@ pub(crate) fn roots() -> Vec<Arc<Actor>> {
 fn at_exit(status: i32) {
     let roots = std::mem::take(&mut *lock(&ROOTS));
     watchdog::arm(&roots, status);
+    // All are told before one is waited for: side by side they take the longest of their budgets (C2).
     for root in &roots {
         // The process has no other one any more: what comes now is refused by this one.
         root.refuse_all();
-        close_blocking(root);
+        root.cancel_scopes();
     }
+    roots.iter().for_each(close_blocking);
     if let Some(signal) = signal::received() {
         hatchery_spawn::exit_now(128 + signal);
     }
