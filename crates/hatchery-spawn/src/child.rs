@@ -39,6 +39,8 @@ pub struct Child {
     pub(crate) tail: Option<Arc<Tail>>,
     /// How long its pipes are read after its end; `None`: to theirs.
     pub(crate) drain: Option<Duration>,
+    /// A drop leaves it alone; it ends with its owner.
+    pub(crate) goes_on: bool,
     /// The forkserver, as far as this process knows it: 0 is its own parent.
     pub(crate) server: u32,
 }
@@ -234,6 +236,7 @@ impl Child {
             tail: None,
             drain: Some(DRAIN),
             server: 0,
+            goes_on: false,
         }
     }
 
@@ -359,7 +362,7 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         // It is not a copy's to end.
-        if is_copy() {
+        if is_copy() || self.goes_on {
             return;
         }
         let core = &self.handle.core;

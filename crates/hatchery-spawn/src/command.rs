@@ -1,6 +1,6 @@
 //! Any program, through the forkserver, with an API close to `tokio::process::Command`.
 
-mod holders;
+pub(crate) mod holders;
 pub(crate) mod output;
 
 use std::ffi::OsStr;
@@ -31,7 +31,7 @@ pub use output::{Ended, Holder, Output};
 /// changes made here: variables, directory, umask, limits, priorities (C18).
 #[derive(Debug)]
 pub struct Command {
-    spec: Spec,
+    pub(crate) spec: Spec,
     server: Option<Forkserver>,
     stdin_set: bool,
     stdout_set: bool,

@@ -1,6 +1,8 @@
 //! How a child ended.
 
 use std::fmt;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
 
 /// The exact status of a child. A death by signal is never a code (H28).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -47,6 +49,32 @@ impl Exit {
     }
 }
 
+/// As std has it. That the memory of a cgroup was used up is lost; a panic is code 101.
+impl From<Exit> for ExitStatus {
+    fn from(exit: Exit) -> Self {
+        Self::from_raw(match exit {
+            Exit::Code(code) => (code & 0xff) << 8,
+            Exit::Signal { signal, core_dumped, out_of_memory: _ } => {
+                signal | if core_dumped { CORE_DUMPED } else { 0 }
+            }
+            Exit::Panicked(_) => 101 << 8,
+        })
+    }
+}
+
+/// From std's. A status that is neither (a stop) is taken for its raw number's low byte.
+impl From<ExitStatus> for Exit {
+    fn from(status: ExitStatus) -> Self {
+        match (status.code(), status.signal()) {
+            (Some(code), _) => Self::Code(code),
+            (None, Some(signal)) => {
+                Self::Signal { signal, core_dumped: status.core_dumped(), out_of_memory: false }
+            }
+            (None, None) => Self::Code(status.into_raw() & 0xff),
+        }
+    }
+}
+
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -68,3 +96,6 @@ impl fmt::Display for Exit {
         }
     }
 }
+
+/// The bit of a raw status that says so; see wait(2).
+const CORE_DUMPED: i32 = 0x80;

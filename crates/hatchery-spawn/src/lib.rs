@@ -39,6 +39,7 @@ pub mod notice;
 mod own_image;
 mod own_thread;
 mod prelude;
+pub mod process;
 mod relay;
 pub mod signals;
 mod spec;

@@ -1,6 +1,8 @@
 //! Where a child's stdio goes. Nothing here ever blocks its writer for long (C8).
 
 use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{PipeReader, PipeWriter};
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -20,6 +22,50 @@ pub enum Stdio {
     Relay(Relay),
     /// This fd.
     Fd(OwnedFd),
+}
+
+impl Stdio {
+    /// [`Stdio::Null`], as std has it.
+    #[must_use]
+    pub fn null() -> Self {
+        Self::Null
+    }
+
+    /// [`Stdio::Inherit`], as std has it.
+    #[must_use]
+    pub fn inherit() -> Self {
+        Self::Inherit
+    }
+
+    /// [`Stdio::Piped`], as std has it.
+    #[must_use]
+    pub fn piped() -> Self {
+        Self::Piped
+    }
+}
+
+impl From<OwnedFd> for Stdio {
+    fn from(fd: OwnedFd) -> Self {
+        Self::Fd(fd)
+    }
+}
+
+impl From<File> for Stdio {
+    fn from(file: File) -> Self {
+        Self::Fd(file.into())
+    }
+}
+
+impl From<PipeReader> for Stdio {
+    fn from(end: PipeReader) -> Self {
+        Self::Fd(end.into())
+    }
+}
+
+impl From<PipeWriter> for Stdio {
+    fn from(end: PipeWriter) -> Self {
+        Self::Fd(end.into())
+    }
 }
 
 /// How lines are passed on.

@@ -27,7 +27,7 @@ impl fmt::Display for Holder {
 
 /// All others that hold one of these pipes, in order of their numbers; `server` is the forkserver. A thread of its own looks, as it
 /// may take as long as [`BOUND`]; where there is none to be had nobody is found.
-pub(super) async fn of(pipes: [Option<BorrowedFd<'_>>; 2], server: u32) -> Vec<Holder> {
+pub(crate) async fn of(pipes: [Option<BorrowedFd<'_>>; 2], server: u32) -> Vec<Holder> {
     let inodes = pipes.into_iter().flatten().filter_map(|pipe| fstat(pipe).ok());
     let wanted: Vec<String> = inodes.map(|stat| format!("pipe:[{}]", stat.st_ino)).collect();
     let (tell, told) = oneshot::channel();

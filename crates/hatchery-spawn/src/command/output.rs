@@ -36,6 +36,10 @@ pub struct Output {
 pub enum Ended {
     /// It is: both pipes came to their end.
     Exited,
+    /// It is not: its [time](crate::process::Command::timeout) was over, and it was ended.
+    TimedOut,
+    /// It is not: it wrote more than was to be [kept](crate::process::Command::max_output).
+    Truncated,
     /// It is not sure to be: the program has ended, and [`Command::drain`](super::Command::drain) later
     /// somebody still held one of its pipes.
     Incomplete {
