@@ -143,13 +143,14 @@ fn a_free_nursery_outlives_the_close_of_the_runtime_it_found() {
             gone.await.unwrap();
             // It may go on as it likes.
             let next = n.start("next").await?;
-            Ok(child.call(square(3)).await? + next.call(square(4)).await?)
+            let below = nursery(async |n| Ok(n.run("below", square(2)).await?)).await?;
+            Ok(child.call(square(3)).await? + next.call(square(4)).await? + below)
         }));
         is_up.await.unwrap();
         runtime.close().await;
         go.send(()).unwrap();
         // With its end all is closed: what is left is counted.
-        assert_eq!(free.await.unwrap().unwrap(), 25);
+        assert_eq!(free.await.unwrap().unwrap(), 29);
     });
 }
 
@@ -187,6 +188,49 @@ fn a_drain_finishes_what_is_under_way_and_refuses_what_is_new() {
         assert_eq!(served.await.unwrap(), 25);
         drop(runtime);
         assert_eq!(told.await.unwrap().cut, 0);
+    });
+}
+
+/// C19: of several runtimes each tells its own bodies that it drains, and what a body opens, asks and cancels
+/// by the free functions is of its runtime, whichever is the process's own.
+#[test]
+fn a_body_belongs_to_the_runtime_that_it_was_opened_in() {
+    for_each(here!(), &BACKENDS, async |process_s_own| {
+        let other = Runtime::builder().stdio(Stdio::Null).signals(false);
+        let other = other.config(Config::with_budget(ROOMY)).open().unwrap();
+        let clone = other.clone();
+        let (up, is_up) = oneshot::channel();
+        let served = tokio::spawn(async move {
+            let served = clone.nursery(async |_| {
+                let below = nursery(async |n| Ok(n.start("below").await?.call(square(3)).await?));
+                assert_eq!(below.await?, 9);
+                up.send(()).unwrap();
+                let why = hatchery::cancelled().await.why;
+                // Refused by its own, where the process's own would let it in.
+                let late: Result<(), _> = nursery(async |_| Ok(())).await;
+                Ok((why, self::why(&came_down(late))))
+            });
+            served.await
+        });
+        is_up.await.unwrap();
+        assert_eq!(other.drain(ROOMY).await.cut, 0);
+        assert_eq!(served.await.unwrap().unwrap(), (Why::Draining, Why::Draining));
+
+        let other = Runtime::builder().stdio(Stdio::Null).signals(false).open().unwrap();
+        let kept = process_s_own.nursery(async |n| {
+            let child = n.start("child").await?;
+            let down = other.nursery(async |_| {
+                hatchery::cancel_self();
+                pending::<hatchery::Result<()>>().await
+            });
+            drop(came_down(down.await));
+            // Behind the other's body this one is where it was.
+            let below = nursery(async |n| Ok(n.run("once", square(2)).await?)).await?;
+            Ok(child.call(square(3)).await? + below)
+        });
+        assert_eq!(kept.await.unwrap(), 13);
+        other.close().await;
+        process_s_own.close().await;
     });
 }
 

@@ -1,16 +1,16 @@
 //! Which actor this code runs in, and what that actor has to finish before it may leave.
 //!
-//! A process has one actor, but for thread actors, which have their own OS threads: a thread's
-//! own actor comes first, the process's second, the root last.
+//! A process has one actor, but for thread actors, which have their own OS threads, and for roots, of
+//! which there may be several: a thread's own actor comes first, then the one whose nursery's body is
+//! being polled, then the process's, the root last.
 //!
 //! Lock order: the process's own actor before `Actor::inside`; a scope's machine before `Actor::inside`,
 //! never the other way round.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hatchery_proto::board::{Kind, State, What};
@@ -25,8 +25,14 @@ use crate::drive::gate::Gate;
 use crate::drive::scope::Core;
 use crate::drive::writer::{Outbox, Priority};
 use crate::lock::lock;
-use crate::root::House;
 use crate::runtime::Inner;
+
+mod own;
+
+pub(crate) use own::{
+    Entered, actor, close_process, enter_process, enter_thread, entered, leave_process,
+    leave_thread, within,
+};
 
 /// One actor, as its own code sees it.
 pub(crate) struct Actor {
@@ -338,97 +344,6 @@ impl Drop for Busy {
     }
 }
 
-thread_local! {
-    static THREADS: RefCell<Option<Arc<Actor>>> = const { RefCell::new(None) };
-}
-
-static PROCESS: Mutex<Option<Own>> = Mutex::new(None);
-
-/// The process's own actor.
-struct Own {
-    actor: Arc<Actor>,
-    /// If it is a root.
-    house: Weak<House>,
-}
-
-/// The actor that code is in, and what keeps it open for that long if it is a root that others may close.
-#[derive(Debug)]
-pub(crate) struct Entered {
-    pub(crate) actor: Arc<Actor>,
-    pub(crate) guest: Option<Arc<House>>,
-}
-
-/// Makes `actor` the calling thread's own.
-pub(crate) fn enter_thread(actor: Arc<Actor>) {
-    THREADS.with(|slot| *slot.borrow_mut() = Some(actor));
-}
-
-/// The calling thread has no actor of its own any more.
-pub(crate) fn leave_thread() {
-    THREADS.with(|slot| slot.borrow_mut().take());
-}
-
-/// Makes `actor` the process's own, if it has none. `house` if it is a root.
-pub(crate) fn enter_process(actor: &Arc<Actor>, house: Weak<House>) {
-    let mut process = lock(&PROCESS);
-    if process.is_none() {
-        *process = Some(Own { actor: actor.clone(), house });
-    }
-}
-
-/// The process has no actor any more, if it was this one.
-pub(crate) fn leave_process(actor: &Arc<Actor>) {
-    let mut process = lock(&PROCESS);
-    if process.as_ref().is_some_and(|own| Arc::ptr_eq(&own.actor, actor)) {
-        *process = None;
-    }
-}
-
-/// The same for a root that closes: in one step with that it opens nothing any more, so that whoever has
-/// found it here before is let in, and nobody finds it later.
-pub(crate) fn close_process(root: &Arc<Actor>) {
-    let mut process = lock(&PROCESS);
-    {
-        let mut inside = lock(&root.inside);
-        let guests_may = inside.closing.as_ref().is_none_or(|closing| closing.guests_may);
-        inside.closing = Some(Closing { reason: root.closed(), guests_may });
-    }
-    if process.as_ref().is_some_and(|own| Arc::ptr_eq(&own.actor, root)) {
-        *process = None;
-    }
-}
-
-/// The actor this code runs in, if a runtime is open.
-pub(crate) fn actor() -> Option<Arc<Actor>> {
-    // Before the lock.
-    if is_copy() {
-        return None;
-    }
-    threads().or_else(|| lock(&PROCESS).as_ref().map(|own| own.actor.clone()))
-}
-
-/// The same, to open a scope in it.
-pub(crate) fn entered() -> Option<Entered> {
-    if is_copy() {
-        return None;
-    }
-    if let Some(actor) = threads() {
-        return Some(Entered { actor, guest: None });
-    }
-    let process = lock(&PROCESS);
-    let own = process.as_ref()?;
-    let guest = own.house.upgrade();
-    if guest.is_none() && own.actor.parent.is_none() {
-        // It is being closed by its last guest.
-        return None;
-    }
-    Some(Entered { actor: own.actor.clone(), guest })
-}
-
-fn threads() -> Option<Arc<Actor>> {
-    THREADS.try_with(|slot| slot.borrow().clone()).ok().flatten()
-}
-
 /// The path of the actor this code runs in; the root's outside of any runtime.
 #[must_use]
 pub fn path() -> ActorPath {
@@ -438,8 +353,9 @@ pub fn path() -> ActorPath {
 /// Waits until the actor this code runs in is asked to go down, and says why.
 ///
 /// For functions that want to end in their own way; without it they are dropped at their next
-/// await. In the root it also says that the process's own runtime drains
-/// ([`Runtime::drain`](crate::Runtime::drain)). Outside of any runtime it waits for ever.
+/// await. In the root it also says that the runtime drains ([`Runtime::drain`](crate::Runtime::drain)):
+/// in the body of a nursery the one that this was opened in, in other tasks the process's own. Outside of
+/// any runtime it waits for ever.
 ///
 /// # Cancel safety
 /// Dropping the future loses nothing; the next call sees the same.
@@ -483,7 +399,8 @@ where
 
 /// Asks the actor this code runs in to go down, gracefully, with its whole subtree.
 ///
-/// In the root that cancels every open nursery. The calls it serves end as cancelled by itself.
+/// In the root that cancels every open nursery: of the runtime that the body of the nursery belongs to which
+/// this is called in, or else of the process's own. The calls it serves end as cancelled by itself.
 pub fn cancel_self() {
     if let Some(actor) = actor() {
         let budget = actor.runtime.config.budget;

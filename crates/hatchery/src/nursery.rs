@@ -19,7 +19,7 @@ use crate::current::{self, Actor, Entered};
 use crate::drive::scope::Core;
 use crate::error::{CallError, ScopeError, StartError};
 use crate::function::{Call, RemoteError};
-use crate::panics::caught;
+use crate::panics::{Caught, caught};
 use crate::portal::Portal;
 use crate::root::House;
 use crate::runtime;
@@ -31,10 +31,11 @@ use crate::start::{Backend, Options, Stdio};
 /// ([`Nursery::run`]) are awaited. Whatever goes wrong first, in the body or in an actor, cancels
 /// all the others (C4). Teardown takes at most the budget of the configuration (C2).
 ///
-/// It belongs to the actor that calls it. In a process that is no actor it belongs to the process's own
-/// runtime: the one that was opened first of those that are open, or else one with the defaults, which is
-/// opened now and lives until the process ends. If that runtime is closed by whoever opened it, the nursery
-/// goes on to its own end all the same (C19); while it drains, none is opened.
+/// It belongs to the actor that calls it, and in the body of a nursery to the same runtime as that one. In
+/// other code of a process that is no actor it belongs to the process's own runtime: the one that was opened
+/// first of those that are open, or else one with the defaults, which is opened now and lives until the
+/// process ends. If that runtime is closed by whoever opened it, the nursery goes on to its own end all the
+/// same (C19); while it drains, none is opened.
 ///
 /// ```no_run
 /// #[hatchery::function]
@@ -116,16 +117,20 @@ where
     if is_copy() {
         return (Err(copied()), Report::default());
     }
-    let core = match Core::open(actor.clone(), guest.is_some()) {
+    // Dropped last of all.
+    let within = Entered { actor, guest };
+    let actor = &within.actor;
+    let core = match Core::open(actor.clone(), within.guest.is_some()) {
         Ok(core) => core,
         Err(reason) => {
-            let fault = Box::new(cancelled_fault(&actor, reason));
+            let fault = Box::new(cancelled_fault(actor, reason));
             return (Err(ScopeError { fault, report: Report::default() }), Report::default());
         }
     };
     let mut waiting = Waiting { core: &core, heard: false };
     let value = {
-        let mut body = caught(body(Nursery { core: core.clone() }));
+        let running = current::within(&within, || body(Nursery { core: core.clone() }));
+        let mut body = Body { within: &within, running: caught(running) };
         tokio::select! {
             biased;
             _reason = Here::new(core.body_cancelled()) => {
@@ -154,7 +159,38 @@ where
     let outcome = core.finished().await;
     waiting.heard = true;
     let report = outcome.report.clone();
-    (conclude(&actor, value, &outcome), report)
+    (conclude(actor, value, &outcome), report)
+}
+
+/// A nursery's body: what it asks for by the free functions belongs to the same root or actor as its nursery
+/// does, and is a guest there if that one is.
+struct Body<'a, F> {
+    within: &'a Entered,
+    running: Caught<F>,
+}
+
+impl<F> Body<'_, F> {
+    fn discard(&mut self) -> Result<(), Box<Fault>> {
+        let Self { within, running } = self;
+        current::within(within, || running.discard())
+    }
+}
+
+impl<F: Future> Future for Body<'_, F> {
+    type Output = Result<F::Output, Box<Fault>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { within, running } = &mut *self;
+        current::within(within, || Pin::new(running).poll(cx))
+    }
+}
+
+impl<F> Drop for Body<'_, F> {
+    fn drop(&mut self) {
+        // Dropped early, it is dropped where it was polled; a panic in it is the caller's.
+        let Self { within, running } = self;
+        current::within(within, || running.abandon());
+    }
 }
 
 fn conclude<T>(actor: &Actor, value: Option<T>, outcome: &Outcome) -> Result<T, ScopeError> {

@@ -41,7 +41,12 @@ impl<F: Future> Future for Caught<F> {
 }
 
 impl<F> Caught<F> {
-    /// Drops the future now; a panic of its destructors comes back as a fault.
+    /// Drops the future now; a panic of its destructors goes on.
+    pub(crate) fn abandon(&mut self) {
+        drop(self.inner.take());
+    }
+
+    /// The same; a panic of its destructors comes back as a fault.
     pub(crate) fn discard(&mut self) -> Result<(), Box<Fault>> {
         let inner = self.inner.take();
         catch_unwind(AssertUnwindSafe(|| drop(inner))).map_err(|payload| fault(&*payload))

@@ -151,7 +151,7 @@ impl Runtime {
     /// contexts, starts and one-shot actors are waited for. Then [`cancelled`](crate::cancelled()) tells the
     /// bodies of its nurseries that it is over, and those are waited for too: a body that serves for ever
     /// waits for that, or for [`Runtime::interrupted`], or it takes all of `within`. In the end the runtime
-    /// is closed as by [`Runtime::close`]. What was cut off by that is counted.
+    /// is closed as by [`Runtime::close`]. What is under way even then is counted.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -225,7 +225,8 @@ impl Runtime {
 #[non_exhaustive]
 pub struct Drained {
     /// How many nurseries, and calls, contexts, starts and one-shot actors of the root, were still under
-    /// way when the time was spent, and were cut off.
+    /// way when the time was spent. They were cut off, but for what belongs to nurseries of the free
+    /// functions, which go on (see [`Runtime::close`]).
     pub cut: usize,
 }
 
