@@ -235,7 +235,7 @@ fn crowd_of_nurseries(backend: &Backend, breadth: u64, handshake: Duration) {
     spinning.join().unwrap();
 }
 
-/// Fault 35, C16: starts that the tree itself holds up are no silence. All of a crowd of nurseries start
+/// C16: starts that the tree itself holds up are no silence. All of a crowd of nurseries start
 /// actors at once, where each birth has to wait for its turn, with a bound that a fifth of them would
 /// need if they were all born at once.
 #[test]

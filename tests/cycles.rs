@@ -1,4 +1,4 @@
-//! C21, faults 18 and 4: what serves for ever holds what lives and a bounded rest. Each of these goes
+//! C21: what serves for ever holds what lives and a bounded rest. Each of these goes
 //! a few hundred times through what a long-lived program does all day; what the root and its
 //! forkserver hold must be flat. `hatchery soak --cycles` does the same for longer.
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]

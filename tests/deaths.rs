@@ -288,15 +288,10 @@ fn a_start_without_fds_is_a_typed_error_and_a_later_one_succeeds() {
 fn a_start_without_processes_is_a_typed_error_and_a_later_one_succeeds() {
     // Nothing is counted: who gave up its rights can't look at itself any more.
     hatchery_testkit::isolate::run_test(here!(), Duration::from_secs(60), || {
-        if !nix::unistd::geteuid().is_root() {
-            return eprintln!(
-                "not tested: only the superuser can become a user who has nothing else"
-            );
-        }
         // The limit doesn't bind root; and it counts all processes and threads of the user.
-        let nobody = 1_000_000 + std::process::id();
-        nix::unistd::setgid(nobody.into()).unwrap();
-        nix::unistd::setuid(nobody.into()).unwrap();
+        if !hatchery_tests::become_nobody() {
+            return;
+        }
         nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NPROC, 16, 16).unwrap();
         let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         tokio.block_on(async {

@@ -111,6 +111,19 @@ pub fn each<F>(
     });
 }
 
+/// Becomes a user who has no other process, so that limits of a user count this one's alone. Says so and
+/// gives `false` where that can't be done: without the rights, or in a container that has few users.
+#[must_use]
+pub fn become_nobody() -> bool {
+    let nobody = 1_000_000 + std::process::id();
+    let became =
+        nix::unistd::setgid(nobody.into()).and_then(|()| nix::unistd::setuid(nobody.into()));
+    if let Err(errno) = became {
+        eprintln!("not tested: nobody here can become a user who has nothing else: {errno}");
+    }
+    became.is_ok()
+}
+
 /// As many fds as the machine gives: some scenarios have thousands of actors.
 ///
 /// # Panics

@@ -10,7 +10,7 @@ use hatchery::{
 };
 use hatchery_spawn::SpawnError;
 use hatchery_testkit::isolate;
-use hatchery_tests::{BACKENDS, PROCESSES, here};
+use hatchery_tests::{BACKENDS, PROCESSES, become_nobody, here};
 use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -91,19 +91,6 @@ fn one_start(backend: &Backend, resource: Resource, most: u64, errno: Errno) -> 
     })
 }
 
-/// Becomes a user who has no other process, so that limits of processes count this one's alone.
-/// Says so and gives `false` where that can't be done.
-fn become_nobody() -> bool {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("not tested: only the superuser can become a user who has nothing else");
-        return false;
-    }
-    let nobody = 1_000_000 + std::process::id();
-    nix::unistd::setgid(nobody.into()).unwrap();
-    nix::unistd::setuid(nobody.into()).unwrap();
-    true
-}
-
 /// H26, C14: at every limit of threads and processes, from the one that this process has reached
 /// already upwards, a start on each backend works or says which thread or process it lacked.
 #[test]
@@ -178,7 +165,7 @@ fn at_every_limit_of_fds_a_first_start_works_or_is_a_typed_error() {
     isolate::run_test(here!(), Duration::from_secs(120), || {
         for backend in BACKENDS {
             let mut seen = [0; 3];
-            for most in 3..highest_fd() + 24 {
+            for most in 3..open_fds() + 24 {
                 seen[one_start(&backend, Resource::RLIMIT_NOFILE, most, Errno::EMFILE) as usize] +=
                     1;
             }
@@ -218,7 +205,7 @@ fn at_every_limit_of_fds_a_later_start_works_or_is_a_typed_error() {
 
 async fn starts_at_limits(n: &Nursery) -> Result<(u32, u32), Error> {
     let (mut up, mut refused) = (0, 0);
-    for most in 3..highest_fd() + 24 {
+    for most in 3..open_fds() + 24 {
         let few = Few::new(Resource::RLIMIT_NOFILE, most);
         let started = n.start("again-and-again").await;
         drop(few);
@@ -248,11 +235,10 @@ fn on_one_core() {
     sched_setaffinity(me, &one).unwrap();
 }
 
-/// The highest number of an fd that is open here; the limit is one of numbers.
-fn highest_fd() -> u64 {
-    let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
-    let numbers = open.filter_map(|fd| fd.file_name().to_str()?.parse().ok());
-    numbers.max().unwrap()
+/// How many fds are open here: new ones get the lowest numbers that are free, below a limit of as many and
+/// a few, however high the numbers are that somebody has left us.
+fn open_fds() -> u64 {
+    std::fs::read_dir("/proc/self/fd").unwrap().count() as u64
 }
 
 fn lacks_fds(error: &StartError) {

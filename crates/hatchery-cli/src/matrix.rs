@@ -234,7 +234,7 @@ mod tests {
         }
     }
 
-    /// Fault 33: while no case ends, the clock goes from one second to the next.
+    /// While no case ends, the clock goes from one second to the next.
     #[test]
     fn the_clock_of_the_bar_runs_while_one_case_does() {
         let (tell, told) = channel();

@@ -133,7 +133,7 @@ fn interrupted_by_a_signal_all_cases_end_and_nothing_is_left() {
         let report: Value = serde_json::from_str(&stdout).unwrap();
         let interrupted = |case: &&Value| case["detail"] == "interrupted";
         let begun = |case: &Value| case["elapsed_ms"].as_f64().unwrap() > 0.0;
-        // Those under way; those that had not begun have not failed (fault 33).
+        // Those under way; those that had not begun have not failed.
         assert!(cases(&report).filter(interrupted).all(begun), "{stdout}");
         assert!(cases(&report).any(|case| interrupted(&case)), "{stdout}");
         let not_run: Vec<_> = cases(&report).filter(|case| case["outcome"] == "not run").collect();

@@ -167,7 +167,7 @@ mod tests {
         }
     }
 
-    /// Fault 35: who was not forked, or had no processor, is not silent; whatever the excuse, it ends.
+    /// C16: who was not forked, or had no processor, is not silent; whatever the excuse, it ends.
     #[test]
     fn silence_counts_from_the_fork_and_without_what_others_took() {
         let bound = Duration::from_secs(5);

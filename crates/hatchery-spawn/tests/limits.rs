@@ -91,15 +91,10 @@ fn has_no_children(server: &Forkserver) {
 #[test]
 fn a_process_limit_is_a_typed_error_of_fork() {
     isolated("a_process_limit_is_a_typed_error_of_fork", || {
-        if !nix::unistd::geteuid().is_root() {
-            return eprintln!(
-                "not tested: only the superuser can become a user who has nothing else"
-            );
-        }
         // The limit doesn't bind root; and it counts all processes of the user.
-        let nobody = 1_000_000 + std::process::id();
-        nix::unistd::setgid(nobody.into()).unwrap();
-        nix::unistd::setuid(nobody.into()).unwrap();
+        if !common::become_nobody() {
+            return;
+        }
         setrlimit(Resource::RLIMIT_NPROC, 10, 10).unwrap();
         meets_its_limit(&start(), 10);
     });

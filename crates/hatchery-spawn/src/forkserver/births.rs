@@ -122,7 +122,7 @@ mod tests {
 
     use super::*;
 
-    /// Fault 35: those who ask have their turns one after the other, however much one of them wants.
+    /// Those who ask have their turns one after the other, however much one of them wants.
     #[test]
     fn who_asks_for_much_leaves_others_their_turn() {
         let mut births = Births::default();
@@ -137,7 +137,7 @@ mod tests {
         assert_eq!(births.next_deadline(), None);
     }
 
-    /// Fault 35: one that hangs holds up the others for a while, and no longer; and nobody is woken up
+    /// C2: one that hangs holds up the others for a while, and no longer; and nobody is woken up
     /// for it while nobody waits.
     #[test]
     fn a_birth_that_hangs_is_waited_for_for_a_while() {
@@ -158,7 +158,7 @@ mod tests {
     }
 
     proptest! {
-        /// Fault 35: in any order of events there are never more than that under way, everybody who
+        /// In any order of events there are never more than that under way, everybody who
         /// stays gets all that it asked for, in its order, and who leaves gets nothing.
         #[test]
         fn whoever_stays_is_served(

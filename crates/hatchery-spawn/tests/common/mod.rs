@@ -314,3 +314,15 @@ pub(crate) fn has_landlock(server: &Forkserver) -> bool {
     }
     is_there
 }
+
+/// Becomes a user who has no other process, so that limits of a user count this one's alone. Says so and
+/// gives `false` where that can't be done: without the rights, or in a container that has few users.
+pub(crate) fn become_nobody() -> bool {
+    let nobody = 1_000_000 + std::process::id();
+    let became =
+        nix::unistd::setgid(nobody.into()).and_then(|()| nix::unistd::setuid(nobody.into()));
+    if let Err(errno) = became {
+        eprintln!("not tested: nobody here can become a user who has nothing else: {errno}");
+    }
+    became.is_ok()
+}

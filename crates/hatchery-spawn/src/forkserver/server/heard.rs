@@ -66,7 +66,7 @@ mod tests {
         assert!(heard.has_given_up(sent + patience, patience, now + patience + 1));
     }
 
-    /// Fault 35: who has to wait for its turn, and is told so in time, waits for as long as it takes.
+    /// Who has to wait for its turn, and is told so in time, waits for as long as it takes.
     #[test]
     fn who_is_told_in_time_never_gives_up() {
         let mut heard = Heard::default();

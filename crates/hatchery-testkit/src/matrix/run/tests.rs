@@ -121,7 +121,7 @@ fn what_a_case_counts_itself_is_a_leak() {
     );
 }
 
-/// Fault 33: what was not run has not failed.
+/// What was not run has not failed.
 #[test]
 fn after_a_stop_no_case_starts() {
     let (backend, trigger, load) = (Backend::Forkserver, Trigger::Return, Load::Idle);
