@@ -353,7 +353,8 @@ impl Command {
     }
 
     /// Runs it to its end, and closes what of its stdio is piped: what it would read is at its end, what
-    /// it writes goes nowhere.
+    /// it writes goes nowhere. What it has started and what could not be ended is told by
+    /// [`output`](Self::output), and by [`ChildHandle::left_behind`](crate::ChildHandle::left_behind).
     ///
     /// # Errors
     /// [`CommandError`].

@@ -147,7 +147,7 @@ pub fn good_answers() -> Vec<Vec<u8>> {
         },
         Answer::Settled {
             number: 99,
-            left: vec![Left { pid: 7, uid: 0, name: "sudo".to_owned() }],
+            left: vec![Left { pid: 7, uid: 0, name: "sudo".to_owned(), refused: true }],
         },
     ];
     all.iter().map(Answer::encode).collect()

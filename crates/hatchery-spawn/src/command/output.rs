@@ -15,6 +15,7 @@ use super::{CommandError, holders};
 use crate::child::Child;
 use crate::exit::Exit;
 use crate::forkserver::manner::Note;
+use crate::forkserver::wire::Left;
 
 /// What a program wrote and how it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +29,9 @@ pub struct Output {
     pub stderr: Vec<u8>,
     /// Whether that is all.
     pub ended: Ended,
+    /// Processes that it had started and that could not be ended:
+    /// [`ChildHandle::left_behind`](crate::ChildHandle::left_behind).
+    pub left_behind: Vec<Left>,
 }
 
 /// Whether an output is all that there was.
@@ -102,7 +106,8 @@ pub(crate) async fn collect(mut child: Child) -> Result<Output, CommandError> {
     };
     handle.settle();
     let status = to_its_end(&child).await?;
-    Ok(Output { status, stdout: stdout.bytes, stderr: stderr.bytes, ended })
+    let (stdout, stderr) = (stdout.bytes, stderr.bytes);
+    Ok(Output { status, stdout, stderr, ended, left_behind: handle.left_behind() })
 }
 
 /// A pipe and what came out of it until now.

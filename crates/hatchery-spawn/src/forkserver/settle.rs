@@ -41,8 +41,8 @@ pub(crate) struct Places {
 /// A stray that is the forkserver's child.
 #[derive(Debug)]
 struct Stray {
-    /// Whose it is, as far as that is known.
-    mark: Option<u64>,
+    /// Whose it is, as far as that is known: of one of these.
+    of: Vec<u64>,
     /// It can't be killed.
     refused: bool,
 }
@@ -89,14 +89,14 @@ impl<T> Settling<T> {
         told: T,
     ) -> Vec<i32> {
         self.dead.push(Dead { pid, mark, until, looked: false, left, said: false, told });
-        let strays = self.strays.iter().filter(|(_, stray)| stray.mark == Some(mark));
+        let strays = self.strays.iter().filter(|(_, stray)| stray.of.contains(&mark));
         strays.map(|(pid, _)| *pid).collect()
     }
 
     /// Strays with those marks are of this child's from now on.
     pub(crate) fn hand_over(&mut self, marks: &[u64], to: u64) {
-        let is_of = |stray: &&mut Stray| stray.mark.is_some_and(|mark| marks.contains(&mark));
-        self.strays.values_mut().filter(is_of).for_each(|stray| stray.mark = Some(to));
+        let is_of = |stray: &&mut Stray| stray.of.iter().any(|mark| marks.contains(mark));
+        self.strays.values_mut().filter(is_of).for_each(|stray| stray.of = vec![to]);
     }
 
     /// Whether this stray was seen before.
@@ -107,10 +107,10 @@ impl<T> Settling<T> {
     /// A child is reaped that nobody asked for: what it had started may have come to us. Says whether
     /// somebody waits for that to be looked at.
     pub(crate) fn reaped(&mut self, pid: i32) -> bool {
-        let mark = self.strays.remove(&pid).and_then(|stray| stray.mark);
+        let of = self.strays.remove(&pid).map_or_else(Vec::new, |stray| stray.of);
         let mut awaited = false;
         for dead in &mut self.dead {
-            if mark.is_none_or(|mark| mark == dead.mark) {
+            if of.is_empty() || of.contains(&dead.mark) {
                 dead.looked = false;
                 awaited = true;
             }
@@ -128,11 +128,11 @@ impl<T> Settling<T> {
     ) -> Vec<i32> {
         let mut due = Vec::new();
         for seen in new {
-            let mark = self.mark_of(*seen);
-            if mark.is_some_and(|mark| !lives(mark)) {
+            let of = self.marks_of(*seen);
+            if !of.is_empty() && !of.iter().any(|mark| lives(*mark)) {
                 due.push(seen.pid);
             }
-            self.strays.insert(seen.pid, Stray { mark, refused: false });
+            self.strays.insert(seen.pid, Stray { of, refused: false });
         }
         for dead in &mut self.dead {
             dead.looked |= !amid;
@@ -141,18 +141,20 @@ impl<T> Settling<T> {
     }
 
     /// Its own word comes first. Else its group tells, and of who hides what it is the time at which it
-    /// came to us: if just one child has died since the last look, it was that one's.
-    fn mark_of(&self, seen: Seen) -> Option<u64> {
+    /// came to us: it is of one of those that have died since the last look, and told by each of them, as
+    /// nobody would tell it otherwise.
+    fn marks_of(&self, seen: Seen) -> Vec<u64> {
         if let Says::Mark(mark) = seen.says {
-            return Some(mark);
+            return vec![mark];
         }
         let of_group = self.dead.iter().find(|dead| dead.pid == seen.group);
-        let mut new = self.dead.iter().filter(|dead| !dead.looked);
-        let of_time = match (seen.says, new.next(), new.next()) {
-            (Says::Closed, Some(only), None) => Some(only),
-            (_, _, _) => None,
-        };
-        of_group.or(of_time).map(|dead| dead.mark)
+        match (of_group, seen.says) {
+            (Some(dead), _) => vec![dead.mark],
+            (None, Says::Closed) => {
+                self.dead.iter().filter(|dead| !dead.looked).map(|dead| dead.mark).collect()
+            }
+            (None, Says::Mark(_) | Says::Nothing) => Vec::new(),
+        }
     }
 
     /// A stray can't be killed: it has other rights.
@@ -170,7 +172,12 @@ impl<T> Settling<T> {
         }
     }
 
-    /// What the dead are told with, to be changed.
+    /// What the dead are told with.
+    pub(crate) fn told(&self) -> impl Iterator<Item = &T> {
+        self.dead.iter().map(|dead| &dead.told)
+    }
+
+    /// The same, to be changed.
     pub(crate) fn told_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.dead.iter_mut().map(|dead| &mut dead.told)
     }
@@ -194,7 +201,7 @@ impl<T> Settling<T> {
     {
         let mut words = Vec::new();
         for mut dead in std::mem::take(&mut self.dead) {
-            let own = || self.strays.iter().filter(|(_, stray)| stray.mark == Some(dead.mark));
+            let own = || self.strays.iter().filter(|(_, stray)| stray.of.contains(&dead.mark));
             let dying = own().any(|(_, stray)| !stray.refused);
             // Whoever can't be ended is in there, and stays.
             let is_refused = own().next().is_some() && !dying;
@@ -323,15 +330,32 @@ mod tests {
         }
     }
 
-    /// Nobody is blamed for what may be another's.
+    /// C1: who hides and may be of two that have died is told by both, and ended; who only says nothing is
+    /// nobody's.
     #[test]
-    fn who_hides_is_nobodys_if_it_may_be_of_two() {
+    fn who_hides_and_may_be_of_two_is_told_by_both() {
         let mut settling = Settling::new();
         settling.died((1, 10), EMPTY, 100, "one");
         settling.died((2, 20), EMPTY, 100, "two");
         let hidden = [stray(5, 5, Says::Closed), stray(6, 6, Says::Nothing)];
-        assert!(settling.looked(&hidden, false, nobody).is_empty());
-        assert_eq!(settling.words(0).len(), 2);
+        assert_eq!(settling.looked(&hidden, false, nobody), [5]);
+        assert_eq!(settling.words(0), [Word::Dead("one"), Word::Dead("two")]);
+        settling.refused(5);
+        let word = |told| Word::Settled { told, said: true, left: vec![5], group: None };
+        assert_eq!(settling.words(0), [word("one"), word("two")]);
+    }
+
+    /// Who hides and has come since the last look is none of those who had settled before.
+    #[test]
+    fn who_hides_is_of_no_one_who_was_looked_after() {
+        let mut settling = Settling::new();
+        settling.died((1, 10), Places { group: true, cgroup: false }, 100, "one");
+        settling.looked(&[], false, nobody);
+        settling.died((2, 20), EMPTY, 100, "two");
+        assert_eq!(settling.looked(&[stray(5, 5, Says::Closed)], false, nobody), [5]);
+        settling.refused(5);
+        let word = Word::Settled { told: "two", said: false, left: vec![5], group: None };
+        assert_eq!(settling.words(0), [Word::Dead("one"), word]);
     }
 
     /// C2: nobody is waited for longer than the bound, and then it is named.

@@ -19,6 +19,7 @@ use crate::identity::Identity;
 use crate::image::SERVER_MARKER;
 use crate::leftovers;
 use crate::prelude::{DETACHED, MARK};
+use crate::sys::process;
 
 /// What tells this tree's processes from those of all others, also in other pid namespaces.
 pub(crate) fn new_tree() -> String {
@@ -108,6 +109,16 @@ fn is_dying(pid: u32) -> bool {
     !is_zombie && image.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
+/// Whether it has begun its exit, as everybody may know: it is not dead yet.
+pub(crate) fn is_exiting(pid: i32) -> bool {
+    const PF_EXITING: u64 = 4;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Field 9; the name, which may hold anything, is the second.
+    let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
+    let flags = after.split_whitespace().nth(6).and_then(|flags| flags.parse::<u64>().ok());
+    flags.is_some_and(|flags| flags & PF_EXITING != 0)
+}
+
 /// A process that lives, by what the kernel tells everybody.
 pub(crate) fn describe(pid: i32) -> Option<Left> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -118,7 +129,8 @@ pub(crate) fn describe(pid: i32) -> Option<Left> {
     }
     let uid = field("Uid:").and_then(|uids| uids.split_whitespace().next()?.parse().ok());
     let name = field("Name:").unwrap_or_default().to_owned();
-    Some(Left { pid: pid.cast_unsigned(), uid: uid.unwrap_or(u32::MAX), name })
+    let (uid, refused) = (uid.unwrap_or(u32::MAX), process::is_refused(pid));
+    Some(Left { pid: pid.cast_unsigned(), uid, name, refused })
 }
 
 /// All that are in a group. Reads all of `/proc`: for who has waited in vain.

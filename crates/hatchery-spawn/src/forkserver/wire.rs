@@ -215,11 +215,16 @@ pub struct Left {
     pub uid: u32,
     /// The name of its program, as far as the kernel keeps it: 15 bytes.
     pub name: String,
+    /// Whether the kernel refuses to signal it: it has rights that its tree has not, as a set-user-id
+    /// program that has taken all ids. Else SIGKILL has not ended it in time.
+    pub refused: bool,
 }
 
 impl fmt::Display for Left {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "process {} (`{}` of user {})", self.pid, self.name, self.uid)
+        let why =
+            if self.refused { "may not be signalled" } else { "was not ended in time by SIGKILL" };
+        write!(f, "process {} (`{}` of user {}), which {why}", self.pid, self.name, self.uid)
     }
 }
 
@@ -397,10 +402,11 @@ impl Answer {
                 // As many as a message holds; that there are more changes nothing.
                 let left = &left[..left.len().min(MAX_LEFT)];
                 out.u32(left.len());
-                for Left { pid, uid, name } in left {
+                for Left { pid, uid, name, refused } in left {
                     out.0.extend(pid.to_le_bytes());
                     out.0.extend(uid.to_le_bytes());
                     out.bytes(name.as_bytes());
+                    out.u8(u8::from(*refused));
                 }
             }
             Self::Noted { number, note } => {
@@ -440,7 +446,8 @@ impl Answer {
             8 => Self::Settled {
                 number: input.u64()?,
                 left: input.list(|input| {
-                    Ok(Left { pid: input.u32()?, uid: input.u32()?, name: input.text()? })
+                    let (pid, uid, name) = (input.u32()?, input.u32()?, input.text()?);
+                    Ok(Left { pid, uid, name, refused: input.u8()? != 0 })
                 })?,
             },
             REFUSED => {
@@ -748,10 +755,14 @@ mod tests {
             },
             Answer::Noted { number: 3, note: Note::Ended },
             Answer::Noted { number: 3, note: Note::Stopped(21) },
-            Answer::Settled { number: 7, left: vec![Left { pid: 9, uid: 0, name: "sudo".into() }] },
+            Answer::Settled { number: 7, left: [true, false].map(left).to_vec() },
         ] {
             assert_eq!(Answer::decode(&answer.encode()), Ok(answer));
         }
+    }
+
+    fn left(refused: bool) -> Left {
+        Left { pid: 9, uid: 0, name: "sudo".into(), refused }
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub(crate) enum Forked {
     Child,
 }
 
-/// Forks. Only the forkserver may. Where it has one thread the child is a whole libc process. Where a
+/// Forks. Only the forkserver may, and a process 1 that has one thread. Where it has one thread the child is a whole libc process. Where a
 /// library has begun others before `main`, the child is on its way to an exec: until then it takes no
 /// lock but malloc's, which both glibc's and musl's `fork` leave usable in a child.
 ///
@@ -76,6 +76,12 @@ pub(crate) fn kill_own_child(pid: i32, group: bool, signal: i32) {
 pub(crate) fn kill_or_refused(pid: i32) -> bool {
     // SAFETY: only numbers are passed.
     Errno::result(unsafe { libc::kill(pid, libc::SIGKILL) }) == Err(Errno::EPERM)
+}
+
+/// Whether the caller has no right to signal that process.
+pub(crate) fn is_refused(pid: i32) -> bool {
+    // SAFETY: only numbers are passed, and nobody is signalled.
+    Errno::result(unsafe { libc::kill(pid, 0) }) == Err(Errno::EPERM)
 }
 
 /// Whether there is anybody, dead or alive, in the group of that number.

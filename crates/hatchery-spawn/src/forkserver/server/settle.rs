@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::children::{children, processor_time};
 use super::{Server, now};
 use crate::forkserver::book::Owner;
-use crate::forkserver::settle::{Places, Seen, Settling, Word};
+use crate::forkserver::settle::{Places, Says, Seen, Settling, Word};
 use crate::forkserver::strays::{self, AmidExec};
 use crate::forkserver::wire::{Answer, Left};
 use crate::sys::{process, waitid};
@@ -138,7 +138,12 @@ impl Server {
                 continue;
             }
             match strays::says(pid, &self.tree) {
-                Ok((group, says)) => new.push(Seen { pid, group, says }),
+                Ok((group, says)) => {
+                    // Who hides what it is in the group of a child that lives is that one's.
+                    let of_living = self.book.mark_of(group).filter(|_| says == Says::Closed);
+                    let says = of_living.map_or(says, Says::Mark);
+                    new.push(Seen { pid, group, says });
+                }
                 Err(AmidExec) => amid = true,
             }
             // What it had started may have come to us after the list was read.
@@ -161,10 +166,18 @@ impl Server {
 
     fn kill_strays(&mut self, due: Vec<i32>) {
         for pid in due {
-            if process::kill_or_refused(pid) {
+            if process::kill_or_refused(pid) && !self.is_ending(pid) {
                 self.strays.settling.refused(pid);
             }
         }
+    }
+
+    /// Whether it ends without our signal: its cgroup was killed. Listed there first, exiting second: the
+    /// list hides who has begun its exit.
+    fn is_ending(&self, pid: i32) -> bool {
+        let cgroups = self.strays.settling.told().filter_map(|told| told.cgroup.as_deref());
+        let mut dying = cgroups.filter(|path| self.confined.is_dying(path));
+        dying.any(|path| strays::in_cgroup(path).contains(&pid)) || strays::is_exiting(pid)
     }
 
     fn say(&mut self, word: Word<Told>) {
