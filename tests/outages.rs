@@ -19,6 +19,7 @@ use hatchery_tests::{
     BUDGET, HANG, PROCESSES, ROOMY, came_down, for_each, for_each_with, here, with,
 };
 use nix::libc;
+use tokio::sync::oneshot;
 
 /// What a teardown may take on a loaded machine beyond its budget.
 const SLACK: Duration = Duration::from_secs(2);
@@ -54,12 +55,13 @@ async fn three(callee: Callee<Nothing, u64>) -> Result<(), Error> {
     std::future::pending().await
 }
 
-/// Reads a stream that only a death ends.
-async fn read_to_the_break(child: &Portal) -> StreamError {
+/// Reads a stream that only a death ends, and says when it has begun.
+async fn read_to_the_break(child: &Portal, begun: oneshot::Sender<()>) -> StreamError {
     let mut cx = child.context(count()).handle().await.unwrap();
+    let mut begun = Some(begun);
     loop {
         match cx.recv().await {
-            Ok(Some(_)) => {}
+            Ok(Some(_)) => begun.take().into_iter().for_each(|begun| drop(begun.send(()))),
             Ok(None) => panic!("a clean end"),
             Err(error) => return error,
         }
@@ -86,11 +88,13 @@ fn a_channel_that_breaks_in_a_stream_is_a_typed_error() {
         let down: Result<(), _> = runtime
             .nursery(async |n| {
                 let child = n.start("child").await?;
-                let struck =
-                    tokio::spawn(at(Moment::InStream, "root/child", "root/child", Fault::Kill));
-                // In a task of its own: the death drops the body, maybe before it has seen this.
-                reads = Some(tokio::spawn(async move { read_to_the_break(&child).await }));
-                struck.await.unwrap().unwrap();
+                // In tasks of their own: the death drops the body, maybe before it has seen this. What the
+                // child has said to itself may not have left it yet, so its reader has the first word.
+                let (begun, has_begun) = oneshot::channel();
+                reads = Some(tokio::spawn(async move { read_to_the_break(&child, begun).await }));
+                has_begun.await.unwrap();
+                let struck = at(Moment::InStream, "root/child", "root/child", Fault::Kill);
+                tokio::spawn(struck).await.unwrap().unwrap();
                 std::future::pending().await
             })
             .await;

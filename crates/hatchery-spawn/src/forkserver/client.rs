@@ -162,7 +162,7 @@ impl Client {
         let lost = self.lost.borrow().clone();
         if let Some(gone) = lost.or_else(|| state.closing.then(|| "closed".into())) {
             drop(state);
-            return tell(waiting.answer, Err(gone.error(waiting.name)));
+            return waiting.fail(|name| gone.error(name));
         }
         let number = state.next;
         state.next += 1;
@@ -172,7 +172,7 @@ impl Client {
                 Ok(memory) => fds.push(memory),
                 Err(error) => {
                     drop(state);
-                    return tell(waiting.answer, Err(error));
+                    return waiting.fail(|_| error);
                 }
             }
             bytes = wire::encode_elsewhere(&bytes);
@@ -182,7 +182,7 @@ impl Client {
                 Ok(told) => state.queue.push_back(told),
                 Err(error) => {
                     drop(state);
-                    return tell(waiting.answer, Err(error));
+                    return waiting.fail(|_| error);
                 }
             }
             state.environment = Some(texts);
@@ -257,8 +257,8 @@ impl Client {
             drop(state);
             refuse(refused);
             for waiting in expired {
-                let (name, waited) = (waiting.name, waiting.bound);
-                tell(waiting.answer, Err(SpawnError::Unanswered { name, waited }));
+                let waited = waiting.bound;
+                waiting.fail(|name| SpawnError::Unanswered { name, waited });
             }
             for (waiting, core) in born {
                 finish(waiting, core);
@@ -394,7 +394,7 @@ impl Client {
     /// No child came of a request.
     fn refused(&self, number: u64, error: impl FnOnce(String) -> SpawnError) {
         if let Some(waiting) = self.take_waiting(number) {
-            tell(waiting.answer, Err(error(waiting.name)));
+            waiting.fail(error);
         }
     }
 
@@ -592,7 +592,7 @@ impl Client {
         self.hang_up();
         let executing = executing.into_iter().map(|(waiting, _)| waiting);
         for waiting in waiting.into_values().chain(executing) {
-            tell(waiting.answer, Err(gone.error(waiting.name)));
+            waiting.fail(|name| gone.error(name));
         }
         for core in children.into_values() {
             core.lost();
@@ -702,6 +702,16 @@ impl State {
     }
 }
 
+impl Waiting {
+    /// No child comes of it. Its fds are closed before that is told: whoever hears of it may try again
+    /// (C10).
+    fn fail(self, error: impl FnOnce(String) -> SpawnError) {
+        let Self { name, answer, birth, stdin, stdout, stderr, .. } = self;
+        drop((birth, stdin, stdout, stderr));
+        tell(answer, Err(error(name)));
+    }
+}
+
 /// Puts what is too long for a message into memory.
 fn elsewhere(name: &str, bytes: &[u8], limit: usize) -> Result<OwnedFd, SpawnError> {
     let (name, length) = (name.to_owned(), bytes.len());
@@ -715,9 +725,8 @@ fn elsewhere(name: &str, bytes: &[u8], limit: usize) -> Result<OwnedFd, SpawnErr
 /// Tells those whose request could not be sent.
 fn refuse(refused: Vec<(Waiting, Errno)>) {
     for (waiting, errno) in refused {
-        let (name, call) = (waiting.name, "sendmsg(SCM_RIGHTS)".to_owned());
-        let cause = io::Error::from(errno);
-        tell(waiting.answer, Err(SpawnError::Call { name, call, cause }));
+        let (call, cause) = ("sendmsg(SCM_RIGHTS)".to_owned(), io::Error::from(errno));
+        waiting.fail(|name| SpawnError::Call { name, call, cause });
     }
 }
 
@@ -731,16 +740,20 @@ fn finish(waiting: Waiting, core: Arc<Core>) {
     }
     if execs {
         let name = child.handle().name().to_owned();
-        // In the two bad cases the child is killed by being dropped here.
-        match read_birth(&birth) {
+        let error = match read_birth(&birth) {
             // A death is told by its status.
-            Ok(None | Some(BirthFailure { errno: None, .. })) => {}
+            Ok(None | Some(BirthFailure { errno: None, .. })) => None,
             Ok(Some(BirthFailure { step, errno: Some(errno) })) => {
                 let cause = io::Error::from_raw_os_error(errno);
-                return tell(answer, Err(SpawnError::Step { name, step, cause }));
+                Some(SpawnError::Step { name, step, cause })
             }
             // Neither born nor failed: it hangs in one of the steps.
-            Err(_) => return tell(answer, Err(SpawnError::StillStarting { name, waited: bound })),
+            Err(_) => Some(SpawnError::StillStarting { name, waited: bound }),
+        };
+        if let Some(error) = error {
+            // The child is killed by its drop. First the fds: whoever is told may try again (C10).
+            drop((child, birth, stdin, stdout, stderr));
+            return tell(answer, Err(error));
         }
     }
     *child.stdin.get_mut().unwrap_or_else(PoisonError::into_inner) = stdin;
