@@ -61,7 +61,9 @@ async fn read_to_the_break(child: &Portal, begun: oneshot::Sender<()>) -> Stream
     let mut begun = Some(begun);
     loop {
         match cx.recv().await {
-            Ok(Some(_)) => begun.take().into_iter().for_each(|begun| drop(begun.send(()))),
+            Ok(Some(_)) => {
+                let _first = begun.take().map(|begun| begun.send(()));
+            }
             Ok(None) => panic!("a clean end"),
             Err(error) => return error,
         }
