@@ -3,15 +3,17 @@
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
 use std::collections::BTreeSet;
+use std::future::{IntoFuture as _, poll_fn};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use hatchery::{
-    Backend, CallError, Config, Error, FaultKind, Portal, Reason, Report, Runtime, Step, Why,
-    nursery, shield,
+    Backend, CallError, Callee, Config, ContextError, Error, FaultKind, Portal, Reason, Report,
+    Runtime, Step, Why, nursery, shield,
 };
-use hatchery_testkit::fault::{Fault, Moment, Tree};
+use hatchery_testkit::fault::{self, Fault, Moment, Tree};
 use hatchery_tests::events::Events;
 use hatchery_tests::{
     BACKENDS, BUDGET, HANG, PROCESSES, ROOMY, SLACK, came_down, each, for_each, for_each_with,
@@ -335,5 +337,50 @@ fn a_stuck_thread_is_abandoned_and_named() {
             }
             runtime.close().await;
         });
+    });
+}
+
+#[hatchery::function]
+async fn length(text: String) -> usize {
+    text.len()
+}
+
+#[hatchery::context]
+async fn starts(callee: Callee) -> Result<(), Error> {
+    callee.started(())?;
+    Ok(())
+}
+
+/// C16, H25: a bound counts from the beginning, also while there is no room for the call or the context: the
+/// actor doesn't read.
+#[test]
+fn a_bound_holds_also_while_there_is_no_room() {
+    let config = Config { outbox_bytes: 64 << 10, ..Config::with_budget(ROOMY) };
+    for_each_with(&config, here!(), &PROCESSES, async |runtime| {
+        let ended = runtime.nursery(async |n| {
+            let child = n.start("child").await?;
+            let pid = child.pid().unwrap();
+            fault::sigstop(pid)?;
+            // More than the socket and the queue take.
+            let call = |_| child.call(length("x".repeat(100_000))).into_future();
+            let mut calls: Vec<_> = (0..100).map(call).collect();
+            let begun = poll_fn(|cx| {
+                let mut calls = calls.iter_mut();
+                Poll::Ready(calls.all(|call| call.as_mut().poll(cx).is_pending()))
+            });
+            assert!(begun.await, "an actor that is stopped has answered");
+            let moment = Duration::from_millis(1);
+            let late = child.call(length(String::new())).within(moment).await.unwrap_err();
+            assert!(matches!(late, CallError::Deadline(_)), "{late:?}");
+            let late = child.context(starts()).within(moment).handle().await.map(drop).unwrap_err();
+            assert!(matches!(late, ContextError::Deadline(_)), "{late:?}");
+            fault::sigcont(pid)?;
+            for call in calls {
+                assert_eq!(call.await?, 100_000);
+            }
+            Ok(())
+        });
+        ended.await.unwrap_or_else(|error| panic!("{}", error.render()));
+        runtime.close().await;
     });
 }

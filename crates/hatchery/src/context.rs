@@ -186,7 +186,12 @@ where
             ContextError::Refused(Box::new(fault))
         })?;
         let remote = |fault| ContextError::remote(fault, &path);
-        let held = link.open(name, args, terms).await.map_err(remote)?;
+        let held = tokio::select! {
+            biased;
+            opened = link.open(name, args, terms) => opened.map_err(remote)?,
+            // There was no room for it yet.
+            () = deadline.passed() => return Err(ContextError::Deadline(deadline.fault(&path))),
+        };
         let first = tokio::select! {
             biased;
             first = held.pipe.first() => first.map_err(remote)?,

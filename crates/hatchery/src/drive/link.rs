@@ -16,6 +16,7 @@ use hatchery_proto::{
     ActorPath, CallId, Encoded, Fault, FaultKind, FrameError, Reason, ToChild, ToParent, Why,
 };
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use super::gate::{Gate, Pass};
 use super::pipe::{Pipe, Side};
@@ -91,7 +92,11 @@ impl Link {
         let function = name.path();
         let _pass = pass.map_or_else(|| self.enter(), |pass| Ok(Some(pass)))?;
         let _open = self.owner.enter(Kind::Call, 0, self.path.as_str(), function);
-        self.outbox.room().await;
+        // A bound beyond the end of time is none.
+        let until = within.and_then(|within| Instant::now().checked_add(within));
+        if by(until, self.outbox.room()).await.is_none() {
+            return Err(self.late(function, within));
+        }
         let args = self.outbox.settled(args).map_err(|error| self.refused(function, &error))?;
         let (answer, answered) = oneshot::channel();
         let (call, pushed, message) = {
@@ -109,16 +114,9 @@ impl Link {
             drop(guard);
             return Err(self.not_sent(function, error).await);
         }
-        let answer = match within {
-            None => answered.await,
-            Some(within) => match tokio::time::timeout(within, answered).await {
-                Ok(answer) => answer,
-                Err(_) => {
-                    guard.why = Some(Why::Deadline);
-                    let message = format!("`{function}` did not answer within {within:?}");
-                    return Err(self.fault(FaultKind::Deadline, message));
-                }
-            },
+        let Some(answer) = by(until, answered).await else {
+            guard.why = Some(Why::Deadline);
+            return Err(self.late(function, within));
         };
         guard.why = None;
         match answer {
@@ -390,6 +388,12 @@ impl Link {
         }
     }
 
+    fn late(&self, function: &str, within: Option<Duration>) -> Box<Fault> {
+        let message =
+            format!("`{function}` did not answer within {:?}", within.unwrap_or_default());
+        self.fault(FaultKind::Deadline, message)
+    }
+
     /// What a copy of this process is told.
     fn copied(&self) -> Box<Fault> {
         Box::new(Fault { path: self.path.clone(), ..copied::fault() })
@@ -409,6 +413,14 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         self.outbox.leave();
+    }
+}
+
+/// What `wait` comes to, if that is known at that time.
+async fn by<T>(until: Option<Instant>, wait: impl Future<Output = T>) -> Option<T> {
+    match until {
+        Some(until) => tokio::time::timeout_at(until, wait).await.ok(),
+        None => Some(wait.await),
     }
 }
 
