@@ -353,6 +353,60 @@ fn a_sender_that_a_panic_drops_is_no_end() {
     });
 }
 
+/// A number that can't be read without a panic if it is 2.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Explosive(u64);
+
+impl<'de> Deserialize<'de> for Explosive {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let number = u64::deserialize(from)?;
+        if number == 2 { panics() } else { Ok(Self(number)) }
+    }
+}
+
+#[hatchery::context]
+async fn send_explosives(callee: Callee<Nothing, Explosive>) -> Result<(), Error> {
+    let mut stream = callee.started(())?;
+    for number in 0..3 {
+        stream.send(Explosive(number)).await?;
+    }
+    Ok(())
+}
+
+/// C20: none of several readers takes what was cut short for complete: not one that comes after the end, and
+/// not if the task that reads for all is gone.
+#[test]
+fn a_broadcast_of_a_cut_stream_has_no_clean_end() {
+    for_each_within(MINUTES, here!(), &BACKENDS, async |runtime| {
+        with_worker(runtime, async |worker| {
+            for way in [Way::Well, Way::Panics] {
+                let mut context = worker.context(converse(way)).handle().await?;
+                let (_nothing_goes, receiver) = context.split();
+                let all = receiver.broadcast(8);
+                let mut early = all.subscribe();
+                for number in 0..3 {
+                    assert_eq!(early.recv().await?, Some(number));
+                }
+                let end = kind(early.recv().await);
+                assert!(is_right(way, end.as_ref()), "{way:?}: {end:?}");
+                // It is told once, to each.
+                assert_eq!(early.recv().await?, None);
+                let end = kind(all.subscribe().recv().await);
+                assert!(is_right(way, end.as_ref()), "{way:?}: {end:?}");
+            }
+            let mut context = worker.context(send_explosives()).handle().await?;
+            let mut broken = context.split().1.broadcast(8).subscribe();
+            for number in 0..2 {
+                assert_eq!(broken.recv().await?, Some(Explosive(number)));
+            }
+            let end = broken.recv().await;
+            assert!(matches!(end, Err(StreamError::Ended(_))), "{end:?}");
+            Ok(())
+        })
+        .await;
+    });
+}
+
 /// Sends one item, closes its half, and then fails.
 #[hatchery::context]
 async fn close_and_fail(callee: Callee<Nothing, u64>) -> Result<(), Error> {

@@ -2,12 +2,15 @@
 //! is told so, alone.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use hatchery_proto::FaultKind;
 use serde::de::DeserializeOwned;
 use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
 
+use crate::copied::{self, is_copy};
+use crate::current;
 use crate::error::StreamError;
 use crate::stream::Receiver;
 
@@ -28,6 +31,8 @@ type Message<R> = Result<R, StreamError>;
 #[derive(Debug)]
 struct Pump {
     task: JoinHandle<()>,
+    /// How the stream ended, once it has: well, or not. Unsaid if the task is gone before.
+    end: Arc<OnceLock<Result<(), StreamError>>>,
 }
 
 impl Drop for Pump {
@@ -55,37 +60,45 @@ where
     pub fn broadcast(mut self, capacity: usize) -> Broadcast<R> {
         let (sender, first) = broadcast::channel(capacity);
         let weak = sender.downgrade();
+        let end = Arc::new(OnceLock::new());
+        let of_task = end.clone();
         let task = tokio::spawn(async move {
             // Ended by the stream, or aborted with the last holder.
-            while let Some(message) = self.recv().await.transpose() {
-                let last = matches!(message, Err(StreamError::Ended(_)));
-                // Nobody subscribes at the moment: the message is for nobody.
-                let _nobody = sender.send(message);
-                if last {
-                    break;
+            let ended = loop {
+                match self.recv().await.transpose() {
+                    None => break Ok(()),
+                    Some(Err(error @ StreamError::Ended(_))) => break Err(error),
+                    // Nobody subscribes at the moment: the message is for nobody.
+                    Some(message) => drop(sender.send(message)),
                 }
-            }
+            };
+            // Before the sender is dropped: who finds it gone looks for this.
+            let _first = of_task.set(ended);
+            drop(sender);
         });
-        Broadcast { sender: weak, first, pump: Arc::new(Pump { task }) }
+        Broadcast { sender: weak, first, pump: Arc::new(Pump { task, end }) }
     }
 }
 
 impl<R: Clone> Broadcast<R> {
-    /// A reader of every message from now on. After the stream's end it only gets the end.
+    /// A reader of every message from now on. After the stream's end it only gets the end, or why it was
+    /// none.
     #[must_use]
     pub fn subscribe(&self) -> Subscriber<R> {
         let receiver = match self.sender.upgrade() {
             Some(sender) => sender.subscribe(),
             None => self.first.resubscribe(),
         };
-        Subscriber { receiver, _pump: self.pump.clone() }
+        Subscriber { receiver, pump: self.pump.clone(), done: false }
     }
 }
 
 /// One reader of a [`Broadcast`].
 pub struct Subscriber<R> {
     receiver: broadcast::Receiver<Message<R>>,
-    _pump: Arc<Pump>,
+    pump: Arc<Pump>,
+    /// The end was told, or why it was none.
+    done: bool,
 }
 
 impl<R> fmt::Debug for Subscriber<R> {
@@ -99,16 +112,31 @@ impl<R: Clone> Subscriber<R> {
     ///
     /// # Errors
     /// [`StreamError::Lagged`] if this reader has missed messages: the next one is the oldest that
-    /// is still there. Otherwise as [`Receiver::recv`], told to every subscriber.
+    /// is still there. Otherwise as [`Receiver::recv`], told to every subscriber; also that the task which
+    /// read for all is gone before the end, with its tokio runtime or by a panic of a message's own code.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
     pub async fn recv(&mut self) -> Result<Option<R>, StreamError> {
-        match self.receiver.recv().await {
-            Ok(Ok(message)) => Ok(Some(message)),
-            Ok(Err(error)) => Err(error),
-            Err(broadcast::error::RecvError::Lagged(missed)) => Err(StreamError::Lagged(missed)),
-            Err(broadcast::error::RecvError::Closed) => Ok(None),
+        if is_copy() {
+            // The task that reads is the owner's.
+            return Err(StreamError::Ended(Box::new(copied::fault())));
         }
+        match self.receiver.recv().await {
+            Ok(message) => message.map(Some),
+            Err(broadcast::error::RecvError::Lagged(missed)) => Err(StreamError::Lagged(missed)),
+            Err(broadcast::error::RecvError::Closed) => self.end().map(|()| None),
+        }
+    }
+
+    /// What is told in the place of a message that doesn't come any more (C20).
+    fn end(&mut self) -> Result<(), StreamError> {
+        if std::mem::replace(&mut self.done, true) {
+            return Ok(());
+        }
+        self.pump.end.get().cloned().unwrap_or_else(|| {
+            let message = "the task that read it for all is gone".to_owned();
+            Err(StreamError::Ended(Box::new(current::fault(FaultKind::Lost, message))))
+        })
     }
 }
