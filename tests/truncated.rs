@@ -364,9 +364,21 @@ impl<'de> Deserialize<'de> for Explosive {
     }
 }
 
+/// Sends three items when it is asked to, as all have come who will read them.
 #[hatchery::context]
-async fn send_explosives(callee: Callee<Nothing, Explosive>) -> Result<(), Error> {
+async fn converse_when_asked(callee: Callee<(), u64>, way: Way) -> Result<u64, Error> {
     let mut stream = callee.started(())?;
+    stream.recv().await?;
+    for number in 0..3 {
+        stream.send(number).await?;
+    }
+    if way == Way::Panics { panics() } else { Ok(3) }
+}
+
+#[hatchery::context]
+async fn send_explosives(callee: Callee<(), Explosive>) -> Result<(), Error> {
+    let mut stream = callee.started(())?;
+    stream.recv().await?;
     for number in 0..3 {
         stream.send(Explosive(number)).await?;
     }
@@ -380,10 +392,11 @@ fn a_broadcast_of_a_cut_stream_has_no_clean_end() {
     for_each_within(MINUTES, here!(), &BACKENDS, async |runtime| {
         with_worker(runtime, async |worker| {
             for way in [Way::Well, Way::Panics] {
-                let mut context = worker.context(converse(way)).handle().await?;
-                let (_nothing_goes, receiver) = context.split();
+                let mut context = worker.context(converse_when_asked(way)).handle().await?;
+                let (mut ask, receiver) = context.split();
                 let all = receiver.broadcast(8);
                 let mut early = all.subscribe();
+                ask.send(()).await?;
                 for number in 0..3 {
                     assert_eq!(early.recv().await?, Some(number));
                 }
@@ -395,7 +408,9 @@ fn a_broadcast_of_a_cut_stream_has_no_clean_end() {
                 assert!(is_right(way, end.as_ref()), "{way:?}: {end:?}");
             }
             let mut context = worker.context(send_explosives()).handle().await?;
-            let mut broken = context.split().1.broadcast(8).subscribe();
+            let (mut ask, receiver) = context.split();
+            let mut broken = receiver.broadcast(8).subscribe();
+            ask.send(()).await?;
             for number in 0..2 {
                 assert_eq!(broken.recv().await?, Some(Explosive(number)));
             }
