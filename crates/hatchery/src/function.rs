@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 
 use crate::context::RawCallee;
 use crate::current;
+use crate::panics::catching;
 
 pub(crate) mod context;
 pub(crate) mod name;
@@ -188,7 +189,7 @@ inventory::collect!(Function);
 /// Finds a function by name and starts it on encoded arguments.
 pub(crate) fn dispatch(name: &str, asked: &Asked) -> Result<Served, Box<Fault>> {
     match functions().find(name, "function") {
-        Ok(function) => Ok((function.serve)(asked)),
+        Ok(function) => Ok(serving(|| (function.serve)(asked))),
         Err(why) => Err(Box::new(current::fault(FaultKind::UnknownFunction, why))),
     }
 }
@@ -240,9 +241,15 @@ pub(crate) fn dispatch_context(
     callee: RawCallee,
 ) -> Result<Served, Box<Fault>> {
     match context_functions().find(name, "context function") {
-        Ok(function) => Ok((function.serve)(asked, callee)),
+        Ok(function) => Ok(serving(|| (function.serve)(asked, callee))),
         Err(why) => Err(Box::new(current::fault(FaultKind::UnknownFunction, why))),
     }
+}
+
+/// Arguments are read and streams are made by code of a user's, on the connection's own reader: a panic in it
+/// is that of the call, and nobody else's.
+fn serving(serve: impl FnOnce() -> Served) -> Served {
+    catching(serve).unwrap_or_else(|fault| Box::pin(std::future::ready(Err(fault))))
 }
 
 /// Serves a function that can't fail. For the attribute's expansion.

@@ -24,6 +24,12 @@ pub(crate) fn caught<F: Future>(future: F) -> Caught<F> {
     Caught { inner: Some(Box::pin(future)) }
 }
 
+/// The same for code that is no future.
+pub(crate) fn catching<T>(run: impl FnOnce() -> T) -> Result<T, Box<Fault>> {
+    remember_places();
+    catch_unwind(AssertUnwindSafe(run)).map_err(|payload| fault(&*payload))
+}
+
 impl<F: Future> Future for Caught<F> {
     type Output = Result<F::Output, Box<Fault>>;
 
