@@ -8,7 +8,7 @@ use syn::{Error, ItemFn, LitStr, Result, parse::Parser as _};
 use crate::function::{check, private};
 
 pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream> {
-    let threaded = threaded(args)?;
+    let Args { threaded, reaps } = parsed(args)?;
     let function: ItemFn = syn::parse2(item)?;
     check(&function)?;
     let ItemFn { attrs, vis, sig, block } = &function;
@@ -26,10 +26,12 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream
     if !sig.inputs.is_empty() {
         return Err(Error::new(sig.inputs.span(), "a `main` has no arguments"));
     }
+    let reap = reaps.then(|| quote!(#private::reap_first();));
     Ok(quote! {
         #(#attrs)*
         #vis fn #name() #output {
             async fn __main() #output #block
+            #reap
             #private::run_main(#threaded, __main())
         }
     })
@@ -41,15 +43,25 @@ pub(crate) fn refused(error: &Error) -> TokenStream {
     quote!(#error fn main() {})
 }
 
-/// `flavor = "multi_thread"`, which is the default, or `flavor = "current_thread"`.
-fn threaded(args: TokenStream) -> Result<bool> {
-    let mut threaded = true;
+struct Args {
+    /// `flavor = "multi_thread"`, which is the default, or `flavor = "current_thread"`.
+    threaded: bool,
+    /// `reap`.
+    reaps: bool,
+}
+
+fn parsed(args: TokenStream) -> Result<Args> {
+    let mut parsed = Args { threaded: true, reaps: false };
     let parser = syn::meta::parser(|meta| {
+        if meta.path.is_ident("reap") {
+            parsed.reaps = true;
+            return Ok(());
+        }
         if !meta.path.is_ident("flavor") {
-            return Err(meta.error("`#[hatchery::main]` takes `flavor` alone"));
+            return Err(meta.error("`#[hatchery::main]` takes `flavor` and `reap` alone"));
         }
         let flavor: LitStr = meta.value()?.parse()?;
-        threaded = match flavor.value().as_str() {
+        parsed.threaded = match flavor.value().as_str() {
             "multi_thread" => true,
             "current_thread" => false,
             _ => {
@@ -60,7 +72,7 @@ fn threaded(args: TokenStream) -> Result<bool> {
         Ok(())
     });
     parser.parse2(args)?;
-    Ok(threaded)
+    Ok(parsed)
 }
 
 #[cfg(test)]
@@ -100,13 +112,15 @@ mod tests {
                 ),
                 "`main` alone",
             ),
-            (quote!(workers = 2), main(), "`flavor` alone"),
+            (quote!(workers = 2), main(), "`flavor` and `reap` alone"),
             (quote!(flavor = "green"), main(), "\"current_thread\""),
         ] {
             let told = expanded(args, item);
             assert!(told.contains(why), "{told}");
         }
         assert!(expanded(quote!(), main()).contains("true"));
+        assert!(!expanded(quote!(), main()).contains("reap_first"));
+        assert!(expanded(quote!(reap, flavor = "current_thread"), main()).contains("reap_first"));
         assert!(expanded(quote!(flavor = "current_thread"), main()).contains("false"));
     }
 }

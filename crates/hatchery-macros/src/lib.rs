@@ -53,10 +53,12 @@ pub fn context(
 /// longest budget of its runtimes and the watchdog's bound are over, with that status.
 ///
 /// It may return `()`, [`ExitCode`](std::process::ExitCode), or a `Result` of these whose error is
-/// `Debug`. `flavor = "current_thread"` runs it on its own thread alone.
+/// `Debug`. `flavor = "current_thread"` runs it on its own thread alone. With `reap` a process 1, as the
+/// program of a container is, stays behind and reaps orphans, and what is run is its child: see
+/// `hatchery::reap_orphans`; any other process is not changed by it.
 ///
 /// # Panics
-/// If there is no tokio runtime to be had: no thread, no fd.
+/// If there is no tokio runtime to be had: no thread, no fd. With `reap`, if process 1 can't stay behind.
 #[proc_macro_attribute]
 pub fn main(
     args: proc_macro::TokenStream,

@@ -59,6 +59,16 @@ pub fn run_main<F: Future<Output: Ending>>(threaded: bool, main: F) -> F::Output
     ended
 }
 
+/// What `#[hatchery::main(reap)]` begins with.
+///
+/// # Panics
+/// If this is process 1 and can't stay behind.
+pub fn reap_first() {
+    if let Err(error) = hatchery_spawn::reap_orphans() {
+        panic!("{error}");
+    }
+}
+
 /// From its drop on nothing is needed any more, and all that follows may block: tokio's end waits for
 /// its pool, std writes out what is left, hooks do what they like.
 struct End {

@@ -94,11 +94,14 @@ pub use watchdog::arm_watchdog;
 /// can't tell the two apart, and the one's epoll is the other's.
 pub use hatchery_spawn::is_copy;
 
+/// Has process 1 of a container reap its orphans: `#[hatchery::main(reap)]` calls it.
+pub use hatchery_spawn::{Reaper, ReaperError, reap_orphans};
+
 /// What the expansion of `#[hatchery::function]` needs. Not for people.
 #[doc(hidden)]
 pub mod __private {
     pub use crate::context::{IsCallee, RawCallee};
-    pub use crate::entry::{Ending, run_main};
+    pub use crate::entry::{Ending, reap_first, run_main};
     pub use crate::function::context::{
         context_plain, context_result, serve_context_plain, serve_context_result, serve_stream,
         stream_call,

@@ -1,4 +1,4 @@
-//! The only fork without exec: the parent's branch and the child's.
+//! The only fork without exec but for a process 1's (`reaper.rs`): the parent's branch and the child's.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;

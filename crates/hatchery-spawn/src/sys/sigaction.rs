@@ -46,10 +46,15 @@ pub(crate) fn unignore(signal: i32) {
     }
 }
 
+/// Ignores a signal.
+pub(crate) fn ignore(signal: i32) {
+    // SAFETY: SIG_IGN is always a valid handler.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
 /// Ignores SIGPIPE, as std does on the way to `main`.
 pub(crate) fn ignore_sigpipe() {
-    // SAFETY: SIG_IGN is always a valid handler.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    ignore(libc::SIGPIPE);
 }
 
 fn set(signal: i32, handler: usize, flags: c_int) -> Result<(), Errno> {
