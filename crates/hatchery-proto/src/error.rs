@@ -12,7 +12,8 @@ use crate::message::Reason;
 
 /// One thing that went wrong somewhere in a tree (C4).
 ///
-/// `Display` is one line and never prints causes; [`Fault::render`] prints everything once.
+/// `Display` is one line and never prints causes; [`Fault::line`] is one line with them, and
+/// [`Fault::render`] prints everything once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Fault {
     /// Tells one fault that came by two roads from two faults that look alike.
@@ -183,6 +184,25 @@ impl Fault {
         Some(group)
     }
 
+    /// What happened to the actor and its causes, in one line and without the actor's path: for errors that
+    /// have named it. Of a group, and of a fault from further below, the first one is told and the others
+    /// are counted.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let mut line = What(self).to_string();
+        for cause in &self.causes {
+            line = line + ": " + cause;
+        }
+        if let Some(first) = self.below.first() {
+            line = format!("{line}: actor `{}` {}", first.path, first.line());
+            if self.below.len() > 1 {
+                line = format!("{line} (and {} more)", self.below.len() - 1);
+            }
+        }
+        // A message of a user's may have several.
+        if line.contains('\n') { line.lines().collect::<Vec<_>>().join(" ") } else { line }
+    }
+
     /// Whether this fault, or one below it, has that id.
     #[must_use]
     pub fn contains(&self, id: u64) -> bool {
@@ -238,6 +258,13 @@ impl Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "actor `{}` ", self.path)?;
+        self.what(f)
+    }
+}
+
+impl Fault {
+    /// What happened to the actor, without its path.
+    fn what(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
             FaultKind::Failed => write!(f, "failed: {}", self.message),
             FaultKind::Panicked => write!(f, "panicked: {}", self.message),
@@ -248,8 +275,8 @@ impl fmt::Display for Fault {
             | FaultKind::BadArgument
             | FaultKind::BadReply
             | FaultKind::TooLarge
-            | FaultKind::Deadline
             | FaultKind::Refused => write!(f, "refused: {}", self.message),
+            FaultKind::Deadline => write!(f, "was too slow: {}", self.message),
             FaultKind::Protocol => write!(f, "broke the protocol: {}", self.message),
             FaultKind::Lost => write!(f, "was lost: {}", self.message),
             FaultKind::Stage { stage, waited } => {
@@ -268,6 +295,15 @@ impl fmt::Display for Fault {
 }
 
 impl std::error::Error for Fault {}
+
+/// A fault without its path.
+struct What<'a>(&'a Fault);
+
+impl fmt::Display for What<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.what(f)
+    }
+}
 
 /// On every Linux.
 const SIGKILL: i32 = 9;

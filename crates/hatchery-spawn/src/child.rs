@@ -590,6 +590,19 @@ impl ChildHandle {
         self.core.status.borrow().left.clone()
     }
 
+    /// Whether a process has ended, reaped or not. False of one that can't be looked at without a pidfd, of
+    /// a thread, and in a copy of the owner. Never blocks.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        if is_copy() {
+            return false;
+        }
+        match &self.core.body {
+            Body::Process { grip, .. } => self.core.status.borrow().end.is_some() || grip.is_dead(),
+            Body::Thread { .. } => false,
+        }
+    }
+
     /// The status, if the child has settled. Never blocks.
     ///
     /// # Errors
@@ -613,10 +626,7 @@ impl ChildHandle {
         if is_copy() {
             return false;
         }
-        let dead = match &self.core.body {
-            Body::Process { grip, .. } => self.core.status.borrow().end.is_some() || grip.is_dead(),
-            Body::Thread { .. } => false,
-        };
+        let dead = self.is_dead();
         if dead {
             self.core.unreported();
         }

@@ -50,8 +50,8 @@ pub enum CommandError {
     #[error(transparent)]
     Wait(#[from] WaitError),
     /// Its output could not be read.
-    #[error("reading the output of a program")]
-    Read(#[source] io::Error),
+    #[error("reading the output of a program: {0}")]
+    Read(io::Error),
     /// It wanted a terminal that it doesn't have, and would have stood still for ever; it is killed.
     /// Give it another stdin, or the terminal.
     #[error(
@@ -423,8 +423,14 @@ fn server() -> Result<Forkserver, SpawnError> {
 }
 
 /// So that `?` works where `tokio::process::Command` was used before.
+///
+/// What the system said stays as it was, with its kind and its errno, and with the words that std and tokio
+/// have for it: the child's name is lost. Anything else is kept whole inside.
 impl From<SpawnError> for io::Error {
     fn from(error: SpawnError) -> Self {
+        if let Some(errno) = error.io_error().and_then(Self::raw_os_error) {
+            return Self::from_raw_os_error(errno);
+        }
         let is_right = matches!(error, SpawnError::Rights { .. });
         let other = if is_right { io::ErrorKind::PermissionDenied } else { io::ErrorKind::Other };
         let kind = error.io_error().map_or(other, Self::kind);

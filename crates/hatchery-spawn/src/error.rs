@@ -1,4 +1,5 @@
-//! One small error for each thing one can do with children.
+//! One small error for each thing one can do with children. Each prints one line: what was attempted, with
+//! what, and the cause; `source` has nothing that the line has.
 
 use std::io;
 use std::path::PathBuf;
@@ -13,25 +14,23 @@ use crate::prelude::Step;
 pub enum SpawnError {
     /// A call failed in this process or in the forkserver. `EAGAIN`, `EMFILE`, `ENFILE` and
     /// `ENOMEM` are limits: a later spawn may succeed.
-    #[error("spawning `{name}`: {call}")]
+    #[error("spawning `{name}`: {call}: {cause}")]
     Call {
         /// The child's name.
         name: String,
         /// The system call, or what stands for it.
         call: String,
         /// What it said.
-        #[source]
         cause: io::Error,
     },
     /// A step between fork and main failed in the child.
-    #[error("spawning `{name}`: step `{}`", step.name())]
+    #[error("spawning `{name}`: step `{}`: {cause}", step.name())]
     Step {
         /// The child's name.
         name: String,
         /// Which step.
         step: Step,
         /// What it said.
-        #[source]
         cause: io::Error,
     },
     /// The child would have had a right that its spawner has not (C17). Nothing was forked; the right
@@ -77,22 +76,20 @@ pub enum SpawnError {
         threads: String,
     },
     /// There is no program that a forkserver could be started from.
-    #[error("spawning `{name}`: starting a forkserver from this program")]
+    #[error("spawning `{name}`: starting a forkserver from this program: {cause}")]
     Image {
         /// The child's name.
         name: String,
         /// Why not, and what to do.
-        #[source]
         cause: Box<ImageError>,
     },
     /// A preload of the program did not end well; no child can be started. See
     /// [`Preload`](crate::Preload).
-    #[error("spawning `{name}`: the program could not be warmed up")]
+    #[error("spawning `{name}`: the program could not be warmed up: {cause}")]
     Preload {
         /// The child's name.
         name: String,
         /// Which preload, and what it did.
-        #[source]
         cause: Box<PreloadError>,
     },
     /// The forkserver did not answer in time; should it do so later, the child is killed.
@@ -207,12 +204,11 @@ pub enum ImageError {
         loader: PathBuf,
     },
     /// The program that was named can't be read.
-    #[error("the program {} that was named by `image` can't be read", path.display())]
+    #[error("the program {} that was named by `image` can't be read: {cause}", path.display())]
     Unreadable {
         /// Which program.
         path: PathBuf,
         /// What was said.
-        #[source]
         cause: io::Error,
     },
     /// The program that was named is none that can be a forkserver: it does not use this version of
@@ -308,12 +304,11 @@ pub enum SignalError {
         name: String,
     },
     /// The system refused.
-    #[error("signalling `{name}`")]
+    #[error("signalling `{name}`: {cause}")]
     System {
         /// The child's name.
         name: String,
         /// What it said.
-        #[source]
         cause: io::Error,
     },
 }

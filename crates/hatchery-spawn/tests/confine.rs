@@ -450,7 +450,8 @@ fn what_a_confined_actor_starts_is_confined_as_it_is() {
             let found = of(&nobody, "");
             assert!(found.contains("ids 65534 65534 65534 65534"), "{found}");
             let found = of(&nobody, "root");
-            assert_eq!(found, format!("spawning `actor`: step `user`: {}", libc::EPERM));
+            assert!(found.starts_with("spawning `actor`: step `user`: "), "{found}");
+            assert!(found.ends_with(&format!("(os error {0}): {0}", libc::EPERM)), "{found}");
         }
         // A limit too.
         let spec = Spec::main("spawns").limit(Resource::FileSize, 77, 99);
@@ -603,7 +604,8 @@ fn a_cgroup_that_can_not_be_had_is_a_typed_error() {
         let own = Confinement::new().cgroup(Cgroup::under(&place.0));
         let spec = Spec::main("spawns").payload(b"cgroup".to_vec()).confine(own);
         let found = answer(&server.fork(), spec);
-        assert_eq!(found, format!("spawning `actor`: a cgroup in a cgroup: {}", libc::EPERM));
+        assert!(found.starts_with("spawning `actor`: a cgroup in a cgroup: "), "{found}");
+        assert!(found.ends_with(&format!("(os error {0}): {0}", libc::EPERM)), "{found}");
         place.is_empty_soon();
     });
 }

@@ -213,11 +213,12 @@ fn an_end_that_is_taken_out_waits() {
     assert_eq!(reads.join().unwrap(), "two");
 }
 
-/// A program that is not there has the kind and the words of it.
+/// A program that is not there has the kind, the errno and the words of it.
 #[test]
 fn a_program_that_is_not_there_is_not_found() {
     let error = Command::new("/nowhere/at/all").spawn().unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
     let error = block_on(Command::new("/nowhere/at/all").status()).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::NotFound);
     let error = Command::new("/etc/passwd").spawn().unwrap_err();

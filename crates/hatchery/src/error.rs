@@ -1,5 +1,6 @@
 //! One small error for each thing a user can do; all of them carry the same remote fault (C4).
 
+use std::cell::Cell;
 use std::error::Error as StdError;
 use std::fmt;
 
@@ -113,6 +114,20 @@ impl<E> CallError<E> {
     }
 }
 
+impl<E> CallError<E> {
+    /// The actor in which it went wrong: the one that was called, or one further below.
+    #[must_use]
+    pub fn path(&self) -> &ActorPath {
+        &self.fault().path
+    }
+
+    /// Where in the source a panic was, if it was one: file, line and column.
+    #[must_use]
+    pub fn place(&self) -> Option<&str> {
+        self.fault().place.as_deref()
+    }
+}
+
 impl<E: RemoteError> CallError<E> {
     /// Sorts what came back from `callee`: its function's own error, which may have come from
     /// further below, or what the runtime on either side has to say about the call itself.
@@ -158,13 +173,13 @@ impl<E: RemoteError> CallError<E> {
 
 impl<E> fmt::Display for CallError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "calling actor `{}`", self.fault().path)
+        write!(f, "calling actor `{}`: {}", self.path(), self.fault().line())
     }
 }
 
 impl<E: fmt::Debug> StdError for CallError<E> {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        Some(self.fault())
+        carried(self.fault())
     }
 }
 
@@ -229,13 +244,13 @@ impl fmt::Debug for ScopeError {
 
 impl fmt::Display for ScopeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.fault)
+        write!(f, "actor `{}` {}", self.fault.path, self.fault.line())
     }
 }
 
 impl StdError for ScopeError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        Some(&*self.fault)
+        carried(&self.fault)
     }
 }
 
@@ -248,15 +263,14 @@ pub enum OpenError {
     #[error("this process is a copy, made by fork, of the one that hatchery serves")]
     Copied,
     /// A bound contradicts another one.
-    #[error("the configuration contradicts itself")]
-    Config(#[source] hatchery_proto::ConfigError),
+    #[error("the configuration contradicts itself: {0}")]
+    Config(hatchery_proto::ConfigError),
     /// The operating system refused.
-    #[error("opening the runtime: {what}")]
+    #[error("opening the runtime: {what}: {cause}")]
     System {
         /// What was being done.
         what: &'static str,
         /// What it said.
-        #[source]
         cause: std::io::Error,
     },
 }
@@ -307,12 +321,36 @@ fn own_fault<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Fault> {
             | StreamError::Lagged(_) => None,
         };
     }
-    // `CallError` and `ContextError` are generic, so they can't be named here; nothing but them has
-    // a fault as its source and says this.
-    let fault = error.source()?.downcast_ref::<Fault>()?;
-    let text = error.to_string();
-    let ours = ["calling", "in a context with"]
-        .iter()
-        .any(|doing| text == format!("{doing} actor `{}`", fault.path));
-    ours.then_some(fault)
+    // `CallError` and `ContextError` are generic, so they can't be named here.
+    asked(error)
+}
+
+/// Whether this thread asks an error for the fault that it carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asking {
+    No,
+    Yes,
+    Answered,
+}
+
+thread_local! {
+    static ASKING: Cell<Asking> = const { Cell::new(Asking::No) };
+}
+
+/// The fault that one of our own errors carries, whatever its type.
+fn asked<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Fault> {
+    ASKING.set(Asking::Yes);
+    let source = error.source();
+    let is_ours = ASKING.replace(Asking::No) == Asking::Answered;
+    source?.downcast_ref::<Fault>().filter(|_| is_ours)
+}
+
+/// The source of an error that prints its fault: nothing that it has not printed. Asked by [`asked`] alone it
+/// hands out the fault, so that an error keeps its story on its way through users' hands (C4).
+fn carried(fault: &Fault) -> Option<&(dyn StdError + 'static)> {
+    if ASKING.get() == Asking::No {
+        return None;
+    }
+    ASKING.set(Asking::Answered);
+    Some(fault)
 }

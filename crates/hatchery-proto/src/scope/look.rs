@@ -50,6 +50,12 @@ impl Scope {
         self.members.get(&id).is_some_and(|member| member.teardown.was_forced())
     }
 
+    /// Whether this actor's channel broke before anybody asked it to go, and without a good-bye.
+    #[must_use]
+    pub fn broke_unasked(&self, id: ActorId) -> bool {
+        self.members.get(&id).is_some_and(|member| member.teardown.broke_unasked())
+    }
+
     /// Whether this actor was asked to go.
     #[must_use]
     pub fn was_asked(&self, id: ActorId) -> bool {

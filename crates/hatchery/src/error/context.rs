@@ -5,7 +5,7 @@ use std::fmt;
 
 use hatchery_proto::{ActorPath, Fault, FaultKind};
 
-use crate::error::CallError;
+use crate::error::{CallError, carried};
 use crate::function::{NoError, RemoteError};
 
 /// A context that did not end well. What went wrong first is what is told (H16, H21).
@@ -60,6 +60,20 @@ impl<E> ContextError<E> {
     }
 }
 
+impl<E> ContextError<E> {
+    /// The actor in which it went wrong: the one on the other side, or one further away.
+    #[must_use]
+    pub fn path(&self) -> &ActorPath {
+        &self.fault().path
+    }
+
+    /// Where in the source a panic was, if it was one: file, line and column.
+    #[must_use]
+    pub fn place(&self) -> Option<&str> {
+        self.fault().place.as_deref()
+    }
+}
+
 impl<E: RemoteError> ContextError<E> {
     /// Sorts what came from the other side.
     pub(crate) fn remote(fault: Box<Fault>, callee: &ActorPath) -> Self {
@@ -83,13 +97,13 @@ impl<E: RemoteError> ContextError<E> {
 
 impl<E> fmt::Display for ContextError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "in a context with actor `{}`", self.fault().path)
+        write!(f, "in a context with actor `{}`: {}", self.fault().path, self.fault().line())
     }
 }
 
 impl<E: fmt::Debug> StdError for ContextError<E> {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        Some(self.fault())
+        carried(self.fault())
     }
 }
 
@@ -115,10 +129,12 @@ impl fmt::Display for StreamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Closed => f.write_str("the stream is closed"),
-            Self::Ended(fault) => write!(f, "the stream's context with actor `{}`", fault.path),
+            Self::Ended(fault) => {
+                write!(f, "the stream's context with actor `{}`: {}", fault.path, fault.line())
+            }
             Self::Full => f.write_str("the stream is full: its reader is behind"),
-            Self::BadMessage(_) => f.write_str("the message can't be sent"),
-            Self::Unreadable(_) => f.write_str("the message can't be read"),
+            Self::BadMessage(fault) => write!(f, "the message can't be sent: {}", fault.line()),
+            Self::Unreadable(fault) => write!(f, "the message can't be read: {}", fault.line()),
             Self::Lagged(missed) => write!(f, "too slow: {missed} messages were missed"),
         }
     }
@@ -127,7 +143,9 @@ impl fmt::Display for StreamError {
 impl StdError for StreamError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            Self::Ended(fault) | Self::BadMessage(fault) | Self::Unreadable(fault) => Some(fault),
+            Self::Ended(fault) | Self::BadMessage(fault) | Self::Unreadable(fault) => {
+                carried(fault)
+            }
             Self::Closed | Self::Full | Self::Lagged(_) => None,
         }
     }

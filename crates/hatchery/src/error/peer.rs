@@ -44,15 +44,20 @@ pub enum PeerError {
         waited: Duration,
     },
     /// The runtime of this process could not be opened.
-    #[error("opening the runtime for peers")]
-    Open(#[from] OpenError),
+    #[error("for peers: {0}")]
+    Open(OpenError),
     /// The operating system refused.
-    #[error("{call} for a peer")]
+    #[error("{call} for a peer: {cause}")]
     System {
         /// The call.
         call: &'static str,
         /// What it said.
-        #[source]
         cause: io::Error,
     },
+}
+
+impl From<OpenError> for PeerError {
+    fn from(error: OpenError) -> Self {
+        Self::Open(error)
+    }
 }

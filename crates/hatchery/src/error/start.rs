@@ -8,6 +8,7 @@ use hatchery_proto::{ActorPath, ConfigError, Fault, FaultKind, Reason};
 use hatchery_spawn::SpawnError;
 
 use crate::current;
+use crate::error::carried;
 
 /// An actor that could not be started. Nothing of it is left.
 #[derive(Debug)]
@@ -56,9 +57,9 @@ pub enum StartCause {
     /// An option of this actor's is out of its range, or contradicts another.
     #[error("{0}")]
     Config(ConfigError),
-    /// The operating system refused; the source names the call.
-    #[error("the backend could not start it")]
-    Spawn(#[source] SpawnError),
+    /// The operating system refused; the error names the call.
+    #[error("{0}")]
+    Spawn(SpawnError),
     /// It ended before its handshake; the fault carries the status and its last stderr lines.
     #[error("it ended during its birth")]
     Died,
@@ -75,13 +76,26 @@ pub enum StartCause {
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "starting actor `{}` by {}: {}", self.path, self.backend, self.cause)
+        write!(f, "starting actor `{}` by {}: {}", self.path, self.backend, self.cause)?;
+        match self.cause {
+            // The fault has the status.
+            StartCause::Died => write!(f, ": {}", self.fault.line()),
+            StartCause::NameTaken
+            | StartCause::BadName(_)
+            | StartCause::Closing(_)
+            | StartCause::TooMany { .. }
+            | StartCause::FunctionTwice { .. }
+            | StartCause::Config(_)
+            | StartCause::Spawn(_)
+            | StartCause::Handshake { .. }
+            | StartCause::Refused(_) => Ok(()),
+        }
     }
 }
 
 impl StdError for StartError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        Some(&*self.fault)
+        carried(&self.fault)
     }
 }
 
@@ -102,14 +116,7 @@ impl StartError {
             | StartCause::Died
             | StartCause::Refused(_) => (FaultKind::Refused, cause.to_string()),
         };
-        let mut fault = Fault::new(current::fault_id(), path.clone(), kind, message);
-        if let StartCause::Spawn(error) = &cause {
-            let mut next = std::error::Error::source(error);
-            while let Some(cause) = next {
-                fault = fault.because(cause.to_string());
-                next = cause.source();
-            }
-        }
+        let fault = Fault::new(current::fault_id(), path.clone(), kind, message);
         Self { path, backend, cause, fault: Box::new(fault) }
     }
 

@@ -77,6 +77,7 @@ impl Core {
                     started: Some(started),
                     failed: None,
                     leaving: None,
+                    struck: false,
                     forced: false,
                 },
             );

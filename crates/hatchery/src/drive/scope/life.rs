@@ -134,7 +134,7 @@ impl Core {
             current::fault_id(),
             link.path.clone(),
             FaultKind::Died(status),
-            "nobody asked it to",
+            self.why_it_died(id),
         );
         // Side by side: all of it has been written, and waits for readers of ours to have their turn.
         let quoted = async { if is_quoted { child.stderr_tail(bound).await } else { Vec::new() } };
@@ -179,6 +179,17 @@ impl Core {
             });
         }
         self.forget(id);
+    }
+
+    /// In words: what hatchery has done to it is not nobody's doing.
+    fn why_it_died(&self, id: ActorId) -> &'static str {
+        let mind = lock(&self.mind);
+        let was_struck = mind.slots.get(&id).is_some_and(|slot| slot.struck);
+        if was_struck && mind.scope.broke_unasked(id) {
+            return "hatchery ended it, as its channel broke while it lived: it has executed another program \
+                    over itself, or closed fds that are not its own";
+        }
+        "nobody asked it to"
     }
 
     /// All that will ever be known of it is known.

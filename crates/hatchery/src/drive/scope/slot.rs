@@ -47,6 +47,8 @@ pub(super) struct Slot {
     pub(super) failed: Option<StartCause>,
     /// Why it goes, if it does not go unasked: what it said itself, or what it was told first.
     pub(super) leaving: Option<Reason>,
+    /// It lived when it was sent a signal that ends it.
+    pub(super) struck: bool,
     /// A signal was due, as the cancel alone did not do.
     pub(super) forced: bool,
 }
@@ -165,6 +167,7 @@ impl Slot {
             self.signal = Some(signal);
             return;
         };
+        self.struck |= !child.handle().is_dead();
         let sent = match signal {
             Signal::Terminate => child.terminate(),
             Signal::Kill => child.kill(),
