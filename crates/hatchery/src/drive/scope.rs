@@ -8,11 +8,13 @@
 //!              └─────► reading    what it says meanwhile
 //! life, reading ─────► handshake  how its start came out
 //! all of them ───────► perform ──► slot    an event, what was decided, what is done to one actor
+//!                         └─────► bells   who waits for the end of one
 //! ```
 //!
 //! Lock order: `mind` before an outbox's state and before `Actor::inside`.
 
 mod admit;
+mod bells;
 mod handshake;
 mod launch;
 mod life;
@@ -30,6 +32,7 @@ use hatchery_proto::scope::{Event, Outcome, Scope};
 use hatchery_proto::{ActorId, ActorPath, Fault, Reason, ToChild, Why};
 use tokio::sync::{Notify, watch};
 
+use self::bells::Bells;
 use self::slot::Mind;
 use super::lines::Lines;
 use super::writer::Priority;
@@ -51,8 +54,6 @@ pub(crate) struct Core {
     finished: watch::Sender<Option<Arc<Outcome>>>,
     /// Rung when the machine may have an earlier time-out.
     timer: Notify,
-    /// Changed whenever an actor is over.
-    over: watch::Sender<()>,
     /// Nobody waits for the outcome any more: what it found goes to the actor's own end. Locked
     /// while the outcome is published, so that it is either waited for or handed on.
     unwaited: Mutex<bool>,
@@ -79,11 +80,11 @@ impl Core {
                 slots: BTreeMap::new(),
                 handshakes: BTreeSet::new(),
                 lines,
+                bells: Bells::default(),
             }),
             body: watch::channel(None).0,
             finished: watch::channel(None).0,
             timer: Notify::new(),
-            over: watch::channel(()).0,
             unwaited: Mutex::new(false),
             ticking: AtomicBool::new(false),
         });
@@ -153,12 +154,7 @@ impl Core {
         if is_copy() {
             return;
         }
-        let mut over = self.over.subscribe();
-        while !lock(&self.mind).scope.is_over(id) {
-            if over.changed().await.is_err() {
-                return;
-            }
-        }
+        self.is_over(id).await;
     }
 
     /// Our ends of what an actor writes, while it lives; what is taken out is the taker's.
@@ -171,20 +167,6 @@ impl Core {
             return None;
         }
         lock(&self.mind).slots.get_mut(&id).and_then(|slot| take(&mut slot.pipes))
-    }
-
-    /// Waits until one actor is asked to go, or is over.
-    async fn asked(&self, id: ActorId) {
-        let mut over = self.over.subscribe();
-        let is_asked = || {
-            let mind = lock(&self.mind);
-            mind.scope.was_asked(id) || mind.scope.is_over(id)
-        };
-        while !is_asked() {
-            if over.changed().await.is_err() {
-                return;
-            }
-        }
     }
 
     /// The nursery's future is gone without having heard its outcome.

@@ -8,6 +8,7 @@ use hatchery_proto::{ActorId, ActorPath, HandshakeError, Time};
 use hatchery_spawn::SpawnError;
 
 use super::Core;
+use super::perform::Performed;
 use super::slot::Signal;
 use crate::clock;
 use crate::error::{StartCause, StartError};
@@ -16,9 +17,9 @@ use crate::lock::lock;
 impl Core {
     /// A handshake's answer has come.
     pub(super) fn answered(self: &Arc<Self>, id: ActorId, event: handshake::Event) {
-        let (outcome, finished) = {
+        let (outcome, performed) = {
             let mut mind = lock(&self.mind);
-            let mut finished = None;
+            let mut performed = Performed::default();
             let slot = mind.slots.get_mut(&id);
             let outcome = slot.and_then(|slot| {
                 let outcome = slot.handshake.handle(event)?;
@@ -31,12 +32,12 @@ impl Core {
                 // In the same step: from here on its end is an error of its nursery and not of
                 // its start.
                 mind.scope.handle(Event::Ready(id), clock::now());
-                finished = self.perform(&mut mind);
+                performed = self.perform(&mut mind);
                 mind.show(Some(id));
             }
-            (outcome, finished)
+            (outcome, performed)
         };
-        self.finish(finished);
+        self.finish(performed);
         match outcome {
             Some(handshake::Outcome::Serving) => self.tell_start(id, |_, _| Ok(())),
             Some(handshake::Outcome::Refused(error)) => {

@@ -216,7 +216,7 @@ impl Core {
     fn forget(&self, id: ActorId) {
         self.tell_failed(id);
         lock(&self.mind).slots.remove(&id);
-        self.over.send_replace(());
+        self.ring(id);
     }
 
     /// An actor says good-bye, and why if it goes by itself.

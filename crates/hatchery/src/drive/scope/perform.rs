@@ -2,9 +2,10 @@
 
 use std::sync::{Arc, MutexGuard};
 
-use hatchery_proto::ActorId;
 use hatchery_proto::scope::{Action, Event, Outcome};
+use hatchery_proto::{ActorId, teardown};
 use hatchery_spawn::notice;
+use tokio::sync::Notify;
 
 use super::Core;
 use super::slot::{Mind, Signal};
@@ -12,6 +13,15 @@ use crate::clock;
 use crate::copied::is_copy;
 use crate::drive::lines::Lines;
 use crate::lock::lock;
+
+/// What others are to hear of.
+#[derive(Default)]
+pub(super) struct Performed {
+    /// All is over.
+    outcome: Option<Box<Outcome>>,
+    /// Something became of these actors.
+    bells: Vec<Arc<Notify>>,
+}
 
 impl Core {
     /// Something happened: decide, perform.
@@ -24,28 +34,33 @@ impl Core {
         let mut mind = lock(&self.mind);
         let about = Lines::about(&event);
         mind.scope.handle(event, clock::now());
-        let outcome = self.perform(&mut mind);
+        let performed = self.perform(&mut mind);
         mind.show(about);
         drop(mind);
         if sets_timers {
             self.timer.notify_one();
         }
-        self.finish(outcome);
+        self.finish(performed);
     }
 
     /// The table from action to deed.
-    pub(super) fn perform(&self, mind: &mut MutexGuard<'_, Mind>) -> Option<Box<Outcome>> {
-        let mut outcome = None;
+    pub(super) fn perform(&self, mind: &mut MutexGuard<'_, Mind>) -> Performed {
+        let Performed { mut outcome, mut bells } = Performed::default();
         while let Some(action) = mind.scope.poll_action() {
             match action {
                 Action::Actor { id, action } => {
                     mind.show(Some(id));
-                    match mind.slots.get_mut(&id) {
-                        Some(slot) => slot.perform(action),
-                        // Not launched yet: `launch` asks before it does, and is woken up.
-                        None => {
-                            self.over.send_replace(());
+                    let is_over = matches!(action, teardown::Action::GiveUp(_));
+                    let is_launched = match mind.slots.get_mut(&id) {
+                        Some(slot) => {
+                            slot.perform(action);
+                            true
                         }
+                        // `launch` asks before it does, and is woken up.
+                        None => false,
+                    };
+                    if is_over || !is_launched {
+                        bells.extend(mind.bells.take(id));
                     }
                 }
                 Action::CancelBody(reason) => {
@@ -54,11 +69,13 @@ impl Core {
                 Action::Finish(all) => outcome = Some(all),
             }
         }
-        outcome
+        Performed { outcome, bells }
     }
 
-    pub(super) fn finish(&self, outcome: Option<Box<Outcome>>) {
-        let Some(outcome) = outcome else { return };
+    /// Tells those who wait for what was performed. Not under the lock: they may be woken on the spot.
+    pub(super) fn finish(&self, performed: Performed) {
+        performed.bells.iter().for_each(|bell| bell.notify_waiters());
+        let Some(outcome) = performed.outcome else { return };
         let outcome = Arc::new(*outcome);
         lock(&self.mind).lines.over();
         let unwaited = {
@@ -66,7 +83,7 @@ impl Core {
             self.finished.send_replace(Some(outcome.clone()));
             *unwaited
         };
-        self.over.send_replace(());
+        self.ring_all();
         if unwaited {
             self.leave_behind(&outcome);
         }
@@ -107,10 +124,10 @@ impl Core {
             let mut mind = lock(&self.mind);
             mind.spare_the_dead(now);
             mind.scope.handle_timeout(now);
-            let outcome = self.perform(&mut mind);
+            let performed = self.perform(&mut mind);
             mind.show(None);
             drop(mind);
-            self.finish(outcome);
+            self.finish(performed);
             self.end_late_handshakes(now);
         }
     }

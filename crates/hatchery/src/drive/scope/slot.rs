@@ -10,6 +10,7 @@ use hatchery_proto::{ActorId, Reason, Step, Time, ToChild, teardown};
 use hatchery_spawn::{Child, ChildId, notice};
 use tokio::sync::oneshot;
 
+use super::bells::Bells;
 use crate::board;
 use crate::drive::lines::Lines;
 use crate::drive::link::Link;
@@ -26,6 +27,8 @@ pub(super) struct Mind {
     pub(super) handshakes: BTreeSet<(Time, ActorId)>,
     /// What is written down about them for who asks why it hangs.
     pub(super) lines: Lines,
+    /// Who waits for the end of one.
+    pub(super) bells: Bells,
 }
 
 /// What the driver holds of one actor.
