@@ -357,6 +357,10 @@ fn ours(layer: usize, before: &libc::sigaction) -> libc::sigaction {
     let mut action = default();
     action.sa_sigaction = HANDLERS[layer] as usize;
     action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK;
+    // One at a time: that stack may be of the least size, and one frame with all registers of a modern
+    // processor fills it.
+    // SAFETY: fills the set that it is given.
+    unsafe { libc::sigfillset(&raw mut action.sa_mask) };
     if !matches!(before.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN) {
         let kept = libc::SA_RESTART | libc::SA_ONSTACK | libc::SA_NODEFER;
         action.sa_flags = libc::SA_SIGINFO | (before.sa_flags & kept);
