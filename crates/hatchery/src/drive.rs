@@ -3,6 +3,7 @@
 pub(crate) mod door;
 pub(crate) mod framed;
 pub(crate) mod gate;
+pub(crate) mod home;
 mod item;
 pub(crate) mod lanes;
 mod lines;

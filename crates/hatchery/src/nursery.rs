@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::copied::{self, Here, is_copy};
 use crate::current::{self, Actor, Entered};
+use crate::drive::home::{Home, Place};
 use crate::drive::scope::Core;
 use crate::error::{CallError, ScopeError, StartError};
 use crate::function::{Call, RemoteError};
@@ -413,10 +414,11 @@ impl ActorBuilder {
         E: RemoteError + Send + 'static,
     {
         let (told, result) = oneshot::channel();
+        let home = Home::new(Place::here(), self.core.runtime());
         match self.core.admit(self.options, Role::OneShot) {
             Ok(mut admitted) => {
                 let (run, pass) = (admitted.run(), admitted.take_pass());
-                tokio::spawn(async move {
+                home.spawn(async move {
                     let result = match admitted.ready().await {
                         Ok(portal) => portal.call(call).with_pass(pass).await,
                         Err(error) => Err(CallError::not_started(error.fault)),
@@ -433,7 +435,7 @@ impl ActorBuilder {
                 drop(told.send(Err(CallError::Refused(fault))));
             }
         }
-        OneShot { result }
+        OneShot { result, home }
     }
 }
 
@@ -441,6 +443,8 @@ impl ActorBuilder {
 #[derive(Debug)]
 pub struct OneShot<T, E> {
     result: oneshot::Receiver<Result<T, CallError<E>>>,
+    /// Of the task that brings it.
+    home: Arc<Home>,
 }
 
 impl<T, E> IntoFuture for OneShot<T, E> {
@@ -452,7 +456,7 @@ impl<T, E> IntoFuture for OneShot<T, E> {
     /// # Cancel safety
     /// Dropping the future loses the value and nothing else.
     fn into_future(self) -> Self::IntoFuture {
-        OneShotFuture { result: self.result }
+        OneShotFuture { result: self.result, home: self.home }
     }
 }
 
@@ -460,13 +464,18 @@ impl<T, E> IntoFuture for OneShot<T, E> {
 #[derive(Debug)]
 pub struct OneShotFuture<T, E> {
     result: oneshot::Receiver<Result<T, CallError<E>>>,
+    home: Arc<Home>,
 }
 
 impl<T, E> Future for OneShotFuture<T, E> {
     type Output = Result<T, CallError<E>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.result).poll(cx).map(|result| {
+        let result = Pin::new(&mut self.result).poll(cx);
+        if result.is_pending() {
+            self.home.visited();
+        }
+        result.map(|result| {
             result.unwrap_or_else(|_| {
                 let message = "the task that waited for it is gone".to_owned();
                 Err(CallError::Lost(Box::new(current::fault(FaultKind::Lost, message))))

@@ -224,6 +224,8 @@ pub(crate) struct Inner {
     /// The root's own, for the signal thread: locked only for an instant (H6).
     killable: Mutex<Option<Forkserver>>,
     supervisor: Mutex<Option<Supervisor>>,
+    /// Drives connections that are used from other runtimes than that of whoever made them.
+    refuge: Mutex<Option<Supervisor>>,
     signals: Mutex<Option<Watch>>,
     /// What the root has been told of.
     pub(crate) interrupts: Interrupts,
@@ -256,6 +258,7 @@ impl Inner {
             forkserver: Mutex::default(),
             killable: Mutex::default(),
             supervisor: Mutex::default(),
+            refuge: Mutex::default(),
             signals: Mutex::default(),
             interrupts: Interrupts::default(),
             closed: AtomicBool::new(false),
@@ -313,14 +316,30 @@ impl Inner {
     /// # Errors
     /// The call that failed, and what it said.
     pub(crate) fn supervisor(&self) -> Result<tokio::runtime::Handle, (&'static str, io::Error)> {
-        let mut slot = lock(&self.supervisor);
+        self.started(&self.supervisor, Supervisor::start)
+    }
+
+    /// Where connections run whose own runtime is not enough, started when the first one needs it.
+    ///
+    /// # Errors
+    /// The call that failed, and what it said.
+    pub(crate) fn refuge(&self) -> Result<tokio::runtime::Handle, (&'static str, io::Error)> {
+        self.started(&self.refuge, Supervisor::refuge)
+    }
+
+    fn started(
+        &self,
+        slot: &Mutex<Option<Supervisor>>,
+        start: fn() -> Result<Supervisor, (&'static str, io::Error)>,
+    ) -> Result<tokio::runtime::Handle, (&'static str, io::Error)> {
+        let mut slot = lock(slot);
         if let Some(supervisor) = &*slot {
             return Ok(supervisor.handle().clone());
         }
         if self.closed.load(Ordering::SeqCst) {
             return Err(("pthread_create", io::Error::other(CLOSED)));
         }
-        let supervisor = Supervisor::start()?;
+        let supervisor = start()?;
         let handle = supervisor.handle().clone();
         *slot = Some(supervisor);
         Ok(handle)
@@ -359,7 +378,13 @@ impl Inner {
         if let Some(server) = lock(&self.forkserver).take() {
             server.close();
         }
-        if let Some(supervisor) = lock(&self.supervisor).take() {
+        // Neither is waited for under its lock, which what it runs may want.
+        let refuge = lock(&self.refuge).take();
+        if let Some(refuge) = refuge {
+            refuge.end();
+        }
+        let supervisor = lock(&self.supervisor).take();
+        if let Some(supervisor) = supervisor {
             supervisor.end();
         }
         hatchery_spawn::notice::flush(self.config.peer_drain);

@@ -22,12 +22,24 @@ impl Supervisor {
     /// # Errors
     /// The call that failed, and what it said. Nothing is left then.
     pub(crate) fn start() -> Result<Self, (&'static str, io::Error)> {
-        let runtime = Builder::new_current_thread().enable_time().build();
+        Self::drive("hatchery", Builder::new_current_thread().enable_time())
+    }
+
+    /// A second one, for connections whose own runtime is not theirs alone: it watches their sockets.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub(crate) fn refuge() -> Result<Self, (&'static str, io::Error)> {
+        Self::drive("hatchery-io", Builder::new_current_thread().enable_all())
+    }
+
+    fn drive(name: &str, builder: &mut Builder) -> Result<Self, (&'static str, io::Error)> {
+        let runtime = builder.build();
         let runtime = runtime.map_err(|error| ("epoll_create1", error))?;
         let handle = runtime.handle().clone();
         let runtime = Undriven(Some(runtime));
         let (stop, stopped) = oneshot::channel::<()>();
-        let thread = std::thread::Builder::new().name("hatchery".to_owned()).spawn(move || {
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             // A dropped sender stops it as well.
             runtime.drive(async { drop(stopped.await) });
         });

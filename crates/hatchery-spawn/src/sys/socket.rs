@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -14,11 +15,11 @@ use tokio::io::unix::AsyncFd;
 /// # Errors
 /// The socket, and what epoll_ctl(2) says.
 pub fn watch(
-    stream: UnixStream,
+    stream: Arc<UnixStream>,
     interest: Interest,
-) -> Result<AsyncFd<UnixStream>, (UnixStream, io::Error)> {
-    // SAFETY: a stream owns its fd: that is open and the same until the stream is dropped, which
-    // the registration does after taking it out of the epoll.
+) -> Result<AsyncFd<Arc<UnixStream>>, (Arc<UnixStream>, io::Error)> {
+    // SAFETY: a stream owns its fd: that is open and the same until the last one drops the stream. The
+    // registration has one of them, which it drops after taking the fd out of the epoll.
     let watched = unsafe { AsyncFd::register_with_interest(stream, interest) };
     watched.map_err(|refused| refused.into_parts())
 }

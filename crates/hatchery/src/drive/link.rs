@@ -89,6 +89,7 @@ impl Link {
         if is_copy() {
             return Err(self.copied());
         }
+        self.outbox.visited();
         let function = name.path();
         let _pass = pass.map_or_else(|| self.enter(), |pass| Ok(Some(pass)))?;
         let _open = self.owner.enter(Kind::Call, 0, self.path.as_str(), function);
@@ -151,6 +152,7 @@ impl Link {
         if is_copy() {
             return Err(self.copied());
         }
+        self.outbox.visited();
         let function = name.path();
         let pass = self.enter()?;
         let line = self.owner.enter(Kind::Context, 0, self.path.as_str(), function);

@@ -341,6 +341,7 @@ impl Pipe {
             if let Some(found) = look(&mut lock(&self.state)) {
                 return found;
             }
+            self.outbox.visited();
             // The sender lives in `self`.
             let _changed = changed.changed().await;
         }
@@ -468,6 +469,7 @@ impl Pipe {
         if is_copy() {
             return Poll::Ready(Sent::Closed(Some(self.copied())));
         }
+        self.outbox.visited();
         // The other side must see what it is to make room for.
         self.outbox.flush_soon();
         if self.outbox.poll_room(cx).is_pending() && !self.is_over() {
@@ -498,6 +500,7 @@ impl Pipe {
 
     /// Ready when the connection has room for more data.
     pub(crate) fn poll_room(&self, cx: &Task<'_>) -> Poll<()> {
+        self.outbox.visited();
         self.outbox.poll_room(cx)
     }
 
@@ -577,6 +580,7 @@ impl Pipe {
                 let older = state.reader.replace(cx.waker().clone());
                 drop(state);
                 drop(older);
+                self.outbox.visited();
                 Poll::Pending
             }
         }

@@ -157,6 +157,11 @@ impl Core {
         self.is_over(id).await;
     }
 
+    /// The runtime that it is a part of.
+    pub(crate) fn runtime(&self) -> &Arc<crate::runtime::Inner> {
+        &self.actor.runtime
+    }
+
     /// Our ends of what an actor writes, while it lives; what is taken out is the taker's.
     pub(crate) fn pipe<T>(
         &self,

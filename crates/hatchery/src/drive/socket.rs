@@ -4,10 +4,13 @@
 //! time: one wake-up for every message sent, for nothing. So writing is tried, and only while the
 //! socket is full a second fd of it is watched for room.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -20,19 +23,29 @@ use nix::sys::socket::{
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
+use super::home::Place;
 use crate::copied::is_copy;
 
 /// One end of a connection.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    watched: Kept<AsyncFd<UnixStream>>,
+    /// In the runtime of whoever made it.
+    watched: Kept<Watched>,
+    /// The same fd in the runtime that has taken its reader over, if one has.
+    away: OnceLock<Kept<Watched>>,
+    /// Where it was made.
+    place: Arc<Place>,
     /// Whether it was full already, and has got a larger buffer.
     large: AtomicBool,
 }
 
-/// A second fd of a socket, there while that is full.
+type Watched = AsyncFd<Arc<UnixStream>>;
+
+type Ready<'a> = AsyncFdReadyGuard<'a, Arc<UnixStream>>;
+
+/// A second fd of a socket, there while that is full; and whether it is watched away from home.
 #[derive(Debug, Default)]
-pub(crate) struct Second(Option<Kept<AsyncFd<UnixStream>>>);
+pub(crate) struct Second(Option<(Kept<Watched>, bool)>);
 
 impl Socket {
     /// Registers it with the runtime of the calling task.
@@ -45,8 +58,39 @@ impl Socket {
         if let Err(error) = stream.set_nonblocking(true) {
             return Err((stream, error));
         }
-        let watched = watch(stream, Interest::READABLE)?;
-        Ok(Self { watched: Kept::new(watched), large: AtomicBool::new(false) })
+        let watched = watch(Arc::new(stream), Interest::READABLE).map_err(|(stream, error)| {
+            let stream =
+                Arc::into_inner(stream).expect("a stream that is not watched has one owner");
+            (stream, error)
+        })?;
+        let (watched, away, place) = (Kept::new(watched), OnceLock::new(), Place::here());
+        Ok(Self { watched, away, place, large: AtomicBool::new(false) })
+    }
+
+    /// Where it was made.
+    pub(crate) fn place(&self) -> &Arc<Place> {
+        &self.place
+    }
+
+    /// The registration in the runtime of whoever polls.
+    fn watched_here(&self) -> io::Result<&Watched> {
+        if !self.place.is_away() {
+            return Ok(&self.watched);
+        }
+        if let Some(watched) = self.away.get() {
+            return Ok(watched);
+        }
+        // Its reader alone asks, so nobody else sets it meanwhile.
+        let stream = self.watched.get_ref().clone();
+        let watched = watch(stream, Interest::READABLE).map_err(|(_, error)| error)?;
+        Ok(self.away.get_or_init(|| Kept::new(watched)))
+    }
+
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<Ready<'_>>> {
+        match self.watched_here() {
+            Ok(watched) => watched.poll_read_ready(cx),
+            Err(error) => Poll::Ready(Err(error)),
+        }
     }
 
     /// A connection that tokio has made or accepted.
@@ -119,19 +163,19 @@ impl Socket {
 
     /// Waits for something to read; for the first `spin` without sleeping, while other tasks of
     /// the runtime have their turns.
-    async fn readable(&self, spin: Duration) -> io::Result<AsyncFdReadyGuard<'_, UnixStream>> {
+    async fn readable(&self, spin: Duration) -> io::Result<Ready<'_>> {
         if !spin.is_zero() {
             let until = Instant::now() + spin;
             while Instant::now() < until {
                 tokio::select! {
                     biased;
-                    ready = self.watched.readable() => return ready,
+                    ready = poll_fn(|cx| self.poll_readable(cx)) => return ready,
                     // In its turn the runtime asks the kernel for events.
                     () = tokio::task::yield_now() => {}
                 }
             }
         }
-        self.watched.readable().await
+        poll_fn(|cx| self.poll_readable(cx)).await
     }
 
     /// Waits for room after a send found none. Ended by the peer's reading or closing, or by
@@ -141,17 +185,29 @@ impl Socket {
             self.enlarge();
             return Ok(());
         }
-        if second.0.is_none() {
-            let copy = self.watched.get_ref().try_clone();
-            let watched = copy.ok().and_then(|copy| watch(copy, Interest::WRITABLE).ok());
-            second.0 = watched.map(Kept::new);
-        }
-        match &second.0 {
-            Some(watched) => watched.writable().await?.clear_ready(),
+        let roomy = poll_fn(|cx| match self.second_here(second) {
+            Some(watched) => watched.poll_write_ready(cx).map(|ready| {
+                ready?.clear_ready();
+                io::Result::Ok(true)
+            }),
+            None => Poll::Ready(Ok(false)),
+        });
+        if !roomy.await? {
             // No fd to spare: look again in a moment.
-            None => tokio::time::sleep(FULL_TABLE_PAUSE).await,
+            tokio::time::sleep(FULL_TABLE_PAUSE).await;
         }
         Ok(())
+    }
+
+    /// The second fd, watched in the runtime of whoever polls.
+    fn second_here<'a>(&self, second: &'a mut Second) -> Option<&'a Watched> {
+        let is_away = self.place.is_away();
+        if second.0.as_ref().is_none_or(|(_, was_away)| *was_away != is_away) {
+            let copy = self.watched.get_ref().try_clone().map(Arc::new);
+            let watched = copy.ok().and_then(|copy| watch(copy, Interest::WRITABLE).ok());
+            second.0 = watched.map(|watched| (Kept::new(watched), is_away));
+        }
+        second.0.as_ref().map(|(watched, _)| &**watched)
     }
 
     /// Whether something has come that nobody has read yet.
@@ -169,10 +225,10 @@ impl Socket {
     /// Doubles its buffer: it tells of room when three quarters are empty, and of the usual 208 KiB
     /// what is left is read before the writer has woken up.
     fn enlarge(&self) {
-        let usual = getsockopt(&*self.watched, sockopt::SndBuf);
+        let stream = self.watched.get_ref();
+        let usual = getsockopt(stream, sockopt::SndBuf);
         // The kernel takes it times two, and as much as the machine's limit allows.
-        let _as_it_was =
-            usual.and_then(|usual| setsockopt(&*self.watched, sockopt::SndBuf, &usual));
+        let _as_it_was = usual.and_then(|usual| setsockopt(stream, sockopt::SndBuf, &usual));
     }
 
     /// Ends it in both directions; what was received can still be read.

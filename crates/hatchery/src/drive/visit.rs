@@ -15,6 +15,7 @@ use hatchery_proto::{
 use tokio::net::UnixStream;
 
 use super::door;
+use super::home::Home;
 use super::link::Link;
 use super::reader::{Ended, Inbox, Received};
 use super::socket::Socket;
@@ -45,8 +46,8 @@ async fn meet(introduction: &Introduction, actor: &Actor) -> Result<Arc<Link>, P
     let socket =
         Socket::of_tokio(stream).map_err(|cause| PeerError::System { call: "epoll_ctl", cause })?;
     let socket = Arc::new(socket);
-    let outbox = Outbox::new(socket.clone(), config);
-    let outbox = Arc::new(outbox);
+    let home = Home::new(socket.place().clone(), &actor.runtime);
+    let outbox = Arc::new(Outbox::new(socket.clone(), config).with_home(home.clone()));
     let mut inbox = Inbox::new(socket, config.max_frame_bytes).with_spin(config.busy_poll);
     let (path, token) = (actor.path.clone(), introduction.token);
     let meet = ToChild::Meet(Box::new(Meet { version: PROTOCOL_VERSION, path, token }));
@@ -64,7 +65,8 @@ async fn meet(introduction: &Introduction, actor: &Actor) -> Result<Arc<Link>, P
     }
     let link = Arc::new(Link::new(path, outbox.clone(), actor));
     let reading = Visit { link: Arc::downgrade(&link), outbox, linger: config.peer_drain };
-    tokio::spawn(reading.read(inbox));
+    home.spawn(link.outbox.clone().write_out());
+    home.spawn(reading.read(inbox));
     Ok(link)
 }
 
@@ -103,7 +105,6 @@ struct Visit {
 
 impl Visit {
     async fn read(self, mut inbox: Inbox) {
-        let writing = tokio::spawn(self.outbox.clone().write_out());
         tokio::select! {
             () = self.listen(&mut inbox) => {}
             () = self.outbox.all_left() => {
@@ -111,8 +112,8 @@ impl Visit {
                 let _written = self.outbox.flush(self.linger).await;
             }
         }
+        // The writer task ends with the channel.
         drop(self);
-        writing.abort();
     }
 
     /// Ended by the peer's closing, its goodbye, or its breaking the rules.

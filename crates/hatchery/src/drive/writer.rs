@@ -23,6 +23,7 @@ use nix::errno::Errno;
 use tokio::sync::{Notify, Semaphore};
 
 use super::framed::Framed;
+use super::home::Home;
 use super::queue::Queue;
 use super::socket::{Second, Socket};
 use crate::copied::is_copy;
@@ -73,6 +74,8 @@ pub(crate) struct Outbox {
     pub(super) files_from: usize,
     /// From which length on values move as they are, where they can.
     moves_from: Option<usize>,
+    /// Where the connection's tasks run, if that is a runtime of a user's.
+    home: Option<Arc<Home>>,
 }
 
 impl Outbox {
@@ -83,7 +86,21 @@ impl Outbox {
         let files_from = config.memfd_from_bytes.unwrap_or(usize::MAX);
         let moves_from = config.move_from_bytes;
         let (turn, way) = (Semaphore::new(1), Way::Across);
-        Self { state, work, left, turn, max_frame, limit, way, files_from, moves_from }
+        let home = None;
+        Self { state, work, left, turn, max_frame, limit, way, files_from, moves_from, home }
+    }
+
+    /// The same for a connection whose tasks run there.
+    pub(crate) fn with_home(mut self, home: Arc<Home>) -> Self {
+        self.home = Some(home);
+        self
+    }
+
+    /// Somebody waits for something of this connection: see [`Home::visited`].
+    pub(crate) fn visited(&self) {
+        if let Some(home) = &self.home {
+            home.visited();
+        }
     }
 
     /// The same for a connection inside this process, which has a lane beside its socket.

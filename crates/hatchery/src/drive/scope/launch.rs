@@ -18,6 +18,7 @@ use super::reading::Reading;
 use super::slot::Slot;
 use crate::clock;
 use crate::current;
+use crate::drive::home::Home;
 use crate::drive::link::Link;
 use crate::drive::reader::Inbox;
 use crate::drive::socket::Socket;
@@ -49,7 +50,8 @@ impl Core {
         let is_process = *kind == Kind::Process;
         let (offer, lanes) = (!is_process).then(|| runtime.offers.offer()).unzip();
         let (down, up) = lanes.map(|lanes| (lanes.down, lanes.up)).unzip();
-        let outbox = Outbox::new(stream.clone(), config);
+        let home = Home::new(stream.place().clone(), runtime);
+        let outbox = Outbox::new(stream.clone(), config).with_home(home.clone());
         let outbox = Arc::new(outbox.with_lane(down));
         let busy_poll = options.busy_poll.unwrap_or(config.busy_poll);
         self.hello(&outbox, path, busy_poll, offer);
@@ -85,8 +87,8 @@ impl Core {
         let spawning = backend.spawn(spec);
         let inbox = Inbox::new(stream, config.max_frame_bytes).with_spin(busy_poll).with_lane(up);
         let reading = Reading { core: self.clone(), id, link: link.clone(), is_process };
-        tokio::spawn(reading.read(inbox));
-        tokio::spawn(outbox.write_out());
+        home.spawn(reading.read(inbox));
+        home.spawn(outbox.write_out());
         supervisor.spawn(self.clone().raise(id, spawning));
         if !self.ticking.swap(true, Ordering::SeqCst) {
             supervisor.spawn(self.clone().tick());

@@ -11,7 +11,7 @@ use crate::drive::link::Link;
 use crate::drive::reader::{Ended, Inbox, Received};
 use crate::lock::lock;
 
-/// The reader task of one child's channel; if its runtime ends, so does the channel.
+/// The reader task of one child's channel.
 pub(super) struct Reading {
     pub(super) core: Arc<Core>,
     pub(super) id: ActorId,
