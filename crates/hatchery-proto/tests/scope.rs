@@ -301,6 +301,25 @@ fn the_first_error_is_the_one_that_is_told() {
     assert_eq!(outcome.faults[0].path, path);
 }
 
+/// C4, H21: a start that comes too late is refused, which is no error beside the cause.
+#[test]
+fn a_start_that_comes_too_late_is_no_error_beside_the_cause() {
+    let mut run = Run::new();
+    let a = run.admit("a", Role::OneShot, Kind::Process).unwrap();
+    run.tell(Event::Ready(a));
+    let path = run.ids[0].1.clone();
+    let cause = run.fault(path.clone(), FaultKind::Failed);
+    run.tell(Event::RunFinished { id: a, result: Err(cause.clone()) });
+    let Err(Refusal::Closing(why)) = run.admit("b", Role::OneShot, Kind::Process) else {
+        panic!("started in a nursery that goes down")
+    };
+    let late = run.fault(ActorPath::root(), FaultKind::Cancelled(why));
+    run.scope.note(*late);
+    run.body(Ok(()));
+    run.died(a, &path, ExitStatus::Code(0));
+    assert_eq!(run.outcome.unwrap().faults, [*cause]);
+}
+
 /// C4, H16: the body's own error stands first, also if an actor's was there before.
 #[test]
 fn the_error_of_the_body_stands_first() {

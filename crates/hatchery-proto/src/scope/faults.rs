@@ -8,8 +8,12 @@ use crate::report::Step;
 use crate::time::Time;
 
 impl Scope {
-    /// Something went wrong that belongs to no actor; it will be among the faults.
+    /// Something went wrong that belongs to no actor; it will be among the faults, unless it only says that
+    /// the scope goes down already, as a start that comes too late does.
     pub fn note(&mut self, fault: Fault) {
+        if self.is_expected(&fault) {
+            return;
+        }
         if !self.faults.iter().any(|known| known.contains(fault.id)) && self.seen.insert(fault.id) {
             self.faults.push(fault);
         }
@@ -42,12 +46,18 @@ impl Scope {
         has_cause && !is_known && is_consequence(&fault.kind)
     }
 
+    /// Whether it is what going down brings about anyway. Deaths are told, as they say how somebody ended.
+    fn is_expected(&self, fault: &Fault) -> bool {
+        let closing = !matches!(self.phase, Phase::Open);
+        closing && is_consequence(&fault.kind) && !is_death(&fault.kind)
+    }
+
     /// Something went wrong: remember it, once, and take everybody down.
     pub(super) fn fail(&mut self, fault: Fault, why: Why, now: Time) {
-        let closing = !matches!(self.phase, Phase::Open);
-        if closing && is_consequence(&fault.kind) && !is_death(&fault.kind) {
+        if self.is_expected(&fault) {
             return;
         }
+        let closing = !matches!(self.phase, Phase::Open);
         if self.faults.iter().any(|known| known.contains(fault.id)) || !self.seen.insert(fault.id) {
             return;
         }
