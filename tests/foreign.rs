@@ -5,7 +5,7 @@
 use std::sync::mpsc;
 use std::time::Duration;
 
-use hatchery::{Backend, Callee, Error, Nothing, Portal, Runtime};
+use hatchery::{Backend, Callee, Error, Nothing, Portal, Runtime, StreamError, Subscriber};
 use hatchery_testkit::isolate;
 use hatchery_tests::{BACKENDS, came_down, here};
 
@@ -130,6 +130,45 @@ fn a_stream_goes_on_while_its_openers_runtime_is_blocked() {
             runtime.close().await;
         });
     });
+}
+
+/// C2: what one task reads for all goes on while that task's runtime is blocked, and when it is gone.
+#[test]
+fn a_broadcast_goes_on_while_its_makers_runtime_is_blocked_or_gone() {
+    on_each(here!(), |runtime| {
+        tokio().block_on(async {
+            let done = runtime.nursery(async |n| {
+                let it = n.start("it").await?;
+                let mut here = it.context(count()).handle().await.unwrap();
+                let all = here.split().1.broadcast(1 << 10);
+                let mut one = all.subscribe();
+                elsewhere(async || read_on(&mut one).await);
+                let (_held, mut two) = elsewhere(async || {
+                    // Made in a runtime that is dropped on the way out of here.
+                    let mut there = it.context(count()).handle().await.unwrap();
+                    let all = there.split().1.broadcast(1 << 10);
+                    (there, all.subscribe())
+                });
+                elsewhere(async || read_on(&mut two).await);
+                read_on(&mut two).await;
+                Err::<(), _>(Error::msg("that was all"))
+            });
+            let error = came_down(done.await);
+            assert_eq!(error.faults()[0].message, "that was all", "{}", error.render());
+            runtime.close().await;
+        });
+    });
+}
+
+/// Reads far more than the ring holds, whatever it misses on the way.
+async fn read_on(from: &mut Subscriber<u64>) {
+    let mut last = None;
+    while last.is_none_or(|last| last < 100_000) {
+        match from.recv().await {
+            Ok(number) => last = Some(number.expect("a stream that ends")),
+            Err(error) => assert!(matches!(error, StreamError::Lagged(_)), "{error}"),
+        }
+    }
 }
 
 /// C2: a one-shot's result is awaited elsewhere while its maker's runtime is blocked.

@@ -2,15 +2,17 @@
 //! is told so, alone.
 
 use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 
 use hatchery_proto::FaultKind;
 use serde::de::DeserializeOwned;
-use tokio::sync::broadcast;
-use tokio::task::JoinHandle;
+use tokio::sync::{broadcast, oneshot};
 
 use crate::copied::{self, is_copy};
 use crate::current;
+use crate::drive::home::Home;
 use crate::error::StreamError;
 use crate::stream::Receiver;
 
@@ -27,18 +29,15 @@ pub struct Broadcast<R> {
 
 type Message<R> = Result<R, StreamError>;
 
-/// The task that reads; it ends with whoever holds this.
+/// Of the task that reads; it ends with whoever holds this.
 #[derive(Debug)]
 struct Pump {
-    task: JoinHandle<()>,
+    /// Dropped with the last holder, which ends the task.
+    _held: oneshot::Sender<()>,
+    /// Where the task runs; none in the actor's own runtime, where it stays.
+    home: Option<Arc<Home>>,
     /// How the stream ended, once it has: well, or not. Unsaid if the task is gone before.
     end: Arc<OnceLock<Result<(), StreamError>>>,
-}
-
-impl Drop for Pump {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
 }
 
 impl<R> fmt::Debug for Broadcast<R> {
@@ -62,21 +61,33 @@ where
         let weak = sender.downgrade();
         let end = Arc::new(OnceLock::new());
         let of_task = end.clone();
-        let task = tokio::spawn(async move {
-            // Ended by the stream, or aborted with the last holder.
-            let ended = loop {
-                match self.recv().await.transpose() {
-                    None => break Ok(()),
-                    Some(Err(error @ StreamError::Ended(_))) => break Err(error),
-                    // Nobody subscribes at the moment: the message is for nobody.
-                    Some(message) => drop(sender.send(message)),
+        let (held, let_go) = oneshot::channel::<()>();
+        let home = self.home_beside();
+        let work = async move {
+            // Ended by the stream, or with the last holder.
+            let reads = async {
+                loop {
+                    match self.recv().await.transpose() {
+                        None => break Ok(()),
+                        Some(Err(error @ StreamError::Ended(_))) => break Err(error),
+                        // Nobody subscribes at the moment: the message is for nobody.
+                        Some(message) => drop(sender.send(message)),
+                    }
                 }
             };
-            // Before the sender is dropped: who finds it gone looks for this.
-            let _first = of_task.set(ended);
+            tokio::select! {
+                biased;
+                _ = let_go => return,
+                // Before the sender is dropped: who finds it gone looks for this.
+                ended = reads => drop(of_task.set(ended)),
+            }
             drop(sender);
-        });
-        Broadcast { sender: weak, first, pump: Arc::new(Pump { task, end }) }
+        };
+        match &home {
+            Some(home) => home.spawn(work),
+            None => drop(tokio::spawn(work)),
+        }
+        Broadcast { sender: weak, first, pump: Arc::new(Pump { _held: held, home, end }) }
     }
 }
 
@@ -122,11 +133,24 @@ impl<R: Clone> Subscriber<R> {
             // The task that reads is the owner's.
             return Err(StreamError::Ended(Box::new(copied::fault())));
         }
-        match self.receiver.recv().await {
+        match self.next_message().await {
             Ok(message) => message.map(Some),
             Err(broadcast::error::RecvError::Lagged(missed)) => Err(StreamError::Lagged(missed)),
             Err(broadcast::error::RecvError::Closed) => self.end().map(|()| None),
         }
+    }
+
+    /// Waits for the ring, with the task that fills it moved if this is not its runtime.
+    async fn next_message(&mut self) -> Result<Message<R>, broadcast::error::RecvError> {
+        let mut next = pin!(self.receiver.recv());
+        let polled = poll_fn(|cx| {
+            let polled = next.as_mut().poll(cx);
+            if polled.is_pending() {
+                self.pump.home.iter().for_each(Home::visited);
+            }
+            polled
+        });
+        polled.await
     }
 
     /// What is told in the place of a message that doesn't come any more (C20).

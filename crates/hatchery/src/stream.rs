@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 
 use crate::current;
 use crate::drive::framed::Framed;
+use crate::drive::home::Home;
 use crate::drive::pipe::{Next, Pipe, Sent, StreamStats};
 use crate::error::StreamError;
 
@@ -256,6 +257,11 @@ impl<R> Receiver<R> {
     #[must_use]
     pub fn stats(&self) -> StreamStats {
         self.pipe.stats()
+    }
+
+    /// A home for a task that reads from here; see [`Outbox::home_beside`](crate::drive::writer::Outbox).
+    pub(crate) fn home_beside(&self) -> Option<Arc<Home>> {
+        self.pipe.home_beside()
     }
 }
 

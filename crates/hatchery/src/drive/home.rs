@@ -74,6 +74,12 @@ impl Home {
         Arc::new(Self { place, tasks: Mutex::default(), runtime: Arc::downgrade(runtime) })
     }
 
+    /// The home of a task that belongs to no connection, and reads from this one.
+    pub(crate) fn beside(&self) -> Arc<Self> {
+        let runtime = self.runtime.clone();
+        Arc::new(Self { place: Place::here(), tasks: Mutex::default(), runtime })
+    }
+
     /// Runs a task of the connection here, until it is needed elsewhere.
     pub(crate) fn spawn(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
         let task =

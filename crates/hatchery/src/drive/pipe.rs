@@ -24,6 +24,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::framed::Framed;
+use super::home::Home;
 use super::item::Item;
 use super::link::Answer;
 use super::writer::{ItemError, Outbox, Priority, PushError};
@@ -146,6 +147,11 @@ impl Pipe {
         let (changed, _) = watch::channel(0);
         let (policy, state, steps) = (terms.policy, Mutex::new(state), Steps::default());
         Arc::new(Self { call, peer, side, policy, outbox, steps, state, changed })
+    }
+
+    /// See [`Outbox::home_beside`].
+    pub(crate) fn home_beside(&self) -> Option<Arc<Home>> {
+        self.outbox.home_beside()
     }
 
     // What the connection's reader brings.

@@ -96,6 +96,11 @@ impl Outbox {
         self
     }
 
+    /// A home for a task that reads from this connection; the actor's own side has none.
+    pub(crate) fn home_beside(&self) -> Option<Arc<Home>> {
+        self.home.as_ref().map(|home| home.beside())
+    }
+
     /// Somebody waits for something of this connection: see [`Home::visited`].
     pub(crate) fn visited(&self) {
         if let Some(home) = &self.home {
