@@ -178,14 +178,14 @@ fn ten_thousand_calls_in_flight_are_all_answered() {
     });
 }
 
-/// Starts that many actors at once, each of which does the same below it, and stays when all are up, and
-/// says how many.
+/// Starts as many actors at once as the shape's first level has, each of which does the same for the rest
+/// of it, and stays when all are up, and says how many.
 #[hatchery::function]
-async fn settle(levels: u32, breadth: u64) -> Result<u64, Error> {
+async fn settle(shape: Vec<u64>) -> Result<u64, Error> {
     let (tell, told) = tokio::sync::oneshot::channel();
     tokio::spawn(async move {
         let held = nursery(async |n| {
-            let all = settle_below(&n, levels, breadth).await?;
+            let all = settle_below(&n, &shape).await?;
             // Who asked has gone if the tree comes down meanwhile.
             tell.send(all).map_err(|_| Error::msg("nobody waits"))?;
             std::future::pending::<hatchery::Result<()>>().await
@@ -195,17 +195,18 @@ async fn settle(levels: u32, breadth: u64) -> Result<u64, Error> {
     told.await.map_err(|_| Error::msg("it came down while it grew"))
 }
 
-async fn settle_below(n: &Nursery, levels: u32, breadth: u64) -> hatchery::Result<u64> {
-    let all = (0..breadth).map(async |i| {
+async fn settle_below(n: &Nursery, shape: &[u64]) -> hatchery::Result<u64> {
+    let Some((breadth, rest)) = shape.split_first() else { return Ok(0) };
+    let all = (0..*breadth).map(async |i| {
         let actor = n.start(&format!("a{i}")).await?;
-        let below = if levels > 1 { actor.call(settle(levels - 1, breadth)).await? } else { 0 };
+        let below = if rest.is_empty() { 0 } else { actor.call(settle(rest.to_vec())).await? };
         Ok::<_, Error>(1 + below)
     });
     Ok(try_join_all(all).await?.into_iter().sum())
 }
 
-/// Grows T(2,breadth) at once on one processor, which a thread spins on beside it.
-fn crowd_of_nurseries(backend: &Backend, breadth: u64, handshake: Duration) {
+/// Grows a tree of two levels at once on one processor, which a thread spins on beside it.
+fn crowd_of_nurseries(backend: &Backend, [above, below]: [u64; 2], handshake: Duration) {
     use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
     let this = nix::unistd::Pid::from_raw(0);
     let own = sched_getaffinity(this).unwrap();
@@ -223,12 +224,12 @@ fn crowd_of_nurseries(backend: &Backend, breadth: u64, handshake: Duration) {
     within(LONG * 4, backend.clone(), config, async |runtime| {
         let begun = std::time::Instant::now();
         let all = runtime.nursery(async |n| {
-            let all = settle_below(&n, 2, breadth).await?;
+            let all = settle_below(&n, &[above, below]).await?;
             println!("{all} actors up after {:?}", begun.elapsed());
             Ok(all)
         });
         let all = all.await.unwrap_or_else(|error| panic!("{}", error.render()));
-        assert_eq!(all, breadth * (breadth + 1));
+        assert_eq!(all, above * (below + 1));
         runtime.close().await;
     });
     stop.store(true, Ordering::Relaxed);
@@ -242,7 +243,7 @@ fn crowd_of_nurseries(backend: &Backend, breadth: u64, handshake: Duration) {
 fn a_crowd_of_nurseries_starves_none_of_its_own() {
     isolate::run_test(here!(), LONG, || {
         many_fds();
-        crowd_of_nurseries(&Backend::Forkserver, 30, Duration::from_secs(1));
+        crowd_of_nurseries(&Backend::Forkserver, [30, 30], Duration::from_secs(1));
     });
 }
 
@@ -252,7 +253,17 @@ fn a_crowd_of_nurseries_starves_none_of_its_own() {
 fn ten_thousand_actors_of_a_hundred_nurseries_come_up() {
     isolate::run_test(here!(), LONG * 4, || {
         many_fds();
-        crowd_of_nurseries(&Backend::Forkserver, 100, Config::default().handshake);
+        crowd_of_nurseries(&Backend::Forkserver, [100, 100], Config::default().handshake);
+    });
+}
+
+/// A thousand nurseries that start at once, by hand, with the default bound.
+#[test]
+#[ignore = "takes the machine for a minute or more"]
+fn a_thousand_nurseries_that_start_at_once_come_up() {
+    isolate::run_test(here!(), LONG * 4, || {
+        many_fds();
+        crowd_of_nurseries(&Backend::Forkserver, [1_000, 4], Config::default().handshake);
     });
 }
 

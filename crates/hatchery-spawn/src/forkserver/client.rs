@@ -243,6 +243,9 @@ impl Client {
             }
             let readable = self.wait();
             let _none = self.wake.read();
+            // Before it is read what has come: a thread that gets no processor must not take that for
+            // the other's silence.
+            let at = Instant::now();
             if readable && let Err(gone) = self.read(&mut buffer) {
                 return self.gone(gone);
             }
@@ -252,7 +255,7 @@ impl Client {
                 return self.gone(gone);
             }
             let refused = self.send_queued(&mut state);
-            let expired = state.expired();
+            let expired = state.expired(at);
             let born = state.executed();
             drop(state);
             refuse(refused);
@@ -677,8 +680,7 @@ impl State {
     }
 
     /// Those whom nobody answered in time. A late child finds nobody waiting and is killed.
-    fn expired(&mut self) -> Vec<Waiting> {
-        let now = Instant::now();
+    fn expired(&mut self, now: Instant) -> Vec<Waiting> {
         let mut expired = Vec::new();
         while self.warming.is_none()
             && let Some((&number, first)) = self.waiting.first_key_value()
