@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use crate::encoded::Encoded;
 use crate::part::{Extent, Part};
+use crate::wakers::Wakers;
 
 /// Where parts wait whose messages are under way: between two ends inside one process, or those that
 /// came as files. First in, first out, as the messages are.
@@ -24,7 +25,7 @@ struct Waiting {
     /// Nobody takes any more.
     closed: bool,
     /// Who waits for fewer values.
-    senders: Vec<Waker>,
+    senders: Wakers,
     /// Of how many bytes one of those wants less.
     wanted: usize,
 }
@@ -32,7 +33,7 @@ struct Waiting {
 impl Waiting {
     fn released(&mut self) -> Vec<Waker> {
         self.wanted = 0;
-        std::mem::take(&mut self.senders)
+        self.senders.take()
     }
 }
 
@@ -83,9 +84,7 @@ impl Lane {
             return Poll::Ready(());
         }
         waiting.wanted = waiting.wanted.max(limit);
-        if !waiting.senders.iter().any(|waker| waker.will_wake(cx.waker())) {
-            waiting.senders.push(cx.waker().clone());
-        }
+        waiting.senders.add(cx.waker());
         Poll::Pending
     }
 

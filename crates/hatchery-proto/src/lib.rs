@@ -45,6 +45,7 @@ pub mod stream;
 pub mod teardown;
 mod time;
 pub mod value;
+mod wakers;
 
 pub use blob::Blob;
 pub use config::{Config, ConfigError};
@@ -60,3 +61,4 @@ pub use part::{Handed, Part, Parts, Sealed, Way};
 pub use report::{ActorReport, Forced, Past, Report, Step, StepTaken};
 pub use shared::Shared;
 pub use time::Time;
+pub use wakers::Wakers;

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
-use hatchery_proto::{FrameError, Lane, Part, Sealed, Way, frame};
+use hatchery_proto::{FrameError, Lane, Part, Sealed, Wakers, Way, frame};
 use nix::errno::Errno;
 use serde::Serialize;
 
@@ -43,7 +43,7 @@ pub(super) struct Queue {
     pub(super) queued: usize,
     pub(super) closed: bool,
     /// Senders that wait for the queue to shrink.
-    pub(super) waiting: Vec<Waker>,
+    pub(super) waiting: Wakers,
     /// When something was written last.
     pub(super) written: Option<Instant>,
     /// Where large parts go, if the other end is in this process. What is handed over there is in
@@ -143,9 +143,7 @@ impl Queue {
             let left = limit - self.queued - self.held;
             return self.lane.as_ref().map_or(Poll::Ready(()), |lane| lane.poll_room(left, cx));
         }
-        if !self.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-            self.waiting.push(cx.waker().clone());
-        }
+        self.waiting.add(cx.waker());
         Poll::Pending
     }
 
@@ -154,7 +152,7 @@ impl Queue {
         if !self.closed && self.is_full(limit) {
             return Vec::new();
         }
-        let mut released = std::mem::take(&mut self.waiting);
+        let mut released = self.waiting.take();
         if let Some(lane) = self.lane.as_ref().filter(|_| self.closed) {
             released.extend(lane.senders());
         }
