@@ -29,7 +29,11 @@ fn strike(signal: i32) {
 }
 
 fn open(signals: impl Into<Signals>) -> Runtime {
-    let config = Config::with_budget(ROOMY);
+    open_with(ROOMY, signals)
+}
+
+fn open_with(budget: Duration, signals: impl Into<Signals>) -> Runtime {
+    let config = Config::with_budget(budget);
     let runtime = Runtime::builder().config(config).backend(Backend::Thread).stdio(Stdio::Null);
     runtime.signals(signals).open().unwrap()
 }
@@ -304,7 +308,8 @@ fn a_runtime_that_is_told_keeps_its_process() {
 fn a_second_signal_kills_all_trees() {
     let scenario = || {
         isolate::block_on(async {
-            let (one, two) = (open(true), open(true));
+            // No budget ends before the test is over: only the second signal can.
+            let (one, two) = (open_with(HANG * 2, true), open_with(HANG * 2, true));
             let stuck = async |runtime: &Runtime| {
                 let down = runtime.nursery(async |n| {
                     let name = n.actor("stuck").backend(Backend::Forkserver).start().await?;

@@ -7,12 +7,13 @@
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hatchery::{
     Backend, Blob, BlobBuffer, Callee, Config, ContextError, Error, FaultKind, Nothing, Resource,
     Runtime, Shared, StreamError,
 };
-use hatchery_tests::{BACKENDS, BUDGET, PROCESSES, for_each, for_each_with, here};
+use hatchery_tests::{BACKENDS, BUDGET, PROCESSES, came_down, for_each, for_each_with, here};
 use nix::sys::resource::Resource::RLIMIT_NOFILE;
 use nix::sys::resource::{getrlimit, setrlimit};
 
@@ -571,6 +572,49 @@ fn a_shared_value_that_can_not_be_encoded_fails_like_any_value() {
             })
             .await;
         outcome.unwrap();
+        runtime.close().await;
+    });
+}
+
+/// A value whose destructor panics on the actor's thread, the first time.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+struct Explodes;
+
+impl Drop for Explodes {
+    fn drop(&mut self) {
+        static FIRST: AtomicBool = AtomicBool::new(true);
+        if std::thread::current().name() == Some("fragile") {
+            assert!(!FIRST.swap(false, Ordering::SeqCst), "it was dropped");
+        }
+    }
+}
+
+/// Reads nothing, for ever.
+#[hatchery::context]
+async fn reads_nothing(callee: Callee<Shared<Explodes>, Nothing>) -> Result<(), Error> {
+    let (_sender, receiver) = callee.started(())?.split();
+    drop(receiver);
+    std::future::pending().await
+}
+
+/// C2, C4: a destructor that panics while the actor drops what nobody reads leaves no actor behind that hears
+/// nothing: it goes, and tells why.
+#[test]
+fn an_actor_whose_reader_panics_goes_and_tells_why() {
+    for_each(here!(), &[Backend::Thread], async |runtime| {
+        let down: Result<(), _> = runtime
+            .nursery(async |n| {
+                let fragile = n.start("fragile").await?;
+                let mut context = fragile.context(reads_nothing()).handle().await?;
+                while context.send(Shared::new(Explodes)).await.is_ok() {}
+                fragile.settled().await;
+                Ok(())
+            })
+            .await;
+        let error = came_down(down);
+        let fault = &error.faults()[0];
+        assert_eq!((fault.path.as_str(), &fault.kind), ("root/fragile", &FaultKind::Panicked));
+        assert!(fault.message.contains("it was dropped"), "{}", error.render());
         runtime.close().await;
     });
 }

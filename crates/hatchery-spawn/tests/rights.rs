@@ -120,6 +120,8 @@ fn as_root(test: &str, scenario: impl FnOnce(&Forkserver, &str)) {
     }
     isolated(test, || {
         let secret = Secret::new();
+        // One that is to be given up, whatever this process was started with.
+        setgroups(&[Gid::from_raw(4242)]).unwrap();
         let server = start();
         // It takes its rights from before, whatever is given up from here on.
         assert!(found(&server.fork(), secret.path()).ends_with("reads true"));

@@ -27,6 +27,7 @@ use crate::drive::lanes::Lanes;
 use crate::drive::reader::{Ended, Inbox, Received};
 use crate::drive::socket::Socket;
 use crate::drive::writer::{Outbox, Priority};
+use crate::panics::caught;
 use crate::runtime::Inner;
 use crate::serve::Service;
 
@@ -142,7 +143,7 @@ async fn live(birth: Birth, socket: Socket) -> i32 {
     }
     // After the answer to the handshake: the spawner doesn't wait for it.
     actor.born();
-    let reading = tokio::spawn(read(inbox, actor.clone(), outbox.clone()));
+    let reading = tokio::spawn(shielded(inbox, actor.clone(), outbox.clone()));
     let cancelling = actor.cancelled().await;
     actor.quiet().await;
     actor.stage(What::Leaving);
@@ -187,6 +188,16 @@ fn adopt(runtime: Arc<Inner>, is_thread: bool, path: ActorPath, outbox: Arc<Outb
         current::enter_process(&actor, Weak::new());
     }
     actor
+}
+
+/// The loop over the parent channel. It meets code of users: what nobody takes is dropped there. An actor
+/// whose loop panics could hear no cancel any more, so it goes, and tells why.
+async fn shielded(inbox: Inbox, actor: Arc<Actor>, outbox: Arc<Outbox>) {
+    if let Err(fault) = caught(read(inbox, actor.clone(), outbox)).await {
+        actor.leave_behind(vec![*fault]);
+        let reason = Reason { by: actor.path.clone(), why: Why::BodyFailed };
+        actor.cancel(reason, actor.runtime.config.orphan_grace);
+    }
 }
 
 /// The shielded loop over the parent channel. Ends by its closing, or is aborted as the last
