@@ -50,7 +50,9 @@ pub fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FrameError> {
 /// Writes a value. What `writer` is given as one slice of bytes of a user's comes alone, right after its
 /// marker and length.
 pub(crate) fn write(value: &impl Serialize, writer: &mut impl io::Write) -> Result<(), Error> {
-    value.serialize(&mut encode::Encoder::new(writer))
+    let mut encoder = encode::Encoder::new(writer);
+    value.serialize(&mut encoder)?;
+    encoder.finish()
 }
 
 /// What is wrong with a value.

@@ -7,6 +7,7 @@ use serde::de::{
 };
 use serde::forward_to_deserialize_any;
 
+use super::encode::A_FEW;
 use super::key::{Key, Name, Variant};
 use super::{Error, marker};
 
@@ -82,6 +83,9 @@ impl<'de> Decoder<'de> {
         if number == self.names.len() {
             let length = self.number()?;
             let name = self.text(length)?;
+            if self.names.is_empty() {
+                self.names.reserve_exact(A_FEW);
+            }
             self.names.push(name);
         }
         let name = self.names.get(number).ok_or_else(|| Error::custom("an unknown name"))?;
@@ -328,6 +332,26 @@ impl<'de> MapAccess<'de> for &mut Many<'_, 'de> {
     }
 }
 
+/// Where a number is wanted one is there, as a rule, and mostly a small one.
+macro_rules! numbers {
+    ($($name:ident)*) => {$(
+        #[inline]
+        fn $name<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            match *self.rest {
+                [number @ 0..marker::MAP, ref rest @ ..] | [marker::U8, number, ref rest @ ..] => {
+                    self.rest = rest;
+                    visitor.visit_u64(number.into())
+                }
+                [number @ marker::U8..=marker::I64, ref rest @ ..] => {
+                    self.rest = rest;
+                    self.integer(number, visitor)
+                }
+                _ => self.any(visitor, false),
+            }
+        }
+    )*};
+}
+
 impl<'de> Deserializer<'de> for &mut Decoder<'de> {
     type Error = Error;
 
@@ -404,9 +428,13 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de> {
         }
     }
 
+    numbers! {
+        deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64
+        deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64
+    }
+
     forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf map struct
-        identifier ignored_any
+        bool i128 u128 f32 f64 char str string bytes byte_buf map struct identifier ignored_any
     }
 }
 

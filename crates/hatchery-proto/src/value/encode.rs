@@ -12,6 +12,9 @@ use super::{Error, marker};
 /// Writes one value.
 pub(super) struct Encoder<'w, W> {
     to: &'w mut W,
+    /// What is not written yet, so that single bytes are not single writes.
+    stage: [u8; STAGE],
+    staged: usize,
     names: Names,
     /// How many `Some` the next thing is in. They are written if that is nothing.
     somes: u32,
@@ -43,6 +46,9 @@ impl Names {
         };
         let number = found.unwrap_or(self.all.len());
         if found.is_none() {
+            if self.all.is_empty() {
+                self.all.reserve_exact(A_FEW);
+            }
             self.all.push(Written { name, next: 0 });
         }
         self.all[self.last].next = number;
@@ -53,30 +59,64 @@ impl Names {
 
 impl<'w, W: io::Write> Encoder<'w, W> {
     pub(super) fn new(to: &'w mut W) -> Self {
-        Self { to, names: Names::default(), somes: 0 }
+        Self { to, stage: [0; STAGE], staged: 0, names: Names::default(), somes: 0 }
+    }
+
+    /// Writes what is staged. To be called when the value has been serialized.
+    pub(super) fn finish(&mut self) -> Result<(), Error> {
+        match std::mem::take(&mut self.staged) {
+            0 => Ok(()),
+            staged => Ok(self.to.write_all(&self.stage[..staged])?),
+        }
+    }
+
+    #[inline]
+    fn put<const N: usize>(&mut self, bytes: [u8; N]) -> Result<(), Error> {
+        if self.staged > STAGE - N {
+            self.finish()?;
+        }
+        self.stage[self.staged..][..N].copy_from_slice(&bytes);
+        self.staged += N;
+        Ok(())
+    }
+
+    /// The same for any number of bytes.
+    fn put_all(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        if bytes.len() > STAGE - self.staged {
+            self.finish()?;
+        }
+        match self.stage[self.staged..].get_mut(..bytes.len()) {
+            Some(stage) => {
+                stage.copy_from_slice(bytes);
+                self.staged += bytes.len();
+                Ok(())
+            }
+            None => Ok(self.to.write_all(bytes)?),
+        }
     }
 
     /// Writes the head of something that isn't nothing.
     #[inline]
-    fn head(&mut self, bytes: &[u8]) -> Result<(), Error> {
+    fn head<const N: usize>(&mut self, bytes: [u8; N]) -> Result<(), Error> {
         self.somes = 0;
-        Ok(self.to.write_all(bytes)?)
+        self.put(bytes)
     }
 
     fn nothing(&mut self) -> Result<(), Error> {
         for _ in 0..std::mem::take(&mut self.somes) {
-            self.to.write_all(&[marker::SOME])?;
+            self.put([marker::SOME])?;
         }
-        Ok(self.to.write_all(&[marker::NIL])?)
+        self.put([marker::NIL])
     }
 
+    #[inline]
     fn unsigned(&mut self, value: u64) -> Result<(), Error> {
         let [.., e, f, g, h] = value.to_be_bytes();
         match value {
-            0..=0x7F => self.head(&[h]),
-            0x80..=0xFF => self.head(&[marker::U8, h]),
-            0x100..=0xFFFF => self.head(&[marker::U16, g, h]),
-            0x1_0000..=0xFFFF_FFFF => self.head(&[marker::U32, e, f, g, h]),
+            0..=0x7F => self.head([h]),
+            0x80..=0xFF => self.head([marker::U8, h]),
+            0x100..=0xFFFF => self.head([marker::U16, g, h]),
+            0x1_0000..=0xFFFF_FFFF => self.head([marker::U32, e, f, g, h]),
             _ => self.wide(marker::U64, value.to_be_bytes()),
         }
     }
@@ -85,17 +125,17 @@ impl<'w, W: io::Write> Encoder<'w, W> {
         let [.., e, f, g, h] = value.to_be_bytes();
         match value {
             0.. => self.unsigned(value.unsigned_abs()),
-            -32..0 => self.head(&[h]),
-            -0x80..-32 => self.head(&[marker::I8, h]),
-            -0x8000..-0x80 => self.head(&[marker::I16, g, h]),
-            -0x8000_0000..-0x8000 => self.head(&[marker::I32, e, f, g, h]),
+            -32..0 => self.head([h]),
+            -0x80..-32 => self.head([marker::I8, h]),
+            -0x8000..-0x80 => self.head([marker::I16, g, h]),
+            -0x8000_0000..-0x8000 => self.head([marker::I32, e, f, g, h]),
             _ => self.wide(marker::I64, value.to_be_bytes()),
         }
     }
 
     fn wide<const N: usize>(&mut self, marker: u8, bytes: [u8; N]) -> Result<(), Error> {
-        self.head(&[marker])?;
-        Ok(self.to.write_all(&bytes)?)
+        self.head([marker])?;
+        self.put(bytes)
     }
 
     /// The head of `length` things, in the shortest of up to four forms.
@@ -108,10 +148,10 @@ impl<'w, W: io::Write> Encoder<'w, W> {
         let length = u32::try_from(length).map_err(|_| Error::custom("over 4,294,967,295 long"))?;
         let [a, b, c, d] = length.to_be_bytes();
         match (length, fixed, by_8, by_16, by_32) {
-            (_, Some((marker, most)), ..) if length as usize <= most => self.head(&[marker | d]),
-            (0..=0xFF, _, Some(marker), ..) => self.head(&[marker, d]),
-            (0..=0xFFFF, _, _, Some(marker), _) => self.head(&[marker, c, d]),
-            (_, _, _, _, Some(marker)) => self.head(&[marker, a, b, c, d]),
+            (_, Some((marker, most)), ..) if length as usize <= most => self.head([marker | d]),
+            (0..=0xFF, _, Some(marker), ..) => self.head([marker, d]),
+            (0..=0xFFFF, _, _, Some(marker), _) => self.head([marker, c, d]),
+            (_, _, _, _, Some(marker)) => self.head([marker, a, b, c, d]),
             (_, _, _, _, None) => Err(Error::custom("a length without a form")),
         }
     }
@@ -126,13 +166,21 @@ impl<'w, W: io::Write> Encoder<'w, W> {
         self.number(number + 1)?;
         if is_new {
             self.number(name.len())?;
-            self.to.write_all(name.as_bytes())?;
+            self.put_all(name.as_bytes())?;
         }
         Ok(())
     }
 
     /// Seven bits a byte, the lowest first; all but the last have the eighth.
-    fn number(&mut self, mut number: usize) -> Result<(), Error> {
+    #[inline]
+    fn number(&mut self, number: usize) -> Result<(), Error> {
+        match number {
+            0..=0x7F => self.put([number as u8]),
+            _ => self.long_number(number),
+        }
+    }
+
+    fn long_number(&mut self, mut number: usize) -> Result<(), Error> {
         let (mut bytes, mut length) = ([0; 10], 0);
         loop {
             let low = (number & 0x7F) as u8;
@@ -140,14 +188,14 @@ impl<'w, W: io::Write> Encoder<'w, W> {
             bytes[length] = if number == 0 { low } else { low | 0x80 };
             length += 1;
             if number == 0 {
-                return Ok(self.to.write_all(&bytes[..length])?);
+                return self.put_all(&bytes[..length]);
             }
         }
     }
 
     /// The name of a variant that has something.
     fn variant(&mut self, variant: &'static str) -> Result<(), Error> {
-        self.head(&[marker::MAP | 1, marker::NAME])?;
+        self.head([marker::MAP | 1, marker::NAME])?;
         self.name(variant)
     }
 }
@@ -169,7 +217,7 @@ impl<W: io::Write> Many<'_, '_, W> {
 
     fn end(self) -> Result<(), Error> {
         match self.left {
-            None => self.encoder.head(&[marker::END]),
+            None => self.encoder.head([marker::END]),
             Some(0) => Ok(()),
             Some(_) => Err(Self::lies()),
         }
@@ -207,7 +255,7 @@ impl<'a, 'w, W: io::Write> Serializer for &'a mut Encoder<'w, W> {
     type SerializeStructVariant = Fields<'a, 'w, W>;
 
     fn serialize_bool(self, value: bool) -> Result<(), Error> {
-        self.head(&[if value { marker::TRUE } else { marker::FALSE }])
+        self.head([if value { marker::TRUE } else { marker::FALSE }])
     }
 
     fn serialize_i8(self, value: i8) -> Result<(), Error> {
@@ -272,12 +320,14 @@ impl<'a, 'w, W: io::Write> Serializer for &'a mut Encoder<'w, W> {
     fn serialize_str(self, value: &str) -> Result<(), Error> {
         let forms = [marker::TEXT_8, marker::TEXT_16, marker::TEXT_32].map(Some);
         self.counted(value.len(), Some((marker::TEXT, 31)), forms)?;
-        Ok(self.to.write_all(value.as_bytes())?)
+        self.put_all(value.as_bytes())
     }
 
     fn serialize_bytes(self, value: &[u8]) -> Result<(), Error> {
         let forms = [marker::BYTES_8, marker::BYTES_16, marker::BYTES_32].map(Some);
         self.counted(value.len(), None, forms)?;
+        // Alone, and as the slice that it is: the writer may know it.
+        self.finish()?;
         Ok(self.to.write_all(value)?)
     }
 
@@ -304,7 +354,7 @@ impl<'a, 'w, W: io::Write> Serializer for &'a mut Encoder<'w, W> {
         _: u32,
         variant: &'static str,
     ) -> Result<(), Error> {
-        self.head(&[marker::NAME])?;
+        self.head([marker::NAME])?;
         self.name(variant)
     }
 
@@ -330,7 +380,7 @@ impl<'a, 'w, W: io::Write> Serializer for &'a mut Encoder<'w, W> {
     fn serialize_seq(self, length: Option<usize>) -> Result<Many<'a, 'w, W>, Error> {
         match length {
             Some(length) => self.array(length)?,
-            None => self.head(&[marker::OPEN_ARRAY])?,
+            None => self.head([marker::OPEN_ARRAY])?,
         }
         Ok(Many { encoder: self, left: length })
     }
@@ -362,14 +412,14 @@ impl<'a, 'w, W: io::Write> Serializer for &'a mut Encoder<'w, W> {
         let forms = [None, Some(marker::MAP_16), Some(marker::MAP_32)];
         match length {
             Some(length) => self.counted(length, Some((marker::MAP, 15)), forms)?,
-            None => self.head(&[marker::OPEN_MAP])?,
+            None => self.head([marker::OPEN_MAP])?,
         }
         let left = length.map(|length| length.saturating_mul(2));
         Ok(Many { encoder: self, left })
     }
 
     fn serialize_struct(self, _: &'static str, _: usize) -> Result<Fields<'a, 'w, W>, Error> {
-        self.head(&[marker::FIELDS])?;
+        self.head([marker::FIELDS])?;
         Ok(Fields(self))
     }
 
@@ -449,3 +499,9 @@ macro_rules! fields {
 }
 
 fields!(SerializeStruct, SerializeStructVariant);
+
+/// How many names most values have at most.
+pub(super) const A_FEW: usize = 8;
+
+/// Names, numbers and short texts of a value that are written together.
+const STAGE: usize = 64;
