@@ -43,12 +43,20 @@ pub struct Confinement {
     pub(crate) cgroup: Option<Cgroup>,
 }
 
-/// Who a child is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Who a child is. What is not said is its spawner's; with a user alone, root's supplementary groups go.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct User {
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    pub(crate) groups: Vec<u32>,
+    pub(crate) uid: Option<u32>,
+    pub(crate) gid: Option<u32>,
+    pub(crate) groups: Option<Vec<u32>>,
+}
+
+impl User {
+    /// The supplementary groups that are asked for. Root's are not left to whom it becomes, as std has it.
+    pub(crate) fn groups_of(&self, real: u32) -> Option<&[u32]> {
+        let none = || (self.uid.is_some() && real == 0).then_some(&[][..]);
+        self.groups.as_deref().or_else(none)
+    }
 }
 
 /// What may be done with a path and all below it.
@@ -121,8 +129,9 @@ impl Confinement {
         self
     }
 
-    /// Another user and group, with no supplementary groups. Needs `CAP_SETUID` and `CAP_SETGID`:
-    /// without them the start fails with step `user`, EPERM.
+    /// Another user and group, with no supplementary groups. Needs `CAP_SETUID` and `CAP_SETGID` of
+    /// who asks: without them the start is refused before a process is made, with
+    /// [`Right::Become`](crate::Right::Become).
     #[must_use]
     pub fn user(self, uid: u32, gid: u32) -> Self {
         self.user_with_groups(uid, gid, [])
@@ -136,7 +145,8 @@ impl Confinement {
         gid: u32,
         groups: impl IntoIterator<Item = u32>,
     ) -> Self {
-        self.users = vec![User { uid, gid, groups: groups.into_iter().collect() }];
+        let groups = Some(groups.into_iter().collect());
+        self.users = vec![User { uid: Some(uid), gid: Some(gid), groups }];
         self
     }
 
@@ -159,7 +169,7 @@ impl Confinement {
             return Err(("setpriority", Errno::EINVAL));
         }
         // A number that stands for "unchanged".
-        let unset = |user: &User| user.uid == u32::MAX || user.gid == u32::MAX;
+        let unset = |user: &User| [user.uid, user.gid].contains(&Some(u32::MAX));
         if self.users.iter().any(unset) {
             return Err(("setresuid", Errno::EINVAL));
         }

@@ -541,6 +541,7 @@ fn describe(
         name: spec.name,
         payload: spec.payload,
         argv,
+        arg0: spec.arg0.map(bytes),
         env: spec.env.into_iter().map(|(key, value)| (bytes(key), value.map(bytes))).collect(),
         env_clear: spec.env_clear,
         current_dir: spec.current_dir.map(|path| bytes(path.into_os_string())),

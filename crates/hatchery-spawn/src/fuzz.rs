@@ -83,6 +83,7 @@ pub fn good_requests() -> Vec<Vec<u8>> {
         name: "worker".to_owned(),
         payload: vec![1, 2, 3],
         argv: vec![b"ls".to_vec(), b"-l".to_vec()],
+        arg0: Some(b"dir".to_vec()),
         env: vec![(b"A".to_vec(), Some(b"b".to_vec())), (b"C".to_vec(), None)],
         env_clear: true,
         current_dir: Some(b"/".to_vec()),
@@ -104,6 +105,8 @@ pub fn good_requests() -> Vec<Vec<u8>> {
             keep_strays: true,
             detach: true,
             foreground: true,
+            session: true,
+            group: None,
             places: vec![9, 3],
         },
         present: Present {

@@ -316,9 +316,11 @@ pub(crate) fn exec(request: &Request, slots: &Slots, told: Option<&CStr>) -> Fai
                 process::exec_fd(image, &argv, told)
             })
         }
-        (_, _) => argv(&request.argv).map(|argv| match argv.first() {
-            Some(program) => process::exec(program, &argv),
-            None => Err(Errno::EINVAL),
+        (_, _) => argv(&request.argv).and_then(|mut args| {
+            let called = argv(request.arg0.as_slice())?;
+            let Some(program) = args.first().cloned() else { return Ok(Err(Errno::EINVAL)) };
+            args.splice(..called.len(), called);
+            Ok(process::exec(&program, &args))
         }),
     };
     match result {
@@ -396,10 +398,10 @@ fn place_fds(
 
 /// A group of its own, and the terminal if it was asked for; a session of its own for who is left alone.
 fn group(request: &Request) -> Result<(), Errno> {
-    if request.manner.detach {
+    if request.manner.detach || request.manner.session {
         return nix::unistd::setsid().map(drop);
     }
-    setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+    setpgid(Pid::from_raw(0), Pid::from_raw(request.manner.group.unwrap_or_default()))?;
     if request.manner.foreground {
         // All signals are blocked here, so SIGTTOU stops nobody who isn't in the foreground yet.
         crate::terminal::Terminal::open()?.give(nix::unistd::getpid())?;
@@ -431,25 +433,32 @@ fn run_on(cpus: &[u32]) -> Result<(), Errno> {
     sched_setaffinity(Pid::from_raw(0), &set)
 }
 
+/// A spawner that is that user may ask for a child that is it, though it may not for others.
 fn become_user(user: &User) -> Result<(), Errno> {
-    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
-    if is_already(user)? {
+    let (uids, gids) = (getresuid()?, getresgid()?);
+    let sorted = |mut groups: Vec<u32>| {
+        groups.sort_unstable();
+        groups
+    };
+    let groups = user.groups_of(uids.real.as_raw());
+    let own = sorted(getgroups()?.into_iter().map(Gid::as_raw).collect());
+    let has_groups = groups.is_none_or(|groups| sorted(groups.to_vec()) == own);
+    let (uid, gid) = (user.uid.map(Uid::from_raw), user.gid.map(Gid::from_raw));
+    let has_gid = gid.is_none_or(|gid| [gids.real, gids.effective, gids.saved] == [gid; 3]);
+    let has_uid = uid.is_none_or(|uid| [uids.real, uids.effective, uids.saved] == [uid; 3]);
+    if has_uid && has_gid && has_groups {
         return Ok(());
     }
-    let groups: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
     // Groups first: without the old user there is no right to it.
-    setgroups(&groups)?;
-    setresgid(gid, gid, gid)?;
-    setresuid(uid, uid, uid)
-}
-
-/// A spawner that was made that user may ask for a child that is it, though it may not for others.
-fn is_already(user: &User) -> Result<bool, Errno> {
-    let (uids, gids) = (getresuid()?, getresgid()?);
-    let uids = [uids.real, uids.effective, uids.saved].map(Uid::as_raw);
-    let gids = [gids.real, gids.effective, gids.saved].map(Gid::as_raw);
-    let groups: Vec<u32> = getgroups()?.into_iter().map(Gid::as_raw).collect();
-    Ok(uids == [user.uid; 3] && gids == [user.gid; 3] && groups == user.groups)
+    if let Some(groups) = groups {
+        let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
+        match setgroups(&groups) {
+            Err(Errno::EPERM) if has_groups => {}
+            set => set?,
+        }
+    }
+    gid.map_or(Ok(()), |gid| setresgid(gid, gid, gid))?;
+    uid.map_or(Ok(()), |uid| setresuid(uid, uid, uid))
 }
 
 fn restrict_files(allowed: &[(PathBuf, Access)], image: Option<RawFd>) -> Result<(), Errno> {

@@ -29,11 +29,11 @@
 //! | `output` of a program whose pipe somebody keeps open | waits for ever | returns 0.5 s after the program's end, and says so in [`Output::ended`] | [`keep_strays`](Command::keep_strays), or a longer [`drain`](Command::drain) |
 //! | [`Stdio`] | `std::process::Stdio` | its own type: std's can't be read | |
 //! | `pre_exec` | any code between fork and exec | there is none: see below | |
-//! | `uid`, `gid`, `groups`, `arg0`, `process_group`, `setsid` | there | not yet | |
+//! | [`uid`](Command::uid) without the right to it | fails in the child | refused before there is one | |
 //!
 //! In place of `pre_exec`: [`umask`](Command::umask), [`nice`](Command::nice), [`limit`](Command::limit),
 //! [`confine`](Command::confine) (seccomp, landlock, namespaces, cgroups), [`fd`](Command::fd),
-//! [`foreground`](Command::foreground), [`detach`](Command::detach) for a session of its own. A death with
+//! [`foreground`](Command::foreground), [`setsid`](Command::setsid), [`groups`](Command::groups). A death with
 //! its parent, a closed table of fds and signals at their defaults need nothing: they are always so.
 //!
 //! Don't use it where a child is to outlive its parent as a rule, or where `pre_exec` runs code of your own.

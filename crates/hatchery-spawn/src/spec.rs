@@ -20,6 +20,8 @@ pub struct Spec {
     pub(crate) path: Option<String>,
     pub(crate) payload: Vec<u8>,
     pub(crate) args: Vec<OsString>,
+    /// What a program is told that it is called.
+    pub(crate) arg0: Option<OsString>,
     pub(crate) env: Vec<(OsString, Option<OsString>)>,
     pub(crate) env_clear: bool,
     pub(crate) current_dir: Option<PathBuf>,
@@ -90,6 +92,7 @@ impl Spec {
             path: None,
             payload: Vec::new(),
             args: Vec::new(),
+            arg0: None,
             env: Vec::new(),
             env_clear: false,
             current_dir: None,
@@ -289,7 +292,7 @@ impl Spec {
                 return Err(("setenv", Errno::EINVAL));
             }
         }
-        if self.name.contains('\0') || self.args.iter().any(|arg| has_nul(arg)) {
+        if self.name.contains('\0') || self.args.iter().chain(&self.arg0).any(|arg| has_nul(arg)) {
             return Err(("execve", Errno::EINVAL));
         }
         if self.umask.is_some_and(|umask| umask > 0o777) {
@@ -301,6 +304,13 @@ impl Spec {
         self.confine.check()?;
         if self.manner.stop.is_some_and(|(signal, _)| !(1..=MAX_SIGNAL).contains(&signal)) {
             return Err(("kill", Errno::EINVAL));
+        }
+        let leads = self.manner.session || self.manner.detach || self.manner.foreground;
+        if self.manner.group.is_some_and(|group| group < 0 || leads) {
+            return Err(("setpgid", Errno::EINVAL));
+        }
+        if self.manner.session && self.manner.foreground {
+            return Err(("a program in the foreground with a session of its own", Errno::EINVAL));
         }
         let is_alone = self.manner.detach;
         if is_alone && (self.manner.foreground || self.confine.cgroup.is_some()) {

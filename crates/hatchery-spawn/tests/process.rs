@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use common::{BOUND, block_on, isolated};
 use hatchery_spawn::process::{Child, Command, Ended, Output, Overflow, Stdio};
-use hatchery_spawn::{Exit, Pidfd};
+use hatchery_spawn::{Exit, Pidfd, Right, SpawnError};
 use nix::libc;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 
@@ -356,5 +356,153 @@ fn many_starts_leave_no_fd() {
         let before = open();
         (0..300).for_each(|_| round());
         assert_eq!(open(), before);
+    });
+}
+
+/// A program is told another name than the one that it was found by.
+#[test]
+fn a_program_has_the_name_that_it_is_told() {
+    let mut command = sh("tr '\\0' ' ' < /proc/$$/cmdline");
+    assert_eq!(whole(command.arg0("other")).stdout, b"other -c tr '\\0' ' ' < /proc/$$/cmdline ");
+    let refused = sh("").arg0("a\0b").spawn().unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+}
+
+/// Its user, group and groups, each alone and together; what was not said is this process's, but that
+/// root's groups are left to nobody else.
+#[test]
+fn a_program_is_the_user_that_was_asked_for() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("not tested: not root");
+        return;
+    }
+    isolated("a_program_is_the_user_that_was_asked_for", || {
+        nix::unistd::setgroups(&[4242.into()]).unwrap();
+        let ids = |change: fn(&mut Command) -> &mut Command| {
+            let mut command = sh("sed -n 's/^\\(Uid\\|Gid\\|Groups\\)://p' /proc/self/status; pwd");
+            command.current_dir("/");
+            change(&mut command);
+            let text = String::from_utf8(whole(&mut command).stdout).unwrap();
+            text.split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(ids(|it| it), "0 0 0 0 0 0 0 0 4242 /");
+        assert_eq!(ids(|it| it.uid(7)), "7 7 7 7 0 0 0 0 /");
+        assert_eq!(ids(|it| it.gid(8)), "0 0 0 0 8 8 8 8 4242 /");
+        assert_eq!(ids(|it| it.groups(&[9, 3])), "0 0 0 0 0 0 0 0 3 9 /");
+        let all = ids(|it| it.uid(7).gid(8).groups(&[9]));
+        assert_eq!(all, "7 7 7 7 8 8 8 8 9 /");
+        assert_eq!(ids(|it| it.uid(7).groups(&[]).gid(7)), "7 7 7 7 7 7 7 7 /");
+    });
+}
+
+/// C17: who may not become a user itself has no child that is it, and is told so before there is one;
+/// what it is already it may ask for.
+#[test]
+fn nobody_starts_a_program_as_who_it_could_not_become() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("not tested: not root");
+        return;
+    }
+    isolated("nobody_starts_a_program_as_who_it_could_not_become", || {
+        use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+        // The forkserver has root's rights all the time.
+        assert!(block_on(sh("true").status()).unwrap().success());
+        setgroups(&[5.into()]).unwrap();
+        setresgid(Gid::from_raw(6), Gid::from_raw(6), Gid::from_raw(6)).unwrap();
+        setresuid(Uid::from_raw(7), Uid::from_raw(7), Uid::from_raw(7)).unwrap();
+        let changes: [fn(&mut Command) -> &mut Command; 6] = [
+            |it| it.uid(0),
+            |it| it.uid(8),
+            |it| it.gid(0),
+            |it| it.groups(&[]),
+            |it| it.groups(&[5, 0]),
+            |it| it.uid(7).gid(6).groups(&[6]),
+        ];
+        for change in changes {
+            let error = change(&mut sh("true")).spawn().unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+            let right = error.get_ref().and_then(|it| it.downcast_ref::<SpawnError>());
+            let is_told = matches!(right, Some(SpawnError::Rights { right: Right::Become, .. }));
+            assert!(is_told, "{error:?}");
+        }
+        let mut own = sh("id -u; id -G");
+        assert_eq!(whole(own.uid(7).gid(6).groups(&[5])).stdout, b"7\n6 5\n");
+    });
+}
+
+/// A session of its own, and still treated as any other: ended with its child, what it leaves with it.
+#[test]
+fn a_program_with_a_session_of_its_own_is_ended_too() {
+    isolated("a_program_with_a_session_of_its_own_is_ended_too", || {
+        let mut command = sh("sleep 1000 & cut -d' ' -f 1,5,6 /proc/$$/stat; echo $!; read line");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).setsid(true);
+        for is_dropped in [true, false] {
+            let mut child = command.spawn().unwrap();
+            let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+            let (own, left) = block_on(async {
+                let mut line = async || lines.next_line().await.unwrap().unwrap();
+                (line().await, line().await)
+            });
+            let pid = child.id().unwrap();
+            assert_eq!(own, format!("{pid} {pid} {pid}"));
+            let left = Pidfd::open(left.parse().unwrap()).unwrap();
+            let program = Pidfd::open(pid).unwrap();
+            if is_dropped {
+                drop(child);
+            } else {
+                assert_eq!(block_on(child.wait()).unwrap().code(), Some(1));
+            }
+            assert!(program.wait_dead(BOUND) && left.wait_dead(BOUND));
+        }
+    });
+}
+
+/// The group of another program: both are in it, each ends alone, and the last takes all with it that is
+/// left in there.
+#[test]
+fn a_program_joins_a_group() {
+    isolated("a_program_joins_a_group", || {
+        let group = |child: &Child| {
+            let pid = child.id().unwrap().cast_signed();
+            nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(pid))).unwrap().as_raw()
+        };
+        let mut first = cat();
+        let leader = first.id().unwrap().cast_signed();
+        assert_eq!(group(&first), leader);
+        let mut script = sh("env -i sleep 1000 & echo $!; exec cat");
+        script.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(leader);
+        let mut second = script.spawn().unwrap();
+        let mut third = script.spawn().unwrap();
+        assert_eq!((group(&second), group(&third)), (leader, leader));
+        let mut left = || {
+            let mut lines = BufReader::new(third.stdout.take().unwrap()).lines();
+            let line = block_on(lines.next_line()).unwrap().unwrap();
+            Pidfd::open(line.parse().unwrap()).unwrap()
+        };
+        let left = left();
+        // The leader's end is told though others are in there, and ends none of them.
+        assert!(block_on(first.wait()).unwrap().success());
+        assert_eq!(first.handle().left_behind(), [], "they are nobody's strays");
+        assert_eq!((second.try_wait().unwrap(), third.try_wait().unwrap()), (None, None));
+        second.start_kill().unwrap();
+        assert_eq!(block_on(second.wait()).unwrap().signal(), Some(9));
+        assert_eq!(third.try_wait().unwrap(), None);
+        assert!(!left.wait_dead(Duration::ZERO));
+        assert!(block_on(third.wait()).unwrap().success());
+        assert!(left.wait_dead(BOUND), "what carries no mark goes with the last of the group");
+
+        let own = nix::unistd::getpgrp().as_raw();
+        let mut script = sh("trap 'exit 5' TERM; echo up; while :; do read line; done");
+        script.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(own);
+        let mut ours = script.stop_signal(libc::SIGTERM).grace(BOUND).spawn().unwrap();
+        assert_eq!(group(&ours), own);
+        let mut up = [0; 2];
+        block_on(ours.stdout.as_mut().unwrap().read_exact(&mut up)).unwrap();
+        ours.stop().unwrap();
+        assert_eq!(block_on(ours.wait()).unwrap().code(), Some(5), "it alone is asked");
+        let refused = sh("").process_group(i32::MAX).spawn().unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
+        let refused = sh("").process_group(leader).setsid(true).spawn().unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
     });
 }

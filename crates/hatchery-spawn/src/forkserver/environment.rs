@@ -154,7 +154,7 @@ fn without_null(entry: &[u8]) -> &[u8] {
 /// Whether a program's arguments and variables are more than any kernel takes: three quarters of the
 /// 8 MiB that a stack has by default. What is less is for the kernel to judge.
 pub(crate) fn exceeds(spec: &Spec, environment: Option<&[u8]>) -> bool {
-    let args = spec.args.iter().map(|arg| arg.len() + 1);
+    let args = spec.args.iter().chain(&spec.arg0).map(|arg| arg.len() + 1);
     let set =
         spec.env.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, |it| it.len()));
     let all: usize = args.chain(set).chain(environment.map(<[u8]>::len)).sum();

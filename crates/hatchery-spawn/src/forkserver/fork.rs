@@ -32,8 +32,9 @@ pub(crate) fn fork(
     };
     // Both sides set the group, so that it is right whoever comes first; here it may be too late.
     let pid = nix::unistd::Pid::from_raw(child);
-    if !request.manner.detach {
-        let _too_late = nix::unistd::setpgid(pid, pid);
+    if !request.manner.detach && !request.manner.session {
+        let group = request.manner.group.map_or(pid, nix::unistd::Pid::from_raw);
+        let _too_late = nix::unistd::setpgid(pid, group);
     }
     // Somebody else may have taken the machine's last place since it was ours a moment ago.
     match pidfds.open(child) {

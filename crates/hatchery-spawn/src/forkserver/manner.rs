@@ -14,6 +14,10 @@ pub(crate) struct Manner {
     pub(crate) detach: bool,
     /// It has the terminal while it runs.
     pub(crate) foreground: bool,
+    /// It has a session of its own, and is treated as any other.
+    pub(crate) session: bool,
+    /// The group that it joins, in place of one of its own.
+    pub(crate) group: Option<i32>,
     /// The numbers at which the last of its fds are put: 3 or higher, each once.
     pub(crate) places: Vec<i32>,
 }
@@ -25,7 +29,9 @@ impl Manner {
         let mut places = self.places.clone();
         places.sort_unstable();
         places.dedup();
+        let leads = self.session || self.detach || self.foreground;
         self.stop.as_ref().is_none_or(is_signal)
+            && self.group.is_none_or(|group| group > 0 && !leads)
             && places.len() == self.places.len()
             && places.first().is_none_or(|lowest| *lowest >= 3)
     }
@@ -37,6 +43,8 @@ impl Manner {
             | bit(self.keep_strays, 1)
             | bit(self.detach, 2)
             | bit(self.foreground, 3)
+            | bit(self.session, 4)
+            | bit(self.group.is_some(), 5)
     }
 }
 

@@ -13,6 +13,7 @@ mod apply;
 mod keeper;
 mod look;
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use nix::errno::Errno;
@@ -22,6 +23,7 @@ pub(crate) use apply::apply;
 pub(crate) use keeper::{Keeper, Sender};
 use look::{Look, own};
 
+use crate::confine::User;
 use crate::sys::rights as sys;
 
 /// What of a spawner's rights could not be carried over to a child. Nothing was started.
@@ -55,13 +57,15 @@ pub enum Right {
     Cgroup,
     /// `/proc` doesn't show them to the forkserver.
     Hidden,
+    /// To become the user, the group or the supplementary groups that were asked for.
+    Become,
 }
 
 impl Right {
     pub(crate) fn from_number(number: u8) -> Option<Self> {
         use Right::{
-            Capabilities, Cgroup, Changed, Exec, Hidden, Landlock, Namespace, Reach, Root, Seccomp,
-            Securebits, User, UserNamespace,
+            Become, Capabilities, Cgroup, Changed, Exec, Hidden, Landlock, Namespace, Reach, Root,
+            Seccomp, Securebits, User, UserNamespace,
         };
         [
             Changed,
@@ -77,6 +81,7 @@ impl Right {
             Reach,
             Cgroup,
             Hidden,
+            Become,
         ]
         .into_iter()
         .find(|right| *right as u8 == number)
@@ -124,6 +129,10 @@ impl Right {
             Self::Reach => {
                 "the forkserver could not end a child of this process's user, for want of CAP_KILL: \
                  open the runtime after the change of user"
+            }
+            Self::Become => {
+                "this process may not become the user or the groups that were asked for, for want of \
+                 CAP_SETUID or CAP_SETGID"
             }
             Self::Cgroup => "this process may not make a cgroup there itself",
             Self::Hidden => {
@@ -363,6 +372,30 @@ fn plan(base: &Base, case: &Case<'_>) -> Result<Plan, Right> {
     Ok(Plan { ids, no_new_privs, dumpable })
 }
 
+/// Whether the spawner itself could become that user, and the forkserver could then end it.
+pub(crate) fn may_become(
+    base: &Base,
+    now: &Rights,
+    is_at_home: bool,
+    user: &User,
+) -> Result<(), Right> {
+    let own = &base.rights;
+    let caps = if is_at_home { now.caps.within(&own.caps) } else { Caps::default() };
+    let has = |capability: u32| caps.effective & 1 << capability != 0;
+    let [real, ..] = now.uids;
+    let groups = user.groups_of(real).is_none_or(|groups| {
+        let sorted = |groups: &[u32]| groups.iter().copied().collect::<BTreeSet<_>>();
+        has(CAP_SETGID) || sorted(groups) == sorted(&now.groups)
+    });
+    let gid = user.gid.is_none_or(|gid| has(CAP_SETGID) || now.gids[..3].contains(&gid));
+    let uid = user.uid.is_none_or(|uid| has(CAP_SETUID) || now.uids[..3].contains(&uid));
+    if !(groups && gid && uid) {
+        return Err(Right::Become);
+    }
+    let is_reached = user.uid.is_none_or(|uid| own.uids[..2].contains(&uid));
+    if is_reached || own.caps.effective & 1 << CAP_KILL != 0 { Ok(()) } else { Err(Right::Reach) }
+}
+
 impl Caps {
     /// Of these, what the other has too.
     fn within(self, other: &Self) -> Self {
@@ -532,6 +565,39 @@ mod tests {
         let (now, server) = (root(), without(SETPCAP));
         let secure = Case { asker, ..case(&now) };
         assert_eq!(judge(&server, &secure), Err(Right::Securebits));
+    }
+
+    /// C17: who may become whom is what the kernel would say to the spawner itself.
+    #[test]
+    fn nobody_has_a_child_of_a_user_that_it_could_not_become() {
+        let of = |uid, gid, groups: Option<&[u32]>| User {
+            uid,
+            gid,
+            groups: groups.map(<[u32]>::to_vec),
+        };
+        let may = |now: &Rights, user: &User| may_become(&base(root()), now, true, user);
+        let all = of(Some(7), Some(8), Some(&[9]));
+        assert_eq!(may(&root(), &all), Ok(()));
+        assert_eq!(may_become(&base(root()), &root(), false, &all), Err(Right::Become));
+        let mut no_groups = root();
+        no_groups.caps.effective &= !(1 << CAP_SETGID);
+        let uid = of(Some(7), None, None);
+        assert_eq!(may(&no_groups, &uid), Ok(()), "it has none that would be left to it");
+        no_groups.groups = vec![4];
+        for user in [&all, &uid, &of(None, Some(8), None), &of(None, None, Some(&[]))] {
+            assert_eq!(may(&no_groups, user), Err(Right::Become), "{user:?}");
+        }
+        assert_eq!(may(&no_groups, &of(Some(7), Some(0), Some(&[4]))), Ok(()));
+        // Without a capability: one of its own three.
+        let raised = Rights { uids: [7, 8, 9, 8], ..user(7) };
+        for (uid, is_own) in [(7, true), (8, true), (9, true), (0, false)] {
+            assert_eq!(may(&raised, &of(Some(uid), None, None)).is_ok(), is_own, "{uid}");
+        }
+        // The forkserver's rights are the most.
+        assert_eq!(may_become(&base(user(7)), &root(), true, &all), Err(Right::Become));
+        let mut deaf = root();
+        deaf.caps.effective &= !(1 << CAP_KILL);
+        assert_eq!(may_become(&base(deaf), &root(), true, &all), Err(Right::Reach));
     }
 
     /// C17: a set-user-id bit of our own file brings nothing back.

@@ -34,6 +34,8 @@ pub(crate) struct Request {
     pub(crate) payload: Vec<u8>,
     /// For a program: what to run, then its arguments.
     pub(crate) argv: Vec<Vec<u8>>,
+    /// What a program is told that it is called, in place of what to run.
+    pub(crate) arg0: Option<Vec<u8>>,
     pub(crate) env: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     pub(crate) env_clear: bool,
     pub(crate) current_dir: Option<Vec<u8>>,
@@ -259,6 +261,7 @@ impl Request {
         for arg in &self.argv {
             out.bytes(arg);
         }
+        out.optional(self.arg0.as_deref());
         out.u32(self.env.len());
         for (key, value) in &self.env {
             out.bytes(key);
@@ -299,6 +302,7 @@ impl Request {
         let name = input.text()?;
         let payload = input.bytes()?.to_vec();
         let argv = input.list(|input| Ok(input.bytes()?.to_vec()))?;
+        let arg0 = input.optional()?.map(<[u8]>::to_vec);
         let env = input.list(|input| {
             let key = input.bytes()?.to_vec();
             Ok((key, input.optional()?.map(<[u8]>::to_vec)))
@@ -329,6 +333,7 @@ impl Request {
             name,
             payload,
             argv,
+            arg0,
             env,
             env_clear,
             current_dir,
@@ -537,9 +542,12 @@ impl Writer {
         }
         self.u32(users.len());
         for User { uid, gid, groups } in users {
-            self.0.extend(uid.to_le_bytes());
-            self.0.extend(gid.to_le_bytes());
-            self.u32s(groups);
+            self.u8(u8::from(uid.is_some()));
+            self.0.extend(uid.unwrap_or_default().to_le_bytes());
+            self.u8(u8::from(gid.is_some()));
+            self.0.extend(gid.unwrap_or_default().to_le_bytes());
+            self.u8(u8::from(groups.is_some()));
+            self.u32s(groups.as_deref().unwrap_or_default());
         }
         self.optional(cgroup.as_ref().map(|cgroup| cgroup.parent.as_os_str().as_bytes()));
         self.optional_u64(cgroup.as_ref().and_then(|cgroup| cgroup.memory));
@@ -551,6 +559,7 @@ impl Writer {
         self.u8(signal);
         self.u64(grace);
         self.u64(manner.linger);
+        self.i32(manner.group.unwrap_or_default());
         self.u32(manner.places.len());
         for place in &manner.places {
             self.i32(*place);
@@ -637,8 +646,14 @@ impl<'a> Reader<'a> {
             Ok(SyscallFilter { program })
         })?;
         let users = self.list(|input| {
-            let (uid, gid) = (input.u32()?, input.u32()?);
-            Ok(User { uid, gid, groups: input.list(Self::u32)? })
+            let (has_uid, uid) = (input.u8()? != 0, input.u32()?);
+            let (has_gid, gid) = (input.u8()? != 0, input.u32()?);
+            let (has_groups, groups) = (input.u8()? != 0, input.list(Self::u32)?);
+            Ok(User {
+                uid: has_uid.then_some(uid),
+                gid: has_gid.then_some(gid),
+                groups: has_groups.then_some(groups),
+            })
         })?;
         let has_cgroup = self.u8()? != 0;
         let parent = self.path()?;
@@ -657,12 +672,15 @@ impl<'a> Reader<'a> {
         let marks = self.u8()?;
         let has = |at: u8| marks >> at & 1 == 1;
         let stop = (self.u8()?, self.u64()?);
+        let (linger, group) = (self.u64()?, self.i32()?);
         let manner = Manner {
             stop: has(0).then_some(stop),
-            linger: self.u64()?,
+            linger,
             keep_strays: has(1),
             detach: has(2),
             foreground: has(3),
+            session: has(4),
+            group: has(5).then_some(group),
             places: self.list(Self::i32)?,
         };
         if manner.is_sound() { Ok(manner) } else { Err(Malformed) }
@@ -689,6 +707,7 @@ mod tests {
             name: "worker".into(),
             payload: vec![1, 2, 3],
             argv: vec![b"ls".to_vec(), b"-l".to_vec()],
+            arg0: Some(b"dir".to_vec()),
             env: vec![(b"A".to_vec(), Some(b"b".to_vec())), (b"C".to_vec(), None)],
             env_clear: true,
             current_dir: Some(b"/".to_vec()),
@@ -710,6 +729,8 @@ mod tests {
                 keep_strays: true,
                 detach: true,
                 foreground: true,
+                session: true,
+                group: None,
                 places: vec![9, 3],
             },
             present: Present {

@@ -1,5 +1,7 @@
 //! What is to be started, said once and started as often as wanted.
 
+mod who;
+
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::future::Future;
@@ -14,7 +16,7 @@ use super::block::block_on;
 use super::child::Child;
 use super::output::{Bounds, Output};
 use crate::command::Command as Once;
-use crate::confine::Confinement;
+use crate::confine::{Confinement, User};
 use crate::spec::Resource;
 use crate::stdio::{Relay, Stdio};
 
@@ -27,6 +29,10 @@ use crate::stdio::{Relay, Stdio};
 pub struct Command {
     program: OsString,
     args: Vec<OsString>,
+    arg0: Option<OsString>,
+    who: User,
+    session: bool,
+    group: Option<i32>,
     env: BTreeMap<OsString, Option<OsString>>,
     env_clear: bool,
     current_dir: Option<PathBuf>,
@@ -72,6 +78,10 @@ impl Command {
         Self {
             program: program.as_ref().to_owned(),
             args: Vec::new(),
+            arg0: None,
+            who: User::default(),
+            session: false,
+            group: None,
             env: BTreeMap::new(),
             env_clear: false,
             current_dir: None,
@@ -389,6 +399,10 @@ impl Command {
         (once.spec.umask, once.spec.nice) = (self.umask, self.nice);
         once.spec.limits.clone_from(&self.limits);
         once.spec.confine = self.confine.clone();
+        // After a user that the confinement asks for, which may then lack the right to it.
+        once.spec.confine.users.extend((self.who != User::default()).then(|| self.who.clone()));
+        once.spec.arg0.clone_from(&self.arg0);
+        (once.spec.manner.session, once.spec.manner.group) = (self.session, self.group);
         if let Some(signal) = self.stop_signal {
             once = once.stop_signal(signal);
         }

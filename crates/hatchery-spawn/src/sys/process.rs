@@ -64,11 +64,15 @@ fn null_ended(texts: &[CString]) -> Vec<*const libc::c_char> {
 ///
 /// The forkserver calls this for its own children: as their sole reaper it knows that a number
 /// can't have changed hands (H18). A root without pidfds calls it for its forkserver. `group` is by
-/// negative number, as in kill(2).
+/// negative number, as in kill(2); a child that leads none, for it was put into another, is signalled alone.
 pub(crate) fn kill_own_child(pid: i32, group: bool, signal: i32) {
     let target = if group { -pid } else { pid };
     // SAFETY: only numbers are passed; ESRCH means that there is nobody left to signal.
-    unsafe { libc::kill(target, signal) };
+    let sent = Errno::result(unsafe { libc::kill(target, signal) });
+    if group && sent == Err(Errno::ESRCH) {
+        // SAFETY: as above.
+        unsafe { libc::kill(pid, signal) };
+    }
 }
 
 /// Kills a process as [`kill_own_child`] signals one, and says whether that was refused: it has other

@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, fstat};
 
-use super::{Base, Case, Look, Plan, Right, Sight, judge, own};
+use super::{Base, Case, Look, Plan, Right, Sight, judge, may_become, own};
 use crate::forkserver::wire::{Request, Run};
 use crate::sys::rights as sys;
 
@@ -54,6 +54,9 @@ impl Keeper {
             raises: self.raises,
         };
         let plan = judge(&self.base, &case)?;
+        for user in &request.confine.users {
+            may_become(&self.base, &seen.rights, seen.is_at_home, user)?;
+        }
         if let Some(cgroup) = &request.confine.cgroup
             && seen.rights != self.base.rights
             && let Ok(parent) = nix::sys::stat::stat(&cgroup.parent)

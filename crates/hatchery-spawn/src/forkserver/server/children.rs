@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use nix::errno::Errno;
 use nix::libc;
 use nix::time::{ClockId, clock_gettime};
+use nix::unistd::{Pid, getpgid};
 
 use super::settle::Told;
 use super::{Asked, CallFailed, Server, now};
@@ -178,7 +179,17 @@ impl Server {
         }
         if self.book.knows(pid) && !self.book.is_detached(pid) && !self.keeps_strays(pid) {
             // Its group, while the zombie still holds the number: the strays that stayed in it.
-            process::kill_own_child(pid, true, libc::SIGKILL);
+            if !self.programs.is_shared(pid) {
+                process::kill_own_child(pid, true, libc::SIGKILL);
+            }
+            // Its number is nobody else's while a zombie is in there.
+            let is_in = |group: &i32| {
+                getpgid(Some(Pid::from_raw(pid))).is_ok_and(|of| of.as_raw() == *group)
+                    && !self.book.knows(*group)
+            };
+            if let Some(group) = self.programs.last_of(pid).filter(is_in) {
+                process::kill_own_child(group, true, libc::SIGKILL);
+            }
         }
         if let Ok(Some((_, status))) = waitid::reap(pid) {
             self.died(pid, &status);

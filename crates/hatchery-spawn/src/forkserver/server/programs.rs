@@ -29,6 +29,8 @@ pub(super) struct Programs {
     kept: BTreeMap<u64, Option<i32>>,
     /// The sessions of those that are left alone.
     sessions: BTreeSet<i32>,
+    /// Those that were put into the group of another child of ours, and which.
+    joined: BTreeMap<i32, i32>,
     /// Who has the terminal, or will have it again when it goes on.
     pub(super) foreground: Option<Foreground>,
     /// How the terminal is set before the program that is about to have it.
@@ -43,6 +45,19 @@ impl Programs {
     pub(super) fn died(&mut self, pid: i32) {
         self.manners.remove(&pid);
         self.lingering.remove(&pid);
+        self.joined.remove(&pid);
+    }
+
+    /// Whether others were put into that group, and one of them lives or is not reaped.
+    pub(super) fn is_shared(&self, group: i32) -> bool {
+        self.joined.values().any(|of| *of == group)
+    }
+
+    /// The group that a program was put into, if it is the last of those.
+    pub(super) fn last_of(&self, pid: i32) -> Option<i32> {
+        let group = self.joined.get(&pid)?;
+        let others = self.joined.iter().any(|(other, of)| of == group && *other != pid);
+        (!others).then_some(*group)
     }
 
     /// What was kept for an actor that has ended goes with it: by those marks.
@@ -100,6 +115,11 @@ impl Server {
         if manner.foreground {
             self.in_foreground(pid);
         }
+        // A group of nobody of ours, as this process's own, is not ours to end.
+        let is_ours = |group: &i32| self.book.knows(*group) || self.programs.is_shared(*group);
+        if let Some(group) = manner.group.filter(is_ours) {
+            self.programs.joined.insert(pid, group);
+        }
         self.programs.born(pid, manner);
     }
 
@@ -121,6 +141,9 @@ impl Server {
     ) -> Result<(), CallFailed> {
         if manner.detach && above.is_some_and(|pid| self.confined.binds(pid)) {
             return Err(("a detached program of a confined actor", Errno::EPERM));
+        }
+        if manner.group.is_some() && above.is_some_and(|pid| self.confined.binds(pid)) {
+            return Err(("another process group for a program of a confined actor", Errno::EPERM));
         }
         if manner.foreground { self.may_have_terminal() } else { Ok(()) }
     }

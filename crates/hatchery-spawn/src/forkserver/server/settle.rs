@@ -49,7 +49,10 @@ impl Server {
             below.owner = Owner::Nobody;
         }
         // After the reap: the number leads to nobody but its group, and is nobody else's while that is.
-        let left = Places { group: process::has_group(pid), cgroup: told.cgroup.is_some() };
+        let left = Places {
+            group: process::has_group(pid) && !self.programs.is_shared(pid),
+            cgroup: told.cgroup.is_some(),
+        };
         self.clear_later();
         if keeps {
             return self.say(Word::Settled { told, said: false, left: Vec::new(), group: None });
