@@ -97,6 +97,8 @@ async fn asks(n: &Nursery, worker: &Portal) {
     n.cancel();
     hatchery::cancel_self();
     hatchery::arm_watchdog(0);
+    // Nothing of it has made a thread here: no watchdog, no supervisor.
+    assert_eq!(hatchery_spawn::thread_count().unwrap(), 1);
 }
 
 /// What the copy does in the body of a nursery.

@@ -115,6 +115,8 @@ struct Outgoing {
     number: Option<u64>,
     bytes: Vec<u8>,
     fds: Vec<OwnedFd>,
+    /// Who is told as born by it.
+    born: Vec<u64>,
 }
 
 impl Client {
@@ -166,11 +168,13 @@ impl Client {
         }
         let number = state.next;
         state.next += 1;
-        let mut bytes = encode(number, state.born.drain(..).collect());
+        let born: Vec<u64> = state.born.drain(..).collect();
+        let mut bytes = encode(number, born.clone());
         if bytes.len() > MAX_BYTES {
             match elsewhere(&waiting.name, &bytes, MAX_ELSEWHERE) {
                 Ok(memory) => fds.push(memory),
                 Err(error) => {
+                    state.untold(born);
                     drop(state);
                     return waiting.fail(|_| error);
                 }
@@ -181,6 +185,7 @@ impl Client {
             match Outgoing::variables(&waiting.name, &texts) {
                 Ok(told) => state.queue.push_back(told),
                 Err(error) => {
+                    state.untold(born);
                     drop(state);
                     return waiting.fail(|_| error);
                 }
@@ -188,7 +193,7 @@ impl Client {
             state.environment = Some(texts);
         }
         state.waiting.insert(number, waiting);
-        state.queue.push_back(Outgoing { number: Some(number), bytes, fds });
+        state.queue.push_back(Outgoing { number: Some(number), bytes, fds, born });
         let refused = self.send_queued(&mut state);
         drop(state);
         refuse(refused);
@@ -550,7 +555,8 @@ impl Client {
                 && state.waiting.get(&number).is_none_or(|waiting| waiting.answer.is_closed())
             {
                 // Withdrawn before it was sent.
-                state.queue.pop_front();
+                let born = state.queue.pop_front().map(|next| next.born);
+                state.untold(born.unwrap_or_default());
                 state.waiting.remove(&number);
                 continue;
             }
@@ -608,10 +614,10 @@ impl Outgoing {
     fn variables(name: &str, texts: &[u8]) -> Result<Self, SpawnError> {
         let bytes = wire::encode_environment(texts);
         if bytes.len() <= MAX_BYTES {
-            return Ok(Self { number: None, bytes, fds: Vec::new() });
+            return Ok(Self { number: None, bytes, fds: Vec::new(), born: Vec::new() });
         }
         let fds = vec![elsewhere(name, texts, MAX_ENVIRONMENT)?];
-        Ok(Self { number: None, bytes: wire::encode_environment(&[]), fds })
+        Ok(Self { number: None, bytes: wire::encode_environment(&[]), fds, born: Vec::new() })
     }
 }
 
@@ -619,6 +625,7 @@ impl State {
     /// What is next can't be sent. If it is variables, neither can the requests that go with them.
     fn refuse_next(&mut self) -> Vec<Waiting> {
         let Some(next) = self.queue.pop_front() else { return Vec::new() };
+        self.untold(next.born);
         if let Some(number) = next.number {
             return self.waiting.remove(&number).into_iter().collect();
         }
@@ -628,10 +635,18 @@ impl State {
         }
         let mut refused = Vec::new();
         while let Some(number) = self.queue.front().and_then(|next| next.number) {
-            self.queue.pop_front();
+            let born = self.queue.pop_front().map(|next| next.born);
+            self.untold(born.unwrap_or_default());
             refused.extend(self.waiting.remove(&number));
         }
         refused
+    }
+
+    /// What a request that was never sent would have told goes with the next one: until then the tree holds
+    /// places for those births.
+    fn untold(&mut self, born: Vec<u64>) {
+        let room = MAX_BORN.saturating_sub(self.born.len());
+        born.into_iter().rev().take(room).for_each(|number| self.born.push_front(number));
     }
 
     fn hear(&mut self) {
@@ -784,6 +799,20 @@ mod tests {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
     use super::*;
+
+    /// C16: what a request was to tell is told by another one if that is withdrawn before it is sent.
+    #[test]
+    fn births_that_a_withdrawn_request_was_to_tell_are_told_by_the_next() {
+        let mut state = State { born: VecDeque::from([5, 6]), ..State::default() };
+        let born: Vec<u64> = state.born.drain(..).collect();
+        state.born.push_back(7);
+        state.queue.push_back(Outgoing { number: Some(1), bytes: vec![], fds: vec![], born });
+        assert!(state.refuse_next().is_empty(), "nobody waits for it");
+        assert_eq!(state.born, [5, 6, 7]);
+        let many: Vec<u64> = (100..).take(MAX_BORN).collect();
+        state.untold(many);
+        assert_eq!((state.born.len(), state.born.back()), (MAX_BORN, Some(&7)));
+    }
 
     /// H28: statuses that the forkserver told before it died with a request of ours unread, which
     /// the kernel reports first and as a reset, are not lost.
