@@ -551,8 +551,11 @@ impl ChildHandle {
         let Body::Process { notes: Some(notes), .. } = &self.core.body else {
             return std::future::pending().await;
         };
-        match notes.subscribe().wait_for(wanted).await.as_deref() {
-            Ok(note) => *note,
+        let mut notes = notes.subscribe();
+        // What is borrowed of it is no other thread's, and this future may be.
+        let note = notes.wait_for(wanted).await.map(|note| *note);
+        match note {
+            Ok(note) => note,
             // The sender lives in the core that is borrowed here.
             Err(_) => std::future::pending().await,
         }

@@ -16,6 +16,9 @@
 //! # Ok(()) }
 //! ```
 //!
+//! [`blocking`] is the same in the shape of `std::process`. The names are here and not at the crate's root,
+//! whose `Command`, `Child` and `Output` are those of the typed builder.
+//!
 //! # What differs from tokio
 //!
 //! | | tokio | here | as in tokio |
@@ -39,6 +42,7 @@
 //! Don't use it where a child is to outlive its parent as a rule, or where `pre_exec` runs code of your own.
 
 mod block;
+pub mod blocking;
 mod child;
 mod command;
 mod output;

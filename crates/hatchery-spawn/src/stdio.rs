@@ -68,6 +68,21 @@ impl From<PipeWriter> for Stdio {
     }
 }
 
+macro_rules! of_std {
+    ($($end:ident)*) => {
+        $(
+            /// The end of a pipe of std's own child.
+            impl From<std::process::$end> for Stdio {
+                fn from(end: std::process::$end) -> Self {
+                    Self::Fd(end.into())
+                }
+            }
+        )*
+    };
+}
+
+of_std!(ChildStdin ChildStdout ChildStderr);
+
 /// How lines are passed on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relay {

@@ -506,3 +506,22 @@ fn a_program_joins_a_group() {
         assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
     });
 }
+
+/// What is awaited may be a task of any runtime, and what is held may be another thread's.
+#[test]
+fn all_futures_may_go_to_another_thread() {
+    fn is_send<T: Send>(value: T) -> T {
+        value
+    }
+    fn is_shared<T: Send + Sync>() {}
+    is_shared::<(Command, Child, Output)>();
+    let output = block_on(async {
+        let mut child = cat();
+        is_send(child.wait()).await.unwrap();
+        is_send(cat().kill()).await.unwrap();
+        is_send(child.wait_with_output()).await.unwrap();
+        is_send(sh("true").status()).await.unwrap();
+        tokio::spawn(sh("echo x").output()).await.unwrap().unwrap()
+    });
+    assert_eq!(output.stdout, b"x\n");
+}

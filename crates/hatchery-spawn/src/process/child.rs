@@ -39,6 +39,13 @@ impl Child {
         &self.name
     }
 
+    pub(super) fn pid(&self) -> u32 {
+        match self.owned.id() {
+            ChildId::Process(pid) => pid,
+            ChildId::Thread(_) => 0,
+        }
+    }
+
     /// Its process id; `None` when its status was told, for then the number may be another's.
     #[must_use]
     pub fn id(&self) -> Option<u32> {

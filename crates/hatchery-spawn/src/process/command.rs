@@ -63,7 +63,7 @@ pub enum Overflow {
 
 /// A [`Stdio`] that can be given more than once.
 #[derive(Debug, Clone)]
-enum End {
+pub(super) enum End {
     Null,
     Inherit,
     Piped,
@@ -360,8 +360,12 @@ impl Command {
         async move { child?.wait_with_output().await }
     }
 
+    pub(super) fn has_timeout(&self) -> bool {
+        self.bounds.timeout.is_some()
+    }
+
     /// `unset`: where its stdio goes if nothing was said.
-    fn start(&mut self, unset: [End; 3]) -> io::Result<Child> {
+    pub(super) fn start(&mut self, unset: [End; 3]) -> io::Result<Child> {
         let name = Path::new(&self.program).file_name().unwrap_or(&self.program);
         let name = name.to_string_lossy().into_owned();
         let started = block_on(self.once(unset)?.spawn())?;
