@@ -46,11 +46,13 @@ pub mod blocking;
 mod child;
 mod command;
 mod output;
+mod pipeline;
 mod pipes;
 
 pub use child::Child;
 pub use command::{Command, Overflow};
 pub use output::Output;
+pub use pipeline::{Pipeline, PipelineOutput, Running};
 pub use pipes::{ChildStderr, ChildStdin, ChildStdout};
 
 pub use crate::command::{Ended, Holder};

@@ -3,7 +3,7 @@
 use std::io;
 use std::process::ExitStatus;
 
-use super::output::{Bounds, Output, collect};
+use super::output::{Bounds, Collected, Output, Parts, collect};
 use super::pipes::{ChildStderr, ChildStdin, ChildStdout};
 use crate::child::{Child as Owned, ChildHandle, ChildId};
 use crate::command::output::to_its_end;
@@ -37,6 +37,14 @@ impl Child {
 
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    pub(super) fn owned(&self) -> &Owned {
+        &self.owned
+    }
+
+    pub(super) fn bounds(&self) -> Bounds {
+        self.bounds
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -141,7 +149,10 @@ impl Child {
     pub async fn wait_with_output(mut self) -> io::Result<Output> {
         drop(self.stdin.take());
         let outputs = (self.stdout.take(), self.stderr.take());
-        collect(&self.owned, outputs, self.bounds).await
+        let collected = collect(Parts(vec![&self.owned]), outputs, self.bounds).await?;
+        let Collected { mut statuses, stdout, stderr, ended } = collected;
+        let status = statuses.pop().unwrap_or_default();
+        Ok(Output { status, stdout, stderr, ended })
     }
 }
 

@@ -360,6 +360,16 @@ impl Command {
         async move { child?.wait_with_output().await }
     }
 
+    /// Whether it says itself in which group or session it is.
+    pub(super) fn has_place(&self) -> bool {
+        self.session || self.group.is_some() || self.detach || self.foreground
+    }
+
+    /// Whether nothing was said of its stderr.
+    pub(super) fn has_default_stderr(&self) -> bool {
+        self.stdio[2].is_none()
+    }
+
     pub(super) fn has_timeout(&self) -> bool {
         self.bounds.timeout.is_some()
     }
@@ -430,7 +440,7 @@ impl Command {
 }
 
 impl End {
-    fn of(stdio: Stdio) -> Self {
+    pub(super) fn of(stdio: Stdio) -> Self {
         match stdio {
             Stdio::Null => Self::Null,
             Stdio::Inherit => Self::Inherit,

@@ -46,16 +46,55 @@ pub(super) struct Bounds {
     pub(super) output: Option<(usize, Overflow)>,
 }
 
-/// Reads both to their ends, or as far as the bounds go. Ended by the program's end and its drain, or by its
-/// time-out.
+/// The parts of what runs together: one program, or a pipeline.
+pub(super) struct Parts<'a>(pub(super) Vec<&'a Owned>);
+
+impl Parts<'_> {
+    /// Each to its end; what it left in its group may go on. Dropping it loses nothing.
+    async fn end(&self) -> io::Result<()> {
+        for part in &self.0 {
+            let handle = part.handle();
+            // Its status comes after the end of what it left.
+            tokio::select! {
+                exit = to_its_end(part) => exit.map(drop)?,
+                _ended = handle.noted(|note| *note == Note::Ended) => {}
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn stop(&self) -> io::Result<()> {
+        self.0.iter().try_for_each(|part| stop(&part.handle()))
+    }
+
+    /// The statuses of all, in their order.
+    pub(super) async fn statuses(&self) -> io::Result<Vec<ExitStatus>> {
+        let mut statuses = Vec::new();
+        for part in &self.0 {
+            statuses.push(to_its_end(part).await?.into());
+        }
+        Ok(statuses)
+    }
+}
+
+/// What all parts wrote, and how they ended.
+pub(super) struct Collected {
+    pub(super) statuses: Vec<ExitStatus>,
+    pub(super) stdout: Vec<u8>,
+    pub(super) stderr: Vec<u8>,
+    pub(super) ended: Ended,
+}
+
+/// Reads both to their ends, or as far as the bounds go. Ended by the programs' ends and the drain of the
+/// last, or by its time-out.
 pub(super) async fn collect(
-    child: &Owned,
+    parts: Parts<'_>,
     (stdout, stderr): (Option<ChildStdout>, Option<ChildStderr>),
     bounds: Bounds,
-) -> io::Result<Output> {
-    let handle = child.handle();
+) -> io::Result<Collected> {
     let (mut stdout, mut stderr) = (Kept::new(stdout, bounds), Kept::new(stderr, bounds));
-    let end = read(child, &handle, (&mut stdout, &mut stderr), bounds).await?;
+    let end = read(&parts, (&mut stdout, &mut stderr), bounds).await?;
+    let server = parts.0.last().map_or(0, |last| last.server());
     let ended = match end {
         End::TimedOut => Ended::TimedOut,
         End::Whole if stdout.is_cut || stderr.is_cut => Ended::Truncated,
@@ -63,12 +102,12 @@ pub(super) async fn collect(
         End::Drained => {
             // While those are there that will be killed for it.
             let ends = [stdout.fd(), stderr.fd()];
-            Ended::Incomplete { held_by: holders::of(ends, child.server()).await }
+            Ended::Incomplete { held_by: holders::of(ends, server).await }
         }
     };
-    handle.settle();
-    let status = to_its_end(child).await?.into();
-    Ok(Output { status, stdout: stdout.bytes, stderr: stderr.bytes, ended })
+    parts.0.iter().for_each(|part| part.handle().settle());
+    let statuses = parts.statuses().await?;
+    Ok(Collected { statuses, stdout: stdout.bytes, stderr: stderr.bytes, ended })
 }
 
 /// What ended the reading.
@@ -82,8 +121,7 @@ enum End {
 }
 
 async fn read(
-    child: &Owned,
-    handle: &ChildHandle,
+    parts: &Parts<'_>,
     (stdout, stderr): (&mut Kept<ChildStdout>, &mut Kept<ChildStderr>),
     bounds: Bounds,
 ) -> io::Result<End> {
@@ -93,14 +131,9 @@ async fn read(
             None => pending().await,
         }
     });
-    let mut reading = pin!(async { tokio::try_join!(stdout.read(handle), stderr.read(handle)) });
-    let mut ending = pin!(async {
-        // Its status comes after the end of what it left.
-        tokio::select! {
-            exit = to_its_end(child) => exit.map(drop),
-            _ended = handle.noted(|note| *note == Note::Ended) => Ok(()),
-        }
-    });
+    let mut reading = pin!(async { tokio::try_join!(stdout.read(parts), stderr.read(parts)) });
+    let mut ending = pin!(parts.end());
+    let drain = parts.0.last().and_then(|last| last.drain);
     let (mut is_read, mut is_late) = (false, false);
     loop {
         tokio::select! {
@@ -115,13 +148,13 @@ async fn read(
             }
             () = &mut timer, if !is_late => {
                 is_late = true;
-                stop(handle)?;
+                parts.stop()?;
             }
         }
     }
     if !is_read {
         let rest = async {
-            match child.drain {
+            match drain {
                 Some(drain) => {
                     timeout(drain, reading).await.map_or(Ok(false), |read| read.map(|_| true))
                 }
@@ -158,7 +191,7 @@ impl<T> Kept<T> {
 
 impl<T: AsyncRead + Unpin> Kept<T> {
     /// To its end. What comes after the most is read too: else its writer would wait for ever.
-    async fn read(&mut self, handle: &ChildHandle) -> io::Result<()> {
+    async fn read(&mut self, parts: &Parts<'_>) -> io::Result<()> {
         let Some(pipe) = &mut self.pipe else { return Ok(()) };
         let Some((most, then)) = self.most else {
             return pipe.read_to_end(&mut self.bytes).await.map(drop);
@@ -168,7 +201,7 @@ impl<T: AsyncRead + Unpin> Kept<T> {
         let mut rest = [0; 4096];
         while pipe.read(&mut rest).await? > 0 {
             if !self.is_cut && then == Overflow::End {
-                stop(handle)?;
+                parts.stop()?;
             }
             self.is_cut = true;
         }
