@@ -280,8 +280,8 @@ fn to_child() -> Vec<ToChild> {
         version: PROTOCOL_VERSION,
         path: path.clone(),
         config: Config::default(),
-        backend: "exec".to_owned(),
-        stdio: "relay".to_owned(),
+        backend: hatchery_proto::DefaultBackend::Exec,
+        stdio: hatchery_proto::DefaultStdio::Relay,
         busy_poll: std::time::Duration::from_micros(20),
         lanes: Some(3),
     };

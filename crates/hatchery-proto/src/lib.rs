@@ -55,7 +55,10 @@ pub use frame::{Decoder, FrameError};
 pub use handshake::HandshakeError;
 pub use id::{ActorId, ActorName, ActorPath, BadName, CallId};
 pub use lane::Lane;
-pub use message::{Ended, Hello, PROTOCOL_VERSION, Ready, Reason, ToChild, ToParent, Why};
+pub use message::{
+    DefaultBackend, DefaultStdio, Ended, Hello, PROTOCOL_VERSION, Ready, Reason, ToChild, ToParent,
+    Why,
+};
 pub use moved::on_their_way;
 pub use part::{Handed, Part, Parts, Sealed, Way};
 pub use report::{ActorReport, Forced, Past, Report, Step, StepTaken};

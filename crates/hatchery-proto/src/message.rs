@@ -15,7 +15,7 @@ use crate::report::ActorReport;
 use crate::stream::Terms;
 
 /// Raised whenever a message changes its form.
-pub const PROTOCOL_VERSION: u32 = 7;
+pub const PROTOCOL_VERSION: u32 = 8;
 
 /// From the spawner to the actor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -137,14 +137,38 @@ pub struct Hello {
     /// The bounds of the tree.
     #[serde(with = "unless_default")]
     pub config: Config,
-    /// The default backend of the tree, by name.
-    pub backend: String,
-    /// The default stdio of the tree, by name.
-    pub stdio: String,
+    /// The default backend of the tree.
+    pub backend: DefaultBackend,
+    /// The default stdio of the tree.
+    pub stdio: DefaultStdio,
     /// How long who waits on this channel looks for messages before it sleeps.
     pub busy_poll: Duration,
     /// For a thread of the spawner's process: where the lanes beside its channel wait for it.
     pub lanes: Option<u64>,
+}
+
+/// What an actor below is started by, unless its spawner says otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum DefaultBackend {
+    /// A fork of the forkserver.
+    Forkserver,
+    /// An exec of the program.
+    Exec,
+    /// A thread of its spawner's process.
+    Thread,
+}
+
+/// Where an actor below writes, unless its spawner says otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum DefaultStdio {
+    /// Its lines are relayed with its path.
+    Relay,
+    /// Nowhere.
+    Null,
+    /// To its spawner's own.
+    Inherit,
+    /// To a pipe that its spawner takes.
+    Piped,
 }
 
 /// Bounds that are the default ones are not sent: every actor has to read them before it answers,

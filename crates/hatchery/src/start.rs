@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hatchery_proto::{ActorPath, Hello};
+use hatchery_proto::{ActorPath, DefaultBackend, DefaultStdio, Hello};
 use hatchery_spawn::{Confinement, Relay, Resource, Spec};
 
 use crate::actor;
@@ -80,12 +80,12 @@ pub enum Stdio {
 }
 
 impl Stdio {
-    fn name(self) -> &'static str {
+    fn told(self) -> DefaultStdio {
         match self {
-            Self::Relay => "relay",
-            Self::Null => "null",
-            Self::Inherit => "inherit",
-            Self::Piped => "piped",
+            Self::Relay => DefaultStdio::Relay,
+            Self::Null => DefaultStdio::Null,
+            Self::Inherit => DefaultStdio::Inherit,
+            Self::Piped => DefaultStdio::Piped,
         }
     }
 
@@ -121,19 +121,30 @@ pub(crate) struct Defaults {
 impl Defaults {
     /// As told in the handshake.
     pub(crate) fn of(hello: &Hello) -> Self {
-        let stdio = match hello.stdio.as_str() {
-            "null" => Stdio::Null,
-            "inherit" => Stdio::Inherit,
-            "piped" => Stdio::Piped,
-            _ => Stdio::Relay,
+        let stdio = match hello.stdio {
+            DefaultStdio::Relay => Stdio::Relay,
+            DefaultStdio::Null => Stdio::Null,
+            DefaultStdio::Inherit => Stdio::Inherit,
+            DefaultStdio::Piped => Stdio::Piped,
         };
-        let backend = Backend::from_name(&hello.backend).unwrap_or_default();
+        let backend = match hello.backend {
+            DefaultBackend::Forkserver => Backend::Forkserver,
+            DefaultBackend::Exec => Backend::Exec,
+            DefaultBackend::Thread => Backend::Thread,
+        };
         Self { backend, stdout: stdio, stderr: stdio }
     }
 
     /// To be told in the handshake.
-    pub(crate) fn names(&self) -> (String, String) {
-        (self.backend.name().to_owned(), self.stderr.name().to_owned())
+    pub(crate) fn told(&self) -> (DefaultBackend, DefaultStdio) {
+        let backend = match self.backend {
+            Backend::Forkserver => DefaultBackend::Forkserver,
+            Backend::Exec => DefaultBackend::Exec,
+            Backend::Thread => DefaultBackend::Thread,
+            // It is a value of this process: those below have the default one.
+            Backend::Custom(_) => return (DefaultBackend::Forkserver, self.stderr.told()),
+        };
+        (backend, self.stderr.told())
     }
 }
 

@@ -98,7 +98,7 @@ impl Core {
 
     fn hello(&self, outbox: &Outbox, path: &ActorPath, busy_poll: Duration, lanes: Option<u64>) {
         let runtime = &self.actor.runtime;
-        let (backend, stdio) = runtime.defaults.names();
+        let (backend, stdio) = runtime.defaults.told();
         let hello = Hello {
             version: PROTOCOL_VERSION,
             path: path.clone(),
