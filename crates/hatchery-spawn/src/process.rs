@@ -45,12 +45,14 @@ mod block;
 pub mod blocking;
 mod child;
 mod command;
+mod lines;
 mod output;
 mod pipeline;
 mod pipes;
 
 pub use child::Child;
 pub use command::{Command, Overflow};
+pub use lines::{Line, Lines, Origin};
 pub use output::Output;
 pub use pipeline::{Pipeline, PipelineOutput, Running};
 pub use pipes::{ChildStderr, ChildStdin, ChildStdout};

@@ -10,7 +10,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use common::{BOUND, block_on, isolated};
-use hatchery_spawn::process::{Child, Command, Ended, Output, Overflow, Stdio};
+use hatchery_spawn::process::{Child, Command, Ended, Origin, Output, Overflow, Stdio};
 use hatchery_spawn::{Exit, Pidfd, Right, SpawnError};
 use nix::libc;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -524,4 +524,50 @@ fn all_futures_may_go_to_another_thread() {
         tokio::spawn(sh("echo x").output()).await.unwrap().unwrap()
     });
     assert_eq!(output.stdout, b"x\n");
+}
+
+/// The lines of both outputs come as they arrive, each with its origin; the last needs no end.
+#[test]
+fn lines_of_both_outputs_come_as_they_arrive() {
+    let script = "while read line; do echo $line; read line; echo $line >&2; done; printf 'l\\377'";
+    let mut command = sh(script);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    block_on(async {
+        let mut child = command.spawn().unwrap();
+        let (mut stdin, mut lines) = (child.stdin.take().unwrap(), child.lines());
+        for count in 0..200 {
+            let origin = if count % 2 == 0 { Origin::Stdout } else { Origin::Stderr };
+            stdin.write_all(format!("line {count}\n").as_bytes()).await.unwrap();
+            let line = lines.next_line().await.unwrap().unwrap();
+            assert_eq!((line.origin, &*line.text()), (origin, &*format!("line {count}")));
+        }
+        drop(stdin);
+        let last = lines.next_line().await.unwrap().unwrap();
+        assert_eq!((last.origin, &*last.bytes), (Origin::Stdout, &b"l\xff"[..]));
+        assert_eq!(lines.next_line().await.unwrap(), None);
+        assert_eq!(lines.next_line().await.unwrap(), None);
+        assert!(child.wait().await.unwrap().success());
+    });
+}
+
+/// Neither output waits for the other's end, and a line without an end takes no more than its bound.
+#[test]
+fn lines_of_one_output_never_wait_for_the_other() {
+    let script = "head -c 2500000 /dev/zero & seq 1000 >&2; wait; echo; echo; echo end";
+    let mut command = sh(script);
+    block_on(async {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = child.lines();
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        while let Some(line) = lines.next_line().await.unwrap() {
+            match line.origin {
+                Origin::Stdout => out.push(line.bytes),
+                Origin::Stderr => err.push(line.text().into_owned()),
+            }
+        }
+        let lengths: Vec<usize> = out.iter().map(Vec::len).collect();
+        assert_eq!(lengths, [1 << 20, 1 << 20, 2_500_000 - (2 << 20), 0, 3]);
+        assert_eq!(err, (1..=1000).map(|number| number.to_string()).collect::<Vec<_>>());
+        assert!(child.wait().await.unwrap().success());
+    });
 }
