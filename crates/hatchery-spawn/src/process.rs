@@ -39,6 +39,8 @@
 //! [`foreground`](Command::foreground), [`setsid`](Command::setsid), [`groups`](Command::groups). A death with
 //! its parent, a closed table of fds and signals at their defaults need nothing: they are always so.
 //!
+//! `docs/processes.md` of the repository says the same at length.
+//!
 //! Don't use it where a child is to outlive its parent as a rule, or where `pre_exec` runs code of your own.
 
 mod block;
