@@ -22,6 +22,7 @@ use crate::prelude::{RECORD, Step, parse_report};
 use crate::stdio::Tail;
 use crate::sys::owner::is_copy;
 use crate::terminal;
+use crate::usage::Usage;
 
 /// A child and the right to its life: dropping it kills the process (SIGKILL, or first the
 /// [signal](crate::Command::stop_signal) that was asked for; a
@@ -91,6 +92,8 @@ pub(crate) struct Core {
     birth: Mutex<Option<Arc<OwnedFd>>>,
     /// The step of its birth in which it died.
     died_in: OnceLock<Step>,
+    /// What it has used, when it is reaped.
+    used: OnceLock<Usage>,
 }
 
 /// What is known of a child's end.
@@ -152,7 +155,8 @@ impl Core {
         let birth = Mutex::new(birth);
         let notes = ties.is_program.then(|| watch::channel(Note::Runs).0);
         let body = Body::Process { pid, number, grip, ties, notes, server };
-        Arc::new(Self { name, body, status, birth, died_in: OnceLock::new() })
+        let (died_in, used) = (OnceLock::new(), OnceLock::new());
+        Arc::new(Self { name, body, status, birth, died_in, used })
     }
 
     pub(crate) fn thread(
@@ -164,14 +168,20 @@ impl Core {
         thread: OwnThread,
     ) -> Arc<Self> {
         let body = Body::Thread { number, path, thread: Mutex::new(Some(thread)), ledger };
-        let (birth, died_in) = (Mutex::default(), OnceLock::new());
-        Arc::new(Self { name, body, status, birth, died_in })
+        let (birth, died_in, used) = (Mutex::default(), OnceLock::new(), OnceLock::new());
+        Arc::new(Self { name, body, status, birth, died_in, used })
     }
 
     /// The forkserver knows in which step of its birth it has died. Before [`exited`](Self::exited).
     pub(crate) fn died_in(&self, step: Option<Step>) {
         // Told once.
         let _first = step.map(|step| self.died_in.set(step));
+    }
+
+    /// What it has used until its end. Before [`exited`](Self::exited).
+    pub(crate) fn used(&self, usage: Usage) {
+        // Told once.
+        let _first = self.used.set(usage);
     }
 
     /// The forkserver has seen it end, stop or go on, and will say more.
@@ -591,6 +601,12 @@ impl ChildHandle {
     #[must_use]
     pub fn left_behind(&self) -> Vec<Left> {
         self.core.status.borrow().left.clone()
+    }
+
+    /// What a process has used, when it is reaped; `None` before, where its status is lost, and of a thread.
+    #[must_use]
+    pub fn usage(&self) -> Option<Usage> {
+        self.core.used.get().copied()
     }
 
     /// Whether a process has ended, reaped or not. False of one that can't be looked at without a pidfd, of

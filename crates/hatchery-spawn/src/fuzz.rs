@@ -146,6 +146,7 @@ pub fn good_answers() -> Vec<Vec<u8>> {
             core_dumped: true,
             out_of_memory: true,
             step: None,
+            usage: crate::Usage::of_words([1, 2, 3]),
             settled: true,
         },
         Answer::Settled {

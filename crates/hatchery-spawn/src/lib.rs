@@ -48,6 +48,7 @@ mod stdio;
 mod sys;
 mod terminal;
 mod thread;
+mod usage;
 
 pub use backend::{Backend, Spawning};
 pub use child::{BirthFailure, Child, ChildHandle, ChildId, Halt};
@@ -85,6 +86,7 @@ pub use sys::scm_rights::{Incoming, receive_into, send_with};
 #[doc(hidden)]
 pub use sys::socket::{unread, watch};
 pub use thread::Threads;
+pub use usage::Usage;
 
 /// How many threads this process has.
 ///

@@ -61,3 +61,4 @@ pub use pipes::{ChildStderr, ChildStdin, ChildStdout};
 
 pub use crate::command::{Ended, Holder};
 pub use crate::stdio::Stdio;
+pub use crate::usage::Usage;

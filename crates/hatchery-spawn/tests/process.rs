@@ -571,3 +571,22 @@ fn lines_of_one_output_never_wait_for_the_other() {
         assert!(child.wait().await.unwrap().success());
     });
 }
+
+/// What a program has used is told with its end, and with it what it has waited for: time and peak memory.
+#[test]
+fn what_a_program_has_used_is_told_with_its_end() {
+    let used = |script: &str| whole(&mut sh(script)).usage.unwrap();
+    let large = used("head -c 100M /dev/zero | tail -c 100M > /dev/null");
+    let busy = used("i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done");
+    let total = busy.user + busy.system;
+    assert!(large.peak_memory >= 100 << 20 && busy.peak_memory < 100 << 20, "{large:?} {busy:?}");
+    assert!(total > Duration::from_millis(5), "{busy:?}");
+    block_on(async {
+        let mut child = cat();
+        assert_eq!(child.usage(), None);
+        child.kill().await.unwrap();
+        let usage = child.usage().unwrap();
+        assert!(usage.peak_memory > 0 && usage.user < total, "{usage:?}");
+        assert_eq!(child.handle().usage(), Some(usage));
+    });
+}

@@ -355,7 +355,16 @@ impl Client {
             }
             // It was heard.
             Answer::Waits => {}
-            Answer::Exited { number, code, signal, core_dumped, out_of_memory, step, settled } => {
+            Answer::Exited {
+                number,
+                code,
+                signal,
+                core_dumped,
+                out_of_memory,
+                step,
+                usage,
+                settled,
+            } => {
                 let core = {
                     let mut state = self.state();
                     // A kill is for all in its cgroup, if it had one.
@@ -369,6 +378,7 @@ impl Client {
                 };
                 if let Some(core) = core {
                     core.died_in(step);
+                    core.used(usage);
                     let exit = match signal {
                         0 => Exit::Code(code),
                         signal => Exit::Signal { signal, core_dumped, out_of_memory },
@@ -857,6 +867,7 @@ mod tests {
             core_dumped,
             out_of_memory,
             step: None,
+            usage: crate::Usage::default(),
             settled: true,
         };
         let spawned = Answer::Spawned { number, pid: 7, withheld: false, tell: false }.encode();

@@ -14,6 +14,7 @@ use crate::confine::{Access, Cgroup, Confinement, Instruction, SyscallFilter, Us
 use crate::error::PreloadFailure;
 use crate::forkserver::manner::{Manner, Note};
 use crate::prelude::Step;
+use crate::usage::Usage;
 
 /// The longest message, in bytes: below what one datagram may hold by default.
 pub(crate) const MAX_BYTES: usize = 160 * 1024;
@@ -202,6 +203,7 @@ pub(crate) enum Answer {
         out_of_memory: bool,
         /// That of its birth in which it died.
         step: Option<Step>,
+        usage: Usage,
         settled: bool,
     },
     /// What a child that is reaped had started by itself is gone too, but for those.
@@ -391,7 +393,16 @@ impl Answer {
                 out.tagged(6, preload);
                 out.failure(failure);
             }
-            Self::Exited { number, code, signal, core_dumped, out_of_memory, step, settled } => {
+            Self::Exited {
+                number,
+                code,
+                signal,
+                core_dumped,
+                out_of_memory,
+                step,
+                usage,
+                settled,
+            } => {
                 out.u8(4);
                 out.u64(*number);
                 out.i32(*code);
@@ -399,6 +410,7 @@ impl Answer {
                 out.u8(u8::from(*core_dumped));
                 out.u8(u8::from(*out_of_memory));
                 out.u8(step.map_or(0, |step| step as u8));
+                usage.words().iter().for_each(|word| out.u64(*word));
                 out.u8(u8::from(*settled));
             }
             Self::Settled { number, left } => {
@@ -446,6 +458,7 @@ impl Answer {
                 core_dumped: input.u8()? != 0,
                 out_of_memory: input.u8()? != 0,
                 step: Step::from_number(input.u8()?),
+                usage: Usage::of_words([input.u64()?, input.u64()?, input.u64()?]),
                 settled: input.u8()? != 0,
             },
             8 => Self::Settled {
@@ -772,6 +785,7 @@ mod tests {
                 core_dumped: true,
                 out_of_memory: true,
                 step: Some(Step::Fds),
+                usage: Usage::of_words([1, 1 << 40, 3]),
                 settled: true,
             },
             Answer::Noted { number: 3, note: Note::Ended },

@@ -27,4 +27,4 @@ pub use child::Child;
 pub use command::Command;
 pub use pipes::{ChildStderr, ChildStdin, ChildStdout};
 
-pub use super::{Ended, Holder, Output, Overflow, Stdio};
+pub use super::{Ended, Holder, Output, Overflow, Stdio, Usage};

@@ -8,6 +8,7 @@ use super::pipes::{ChildStderr, ChildStdin, ChildStdout};
 use crate::child::{Child as Owned, ChildHandle, ChildId};
 use crate::command::output::to_its_end;
 use crate::error::SignalError;
+use crate::usage::Usage;
 
 /// A running program, as `tokio::process::Child` has it. A drop ends it (SIGKILL, or its stop signal first),
 /// unless [`Command::kill_on_drop`](super::Command::kill_on_drop) says no; nobody has to wait for it.
@@ -67,6 +68,13 @@ impl Child {
     #[must_use]
     pub fn handle(&self) -> ChildHandle {
         self.owned.handle()
+    }
+
+    /// What it has used, when it has ended: processor time and peak memory, with those of its own children
+    /// that it has waited for.
+    #[must_use]
+    pub fn usage(&self) -> Option<Usage> {
+        self.owned.handle().usage()
     }
 
     /// Sends SIGKILL, and does not wait. What the program has started in its group, or what carries its mark,
@@ -152,7 +160,7 @@ impl Child {
         let collected = collect(Parts(vec![&self.owned]), outputs, self.bounds).await?;
         let Collected { mut statuses, stdout, stderr, ended } = collected;
         let status = statuses.pop().unwrap_or_default();
-        Ok(Output { status, stdout, stderr, ended })
+        Ok(Output { status, stdout, stderr, ended, usage: self.usage() })
     }
 }
 

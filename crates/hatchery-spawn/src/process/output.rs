@@ -16,6 +16,7 @@ use crate::child::{Child as Owned, ChildHandle};
 use crate::command::output::to_its_end;
 use crate::command::{Ended, holders};
 use crate::forkserver::manner::Note;
+use crate::usage::Usage;
 
 /// What a program wrote and how it ended, as `std::process::Output`, and whether that is all.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,12 +30,14 @@ pub struct Output {
     pub stderr: Vec<u8>,
     /// Whether that is all.
     pub ended: Ended,
+    /// What it has used; `None` if that is not known.
+    pub usage: Option<Usage>,
 }
 
 /// Its exit status and what it wrote; whether that was all is lost.
 impl From<Output> for std::process::Output {
     fn from(output: Output) -> Self {
-        let Output { status, stdout, stderr, ended: _ } = output;
+        let Output { status, stdout, stderr, .. } = output;
         Self { status, stdout, stderr }
     }
 }

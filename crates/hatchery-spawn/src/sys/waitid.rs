@@ -1,12 +1,14 @@
 //! Waiting for children with their exact status. See waitid(2).
 
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
 
 use crate::exit::Exit;
 use crate::forkserver::manner::Note;
+use crate::usage::Usage;
 
 /// A child that has ended and is not reaped yet, if there is one.
 pub(crate) fn peek() -> Result<Option<(i32, Exit)>, Errno> {
@@ -21,6 +23,25 @@ pub(crate) fn peek_at(pid: i32) -> Result<Option<(i32, Exit)>, Errno> {
 /// Reaps one child that `peek` has shown.
 pub(crate) fn reap(pid: i32) -> Result<Option<(i32, Exit)>, Errno> {
     wait(libc::P_PID, pid.cast_unsigned(), libc::WEXITED | libc::WNOHANG)
+}
+
+/// The same, and what it has used.
+pub(crate) fn reap_used(pid: i32) -> Result<Option<(Exit, Usage)>, Errno> {
+    // SAFETY: all-zero is a valid one: numbers alone.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    let flags = libc::WEXITED | libc::WNOHANG;
+    let told = ask_used(libc::P_PID, pid.cast_unsigned(), flags, Some(&mut usage))?;
+    Ok(told.map(|told| (exit_of(told), usage_of(&usage))))
+}
+
+fn usage_of(usage: &libc::rusage) -> Usage {
+    let span = |time: libc::timeval| {
+        let seconds = Duration::from_secs(time.tv_sec.cast_unsigned());
+        seconds + Duration::from_micros(time.tv_usec.cast_unsigned())
+    };
+    // The kernel tells it in KiB.
+    let peak_memory = usage.ru_maxrss.cast_unsigned().saturating_mul(1024);
+    Usage { user: span(usage.ru_utime), system: span(usage.ru_stime), peak_memory }
 }
 
 /// Reaps the child behind a pidfd, and nobody else's (C9).
@@ -48,24 +69,36 @@ pub(crate) fn take_stop(pid: Option<i32>) -> Result<Option<(i32, Note)>, Errno> 
 
 fn wait(kind: libc::idtype_t, id: u32, flags: i32) -> Result<Option<(i32, Exit)>, Errno> {
     let told = ask(kind, id, flags)?;
-    Ok(told.map(|(pid, code, status)| {
-        let exit = if code == libc::CLD_EXITED {
-            Exit::Code(status)
-        } else {
-            let core_dumped = code == libc::CLD_DUMPED;
-            Exit::Signal { signal: status, core_dumped, out_of_memory: false }
-        };
-        (pid, exit)
-    }))
+    Ok(told.map(|told| (told.0, exit_of(told))))
+}
+
+fn exit_of((_, code, status): (i32, i32, i32)) -> Exit {
+    if code == libc::CLD_EXITED {
+        return Exit::Code(status);
+    }
+    let core_dumped = code == libc::CLD_DUMPED;
+    Exit::Signal { signal: status, core_dumped, out_of_memory: false }
 }
 
 /// Number, kind of change and status of whom the kernel tells of.
 fn ask(kind: libc::idtype_t, id: u32, flags: i32) -> Result<Option<(i32, i32, i32)>, Errno> {
+    ask_used(kind, id, flags, None)
+}
+
+/// The same, with what it has used: libc's own function has no room for that.
+fn ask_used(
+    kind: libc::idtype_t,
+    id: u32,
+    flags: i32,
+    usage: Option<&mut libc::rusage>,
+) -> Result<Option<(i32, i32, i32)>, Errno> {
+    let usage = usage.map_or(std::ptr::null_mut(), std::ptr::from_mut);
     // SAFETY: all-zero is a valid siginfo; a pid of 0 in it means that nobody has ended.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     loop {
-        // SAFETY: the struct is ours, the other arguments are numbers.
-        let result = unsafe { libc::waitid(kind, id, &raw mut info, flags) };
+        // SAFETY: the structs are ours, or none; the other arguments are numbers.
+        let result =
+            unsafe { libc::syscall(libc::SYS_waitid, kind, id, &raw mut info, flags, usage) };
         match Errno::result(result) {
             Ok(_) => break,
             Err(Errno::EINTR) => {}

@@ -17,6 +17,7 @@ use crate::forkserver::rights::Sender;
 use crate::forkserver::wire::{Answer, Request, Run};
 use crate::prelude::Nest;
 use crate::sys::{process, waitid};
+use crate::usage::Usage;
 
 impl Server {
     pub(super) fn spawn(&mut self, fd: RawFd, asked: Asked) {
@@ -191,12 +192,12 @@ impl Server {
                 process::kill_own_child(group, true, libc::SIGKILL);
             }
         }
-        if let Ok(Some((_, status))) = waitid::reap(pid) {
-            self.died(pid, &status);
+        if let Ok(Some((status, usage))) = waitid::reap_used(pid) {
+            self.died(pid, &status, usage);
         }
     }
 
-    fn died(&mut self, pid: i32, status: &Exit) {
+    fn died(&mut self, pid: i32, status: &Exit, usage: Usage) {
         let out_of_memory =
             status.signal() == Some(libc::SIGKILL) && self.confined.ran_out_of_memory(pid);
         self.leaves_foreground(pid, status);
@@ -224,8 +225,16 @@ impl Server {
             Exit::Panicked(_) => (0, 0, false),
         };
         let settled = keeps && owner != Owner::Nobody;
-        let exited =
-            Answer::Exited { number, code, signal, core_dumped, out_of_memory, step, settled };
+        let exited = Answer::Exited {
+            number,
+            code,
+            signal,
+            core_dumped,
+            out_of_memory,
+            step,
+            usage,
+            settled,
+        };
         self.strays.settling.hand_over(&kept, mark);
         self.settle_later((pid, mark), settled, Told { owner, exited, cgroup });
     }

@@ -8,6 +8,7 @@ use super::super::block::{block_on, drive};
 use super::super::child as asynchronous;
 use super::pipes::{ChildStderr, ChildStdin, ChildStdout};
 use crate::child::ChildHandle;
+use crate::usage::Usage;
 
 /// A running program, as `std::process::Child` has it. A drop ends it (SIGKILL, or its stop signal first),
 /// unless [`Command::kill_on_drop`](super::Command::kill_on_drop) says no; nobody has to wait for it.
@@ -34,6 +35,12 @@ impl Child {
     #[must_use]
     pub fn handle(&self) -> ChildHandle {
         self.child.handle()
+    }
+
+    /// See [`process::Child::usage`](super::super::Child::usage).
+    #[must_use]
+    pub fn usage(&self) -> Option<Usage> {
+        self.child.usage()
     }
 
     /// Sends SIGKILL, and does not wait. One that has ended is no error, as std has it.
