@@ -106,6 +106,7 @@ pub fn good_requests() -> Vec<Vec<u8>> {
             detach: true,
             foreground: true,
             session: true,
+            terminal: true,
             group: None,
             places: vec![9, 3],
         },

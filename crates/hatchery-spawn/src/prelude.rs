@@ -29,7 +29,7 @@ use crate::forkserver::{environment, present};
 use crate::sys::environ::Entries;
 use crate::sys::rlimit::Limits;
 use crate::sys::{
-    close_range, fds, landlock, overflow, priority, process, seccomp, sigaction, title,
+    close_range, fds, landlock, overflow, priority, process, pty, seccomp, sigaction, title,
 };
 
 /// A step of a child's birth, in the order in which they are taken.
@@ -219,6 +219,9 @@ fn steps(
         nest.take(Step::WorkingDirectory, || spawner::directory(directory))?;
     }
     let slots = nest.take(Step::Fds, || place_fds(request, received, nest, birth))?;
+    if request.manner.terminal {
+        nest.take(Step::ProcessGroup, pty::take_control)?;
+    }
     let first_free = slots.image.unwrap_or(slots.birth) + 1;
     nest.take(Step::FdScrub, || {
         if request.manner.places.is_empty() {

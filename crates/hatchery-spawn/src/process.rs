@@ -51,6 +51,7 @@ mod lines;
 mod output;
 mod pipeline;
 mod pipes;
+mod pty;
 
 pub use child::Child;
 pub use command::{Command, Overflow};
@@ -58,6 +59,7 @@ pub use lines::{Line, Lines, Origin};
 pub use output::Output;
 pub use pipeline::{Pipeline, PipelineOutput, Running};
 pub use pipes::{ChildStderr, ChildStdin, ChildStdout};
+pub use pty::Pty;
 
 pub use crate::command::{Ended, Holder};
 pub use crate::stdio::Stdio;

@@ -22,6 +22,7 @@ pub(crate) mod owner;
 pub(crate) mod pidfd;
 pub(crate) mod priority;
 pub(crate) mod process;
+pub(crate) mod pty;
 pub(crate) mod rights;
 pub(crate) mod rlimit;
 pub(crate) mod sched;

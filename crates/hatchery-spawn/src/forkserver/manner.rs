@@ -16,6 +16,8 @@ pub(crate) struct Manner {
     pub(crate) foreground: bool,
     /// It has a session of its own, and is treated as any other.
     pub(crate) session: bool,
+    /// What of its stdio is a terminal of its own is that of its session.
+    pub(crate) terminal: bool,
     /// The group that it joins, in place of one of its own.
     pub(crate) group: Option<i32>,
     /// The numbers at which the last of its fds are put: 3 or higher, each once.
@@ -32,6 +34,7 @@ impl Manner {
         let leads = self.session || self.detach || self.foreground;
         self.stop.as_ref().is_none_or(is_signal)
             && self.group.is_none_or(|group| group > 0 && !leads)
+            && (!self.terminal || self.session)
             && places.len() == self.places.len()
             && places.first().is_none_or(|lowest| *lowest >= 3)
     }
@@ -45,6 +48,7 @@ impl Manner {
             | bit(self.foreground, 3)
             | bit(self.session, 4)
             | bit(self.group.is_some(), 5)
+            | bit(self.terminal, 6)
     }
 }
 

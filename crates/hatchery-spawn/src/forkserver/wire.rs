@@ -693,6 +693,7 @@ impl<'a> Reader<'a> {
             detach: has(2),
             foreground: has(3),
             session: has(4),
+            terminal: has(6),
             group: has(5).then_some(group),
             places: self.list(Self::i32)?,
         };
@@ -743,6 +744,7 @@ mod tests {
                 detach: true,
                 foreground: true,
                 session: true,
+                terminal: true,
                 group: None,
                 places: vec![9, 3],
             },

@@ -5,6 +5,7 @@ use std::process::ExitStatus;
 
 use super::output::{Bounds, Collected, Output, Parts, collect};
 use super::pipes::{ChildStderr, ChildStdin, ChildStdout};
+use super::pty::Pty;
 use crate::child::{Child as Owned, ChildHandle, ChildId};
 use crate::command::output::to_its_end;
 use crate::error::SignalError;
@@ -20,6 +21,9 @@ pub struct Child {
     pub stdout: Option<ChildStdout>,
     /// Its stderr, if that is piped and was not taken.
     pub stderr: Option<ChildStderr>,
+    /// Our side of its terminal, if it has one of its own and that was not taken. See
+    /// [`Command::pty`](super::Command::pty).
+    pub pty: Option<Pty>,
     owned: Owned,
     name: String,
     /// Its status was told.
@@ -33,7 +37,7 @@ impl Child {
         let stdin = owned.take_stdin().map(ChildStdin::new);
         let (stdout, stderr) = (owned.take_stdout(), owned.take_stderr());
         let (stdout, stderr) = (stdout.map(ChildStdout::new), stderr.map(ChildStderr::new));
-        Self { stdin, stdout, stderr, owned, name, told: None, bounds }
+        Self { stdin, stdout, stderr, pty: None, owned, name, told: None, bounds }
     }
 
     pub(super) fn name(&self) -> &str {

@@ -15,10 +15,12 @@ use std::time::Duration;
 use super::block::block_on;
 use super::child::Child;
 use super::output::{Bounds, Output};
+use super::pty::Pty;
 use crate::command::Command as Once;
 use crate::confine::{Confinement, User};
 use crate::spec::Resource;
 use crate::stdio::{Relay, Stdio};
+use crate::sys::pty;
 
 /// A program to start, as `tokio::process::Command` has it: the same names, `&mut self`, any number of
 /// starts. What differs is listed in the [module](super).
@@ -33,6 +35,7 @@ pub struct Command {
     who: User,
     session: bool,
     group: Option<i32>,
+    pty: Option<(u16, u16)>,
     env: BTreeMap<OsString, Option<OsString>>,
     env_clear: bool,
     current_dir: Option<PathBuf>,
@@ -82,6 +85,7 @@ impl Command {
             who: User::default(),
             session: false,
             group: None,
+            pty: None,
             env: BTreeMap::new(),
             env_clear: false,
             current_dir: None,
@@ -362,7 +366,7 @@ impl Command {
 
     /// Whether it says itself in which group or session it is.
     pub(super) fn has_place(&self) -> bool {
-        self.session || self.group.is_some() || self.detach || self.foreground
+        self.session || self.group.is_some() || self.pty.is_some() || self.detach || self.foreground
     }
 
     /// Whether nothing was said of its stderr.
@@ -378,8 +382,18 @@ impl Command {
     pub(super) fn start(&mut self, unset: [End; 3]) -> io::Result<Child> {
         let name = Path::new(&self.program).file_name().unwrap_or(&self.program);
         let name = name.to_string_lossy().into_owned();
+        let (mut unset, mut ours) = (unset, None);
+        if let Some((rows, columns)) = self.pty {
+            let (pty, theirs) = pty::open()?;
+            pty::resize(&pty, rows, columns)?;
+            let theirs = End::of(Stdio::Fd(theirs));
+            unset = [theirs.clone(), theirs.clone(), theirs];
+            ours = Some(Pty::new(pty));
+        }
         let started = block_on(self.once(unset)?.spawn())?;
-        Ok(Child::new(started, name, self.kill_on_drop, self.bounds))
+        let mut child = Child::new(started, name, self.kill_on_drop, self.bounds);
+        child.pty = ours;
+        Ok(child)
     }
 
     /// One start of it.
@@ -416,7 +430,8 @@ impl Command {
         // After a user that the confinement asks for, which may then lack the right to it.
         once.spec.confine.users.extend((self.who != User::default()).then(|| self.who.clone()));
         once.spec.arg0.clone_from(&self.arg0);
-        (once.spec.manner.session, once.spec.manner.group) = (self.session, self.group);
+        once.spec.manner.session = self.session || self.pty.is_some();
+        (once.spec.manner.terminal, once.spec.manner.group) = (self.pty.is_some(), self.group);
         if let Some(signal) = self.stop_signal {
             once = once.stop_signal(signal);
         }

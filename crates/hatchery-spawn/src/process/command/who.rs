@@ -60,4 +60,16 @@ impl Command {
         self.session = yes;
         self
     }
+
+    /// A terminal of its own, of that size, in a session of its own: that of its stdin, stdout and stderr of
+    /// which nothing else was said. Our side is [`Child::pty`](super::super::Child::pty), a
+    /// [`Pty`](super::super::Pty).
+    ///
+    /// [`spawn`](Self::spawn) fails with `EINVAL` together with [`foreground`](Self::foreground) or a
+    /// [`process_group`](Self::process_group), with `ENOTTY` if something else was said of all three, and with
+    /// what the kernel says where there are no terminals to be had.
+    pub fn pty(&mut self, rows: u16, columns: u16) -> &mut Self {
+        self.pty = Some((rows, columns));
+        self
+    }
 }
