@@ -199,3 +199,18 @@ fn many_blocking_starts_leave_nothing() {
         assert_eq!(held(), before);
     });
 }
+
+/// A pipeline needs no runtime either.
+#[test]
+fn a_thread_waits_for_a_pipeline() {
+    let pipeline = sh("echo b; echo a; exit 3").pipe(Command::new("sort"));
+    let output = pipeline.clone().pipe(Command::new("cat")).output().unwrap();
+    assert_eq!((&*output.stdout, &output.ended), (&b"a\nb\n"[..], &Ended::Exited));
+    let codes = |statuses: &[std::process::ExitStatus]| {
+        statuses.iter().map(|status| status.code().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(codes(&output.statuses), [3, 0, 0]);
+    let mut last = Command::new("sort");
+    let statuses = sh("exit 3").pipe(last.stdout(Stdio::null())).timeout(BOUND).status().unwrap();
+    assert_eq!(codes(&statuses), [3, 0]);
+}

@@ -24,7 +24,7 @@ mod pipes;
 pub use std::process::{ExitCode, ExitStatus, Termination, abort, exit, id};
 
 pub use child::Child;
-pub use command::Command;
+pub use command::{Command, Pipeline};
 pub use pipes::{ChildStderr, ChildStdin, ChildStdout};
 
-pub use super::{Ended, Holder, Output, Overflow, Stdio, Usage};
+pub use super::{Ended, Holder, Output, Overflow, PipelineOutput, Stdio, Usage};

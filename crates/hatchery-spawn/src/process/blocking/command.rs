@@ -1,5 +1,6 @@
 //! What is to be started, and waited for by a thread.
 
+use std::borrow::Borrow;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
@@ -9,11 +10,13 @@ use std::time::Duration;
 
 use super::super::block::{block_on, drive};
 use super::super::command as asynchronous;
+use super::super::pipeline as asynchronous_pipeline;
 use super::child::Child;
 use crate::confine::Confinement;
 use crate::spec::Resource;
 use crate::stdio::Stdio;
 use asynchronous::{End, Overflow};
+use asynchronous_pipeline::PipelineOutput;
 
 /// A program to start, as `std::process::Command` has it: the same names, `&mut self`, any number of starts.
 /// Each method is that of [`process::Command`](super::super::Command), without `await`.
@@ -143,5 +146,55 @@ impl From<Command> for asynchronous::Command {
 impl From<std::process::Command> for Command {
     fn from(std: std::process::Command) -> Self {
         Self(std.into())
+    }
+}
+
+/// A pipeline that a thread waits for; see [`process::Pipeline`](super::super::Pipeline). Made by
+/// [`Command::pipe`].
+#[derive(Debug, Clone)]
+pub struct Pipeline(asynchronous_pipeline::Pipeline);
+
+impl Command {
+    /// This program and one that reads what it writes; see
+    /// [`process::Command::pipe`](super::super::Command::pipe).
+    pub fn pipe(&self, next: impl Borrow<Self>) -> Pipeline {
+        Pipeline(self.0.pipe(&next.borrow().0))
+    }
+}
+
+impl Pipeline {
+    /// One more program, which reads what the last one writes.
+    #[must_use]
+    pub fn pipe(self, next: impl Borrow<Command>) -> Self {
+        Self(self.0.pipe(&next.borrow().0))
+    }
+
+    /// See [`process::Pipeline::timeout`](super::super::Pipeline::timeout).
+    #[must_use]
+    pub fn timeout(self, most: Duration) -> Self {
+        Self(self.0.timeout(most))
+    }
+
+    /// See [`process::Pipeline::max_output`](super::super::Pipeline::max_output).
+    #[must_use]
+    pub fn max_output(self, bytes: usize, then: Overflow) -> Self {
+        Self(self.0.max_output(bytes, then))
+    }
+
+    /// Starts all parts and waits for all of their ends.
+    ///
+    /// # Errors
+    /// As [`process::Pipeline::status`](super::super::Pipeline::status).
+    pub fn status(&self) -> io::Result<Vec<ExitStatus>> {
+        drive(self.0.status())
+    }
+
+    /// Starts all parts, waits for all of their ends, and collects what they write. The stdin of the first is
+    /// this process's, unless it says something else.
+    ///
+    /// # Errors
+    /// As [`process::Pipeline::output`](super::super::Pipeline::output).
+    pub fn output(&self) -> io::Result<PipelineOutput> {
+        drive(self.0.output())
     }
 }
