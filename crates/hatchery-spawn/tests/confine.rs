@@ -32,6 +32,7 @@ inventory::submit! { Main { name: "hog", run: hog } }
 inventory::submit! { Main { name: "try", run: tries } }
 inventory::submit! { Main { name: "calls", run: calls } }
 inventory::submit! { Main { name: "spawns", run: spawns } }
+inventory::submit! { Main { name: "joins", run: joins } }
 inventory::submit! { Main { name: "stray", run: stray } }
 
 fn hang(birth: Birth) -> i32 {
@@ -132,6 +133,23 @@ fn spawns(birth: Birth) -> i32 {
         }
     };
     channel.write_all(said.as_bytes()).map_or(1, |()| 0)
+}
+
+/// Starts a program in that group, in its own, and in that of another program of its own.
+fn joins(birth: Birth) -> i32 {
+    use hatchery_spawn::process::Command;
+    let given = std::str::from_utf8(&birth.payload).unwrap().parse().unwrap();
+    let mut program = Command::new("cat");
+    let mut join = |group: i32| {
+        let piped = Stdio::piped();
+        let started = program.stdin(piped).stdout(Stdio::null()).process_group(group).spawn();
+        started.map_err(|error| error.raw_os_error().unwrap())
+    };
+    let own = join(nix::unistd::getpid().as_raw()).map(drop);
+    let leader = join(0).unwrap();
+    let of_own = join(leader.id().unwrap().cast_signed()).map(drop);
+    let said = format!("{:?} {own:?} {of_own:?}", join(given).map(drop));
+    birth.channel.unwrap().write_all(said.as_bytes()).map_or(1, |()| 0)
 }
 
 /// Leaves behind what no group, no parent and no environment leads to.
@@ -747,4 +765,25 @@ fn takes_too_much(child: &hatchery_spawn::Child, mut channel: std::os::unix::net
     tell(&mut channel, "take");
     assert_eq!(line(&mut channel), "", "it was killed");
     assert_eq!(block_on(child.wait()).unwrap(), killed(true));
+}
+
+/// C15: an actor puts programs into its own group and those of its own programs, and into nobody else's; a
+/// confined one into none.
+#[test]
+fn an_actor_joins_no_group_of_another() {
+    isolated("an_actor_joins_no_group_of_another", || {
+        let server = start();
+        for backend in both(&server) {
+            let (other, mut channel) = spawn(&*backend, Spec::main("hang")).unwrap();
+            assert_eq!(line(&mut channel), "up");
+            let hatchery_spawn::ChildId::Process(pid) = other.id() else { panic!() };
+            let joins = || Spec::main("joins").payload(pid.to_string().into_bytes());
+            let refused = format!("Err({})", libc::EPERM);
+            let found = answer(&*backend, joins());
+            assert_eq!(found, format!("{refused} Ok(()) Ok(())"));
+            let found = answer(&*backend, joins().confine(Confinement::new().no_new_privs()));
+            assert_eq!(found, format!("{refused} {refused} {refused}"));
+            assert_eq!(other.try_wait().unwrap(), None);
+        }
+    });
 }

@@ -53,6 +53,11 @@ impl Programs {
         self.joined.values().any(|of| *of == group)
     }
 
+    /// Those that were put into that group.
+    fn members(&self, group: i32) -> impl Iterator<Item = i32> {
+        self.joined.iter().filter(move |(_, of)| **of == group).map(|(member, _)| *member)
+    }
+
     /// The group that a program was put into, if it is the last of those.
     pub(super) fn last_of(&self, pid: i32) -> Option<i32> {
         let group = self.joined.get(&pid)?;
@@ -142,8 +147,16 @@ impl Server {
         if manner.detach && above.is_some_and(|pid| self.confined.binds(pid)) {
             return Err(("a detached program of a confined actor", Errno::EPERM));
         }
-        if manner.group.is_some() && above.is_some_and(|pid| self.confined.binds(pid)) {
-            return Err(("another process group for a program of a confined actor", Errno::EPERM));
+        if let (Some(group), Some(pid)) = (manner.group, above) {
+            let own = |child: i32| {
+                let asked = self.book.asked_for(child);
+                asked.is_some_and(|(owner, _)| owner == Owner::Actor(pid))
+            };
+            // What is in a group ends with its last: nobody ends another's so.
+            let is_own = group == pid || own(group) || self.programs.members(group).any(own);
+            if !is_own || self.confined.binds(pid) {
+                return Err(("another's process group for a program of an actor", Errno::EPERM));
+            }
         }
         if manner.foreground { self.may_have_terminal() } else { Ok(()) }
     }

@@ -47,7 +47,7 @@ impl Command {
     /// this process's group, Ctrl-C reaches it too.
     ///
     /// [`spawn`](Self::spawn) fails with `EPERM` if there is no such group in the forkserver's session, and
-    /// in an actor that is confined; with `EINVAL` if the number is negative, or together with
+    /// in an actor if the group is not its own or that of its own children, or if it is confined; with `EINVAL` if the number is negative, or together with
     /// [`setsid`](Self::setsid), [`detach`](Self::detach) and [`foreground`](Self::foreground).
     pub fn process_group(&mut self, pgroup: i32) -> &mut Self {
         self.group = (pgroup != 0).then_some(pgroup);
