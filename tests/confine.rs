@@ -122,17 +122,19 @@ fn is_landlock(cause: &SpawnError, errnos: &[i32]) -> bool {
         if cause.raw_os_error().is_some_and(|errno| errnos.contains(&errno)))
 }
 
+/// Says in a file that it serves, and stays.
 #[hatchery::function]
-async fn idle() -> u64 {
+async fn settles(says: PathBuf) -> u64 {
+    fs::write(says, "").unwrap();
     std::future::pending().await
 }
 
 /// Waits for an actor in a cgroup of its own.
 #[hatchery::function]
-async fn waits_for_one_in(place: PathBuf) -> Result<u64, Error> {
+async fn waits_for_one_in(place: PathBuf, says: PathBuf) -> Result<u64, Error> {
     let done = nursery(async |n| {
         let cgroup = Confinement::new().cgroup(Cgroup::under(&place));
-        Ok(n.actor("hog").confine(cgroup).start().await?.call(idle()).await?)
+        Ok(n.actor("hog").confine(cgroup).start().await?.call(settles(says)).await?)
     });
     Ok(done.await?)
 }
@@ -156,11 +158,12 @@ fn an_actor_out_of_memory_is_told_two_levels_up() {
         runs("mount", &["--make-rprivate", "/"]);
         for backend in PROCESSES {
             within(HANG, backend, Config::with_budget(ROOMY), async |runtime| {
-                let inside = tokio::spawn(kill_with_a_count(place.clone()));
-                let place = place.clone();
+                let says = format!("hatchery-hog-{}", std::process::id());
+                let (place, says) = (place.clone(), std::env::temp_dir().join(says));
+                let inside = tokio::spawn(kill_with_a_count(place.clone(), says.clone()));
                 let down = runtime
                     .nursery(async |n| {
-                        Ok(n.start("middle").await?.call(waits_for_one_in(place)).await?)
+                        Ok(n.start("middle").await?.call(waits_for_one_in(place, says)).await?)
                     })
                     .await;
                 let error = down.unwrap_err();
@@ -185,9 +188,13 @@ fn runs(program: &str, words: &[&str]) {
     assert!(Command::new(program).args(words).status().unwrap().success(), "{program} {words:?}");
 }
 
-/// Kills whoever comes into a cgroup below `place`, which counts that as for want of memory; gives
-/// back what is to be unmounted then.
-async fn kill_with_a_count(place: PathBuf) -> PathBuf {
+/// Kills whoever comes into a cgroup below `place`, once it serves, as the file `says` does: before, it would be
+/// a death in its birth. The cgroup counts that as for want of memory. Gives back what is to be unmounted then.
+async fn kill_with_a_count(place: PathBuf, says: PathBuf) -> PathBuf {
+    while fs::remove_file(&says).is_err() {
+        // Another process makes it.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     loop {
         let inside = fs::read_dir(&place).unwrap().flatten().map(|entry| entry.path());
         let member = inside.filter(|path| path.is_dir()).find_map(|path| {
