@@ -94,7 +94,7 @@ fn a_jobserver_is_handed_on() {
     writer.write_all(b"+").unwrap();
     let kept = reader.try_clone().unwrap();
     let script = r#"set -- $(echo "$MAKEFLAGS" | sed 's/.*=//; s/,/ /')
-        head -c 1 <&$1 >&$2; echo token"#;
+        head -c 1 <&$1 >&$2 && echo token"#;
     let command =
         sh(script).env("MAKEFLAGS", "-j --jobserver-auth=8,9").fd(8, reader).fd(9, writer);
     assert_eq!(out(command), "token");
