@@ -22,6 +22,8 @@ impl Wakers {
     #[must_use]
     pub fn take(&mut self) -> Vec<Waker> {
         self.known.clear();
+        // A crowd that waited once leaves nothing.
+        self.known.shrink_to(MANY);
         std::mem::take(&mut self.order)
     }
 
@@ -37,6 +39,9 @@ fn key(waker: &Waker) -> (usize, usize) {
     (waker.data().addr(), std::ptr::from_ref(waker.vtable()).addr())
 }
 
+/// Room for so many is kept.
+const MANY: usize = 64;
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -50,7 +55,7 @@ mod tests {
         fn wake(self: Arc<Self>) {}
     }
 
-    /// Each is kept once, and woken in the order of coming.
+    /// C21: each is kept once, and woken in the order of coming; a crowd leaves no room behind.
     #[test]
     fn each_waits_once_and_in_its_order() {
         let all: Vec<Waker> = (0..100).map(|_| Arc::new(Nothing).into()).collect();
@@ -63,5 +68,9 @@ mod tests {
         assert!(taken.iter().zip(&all).all(|(taken, added)| taken.will_wake(added)));
         wakers.add(&all[7]);
         assert_eq!(wakers.take().len(), 1, "it may come again");
+        let crowd: Vec<Waker> = (0..10_000).map(|_| Arc::new(Nothing).into()).collect();
+        crowd.iter().for_each(|waker| wakers.add(waker));
+        assert_eq!(wakers.take().len(), crowd.len());
+        assert!(wakers.known.capacity() < MANY * 4 && wakers.order.capacity() == 0);
     }
 }

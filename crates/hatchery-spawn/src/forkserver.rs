@@ -11,6 +11,7 @@ pub(crate) mod client;
 pub(crate) mod confined;
 pub(crate) mod crib;
 pub(crate) mod environment;
+pub(crate) mod exited;
 pub(crate) mod fork;
 pub(crate) mod gone;
 pub(crate) mod manner;

@@ -2,13 +2,14 @@
 //!
 //! Not for people: no promise holds for it from one version to the next.
 
-use crate::PreloadFailure;
 use crate::confine::{Access, Cgroup, Confinement, SyscallFilter};
+use crate::forkserver::exited::Exited;
 use crate::forkserver::manner::{Manner, Note};
 use crate::forkserver::present::Present;
 use crate::forkserver::rights::Asker;
 use crate::forkserver::server::monotonic;
 use crate::forkserver::wire::{self, Answer, Left, Request, Run};
+use crate::{Exit, PreloadFailure};
 
 /// Decodes bytes as whatever a client may send, and shows what they were taken for. What is
 /// understood is understood alike when it is written and read once more.
@@ -140,16 +141,13 @@ pub fn good_answers() -> Vec<Vec<u8>> {
         Answer::Spawned { number: 3, pid: 99, withheld: false, tell: true },
         Answer::Waits,
         Answer::Noted { number: 3, note: Note::Stopped(21) },
-        Answer::Exited {
+        Answer::Exited(Exited {
             number: 99,
-            code: 0,
-            signal: 9,
-            core_dumped: true,
-            out_of_memory: true,
+            exit: Exit::Signal { signal: 9, core_dumped: true, out_of_memory: true },
             step: None,
             usage: crate::Usage::of_words([1, 2, 3]),
             settled: true,
-        },
+        }),
         Answer::Settled {
             number: 99,
             left: vec![Left { pid: 7, uid: 0, name: "sudo".to_owned(), refused: true }],

@@ -65,6 +65,29 @@ fn a_pipeline_is_one_group() {
     });
 }
 
+/// More to stderr than a pipe holds, from a part whose stderr is piped: nobody could take that here, so no wait
+/// is for its reader.
+#[test]
+fn a_stderr_that_is_piped_holds_up_no_pipeline() {
+    isolated("a_stderr_that_is_piped_holds_up_no_pipeline", || {
+        let loud = |exit: &str| {
+            let mut loud = sh(&format!("head -c 300000 /dev/zero >&2; exit {exit}"));
+            loud.stderr(Stdio::piped());
+            loud
+        };
+        let pipeline = loud("0").pipe(loud("0"));
+        let output = block_on(pipeline.output()).unwrap();
+        assert_eq!((output.stderr.len(), output.success()), (600_000, true));
+        // Closed, so that the first `head` ends by it and the shell goes on.
+        let statuses = block_on(loud("3").pipe(loud("4")).status()).unwrap();
+        assert_eq!(statuses.iter().map(|it| it.code()).collect::<Vec<_>>(), [Some(3), Some(4)]);
+        let waited = async { loud("5").pipe(loud("6")).spawn().unwrap().wait_with_output().await };
+        let output = block_on(waited).unwrap();
+        let codes = output.statuses.iter().map(|it| it.code()).collect::<Vec<_>>();
+        assert_eq!((codes, output.stderr.len()), (vec![Some(5), Some(6)], 300_000));
+    });
+}
+
 /// What is written to the first comes out of the last.
 #[test]
 fn a_running_pipeline_is_written_and_read() {

@@ -94,3 +94,18 @@ fn a_terminal_takes_the_place_of_nothing_that_was_said() {
         assert_eq!(refused.spawn().unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 }
+
+/// More than a terminal holds, where nobody can read it or has taken it: it is thrown away, and the program
+/// ends.
+#[test]
+fn a_terminal_that_nobody_reads_holds_up_no_status() {
+    let loud = || sh("head -c 300000 /dev/zero > /dev/tty; echo end; exit 3");
+    assert_eq!(block_on(async { loud().status().await.unwrap() }).code(), Some(3));
+    let waited = async { loud().spawn().unwrap().wait_with_output().await.unwrap() };
+    assert_eq!(block_on(waited).status.code(), Some(3));
+    let output = block_on(async { loud().output().await.unwrap() });
+    assert_eq!((&*output.stdout, output.status.code()), (&b"end\n"[..], Some(3)));
+    // A time-out counts all the same.
+    let stuck = async { sh("sleep 1000").timeout(BOUND / 100).status().await.unwrap_err() };
+    assert_eq!(block_on(stuck).kind(), io::ErrorKind::TimedOut);
+}

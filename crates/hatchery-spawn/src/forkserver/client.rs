@@ -5,7 +5,9 @@
 //!
 //! Lock order: `state` is innermost; nothing is awaited or called back while it is held.
 
-use std::collections::{BTreeMap, VecDeque};
+mod state;
+mod waiting;
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,49 +18,24 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{Shutdown, shutdown};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
-use super::environment::MAX_ENVIRONMENT;
+use super::exited::Exited;
 use super::gone::Gone;
-use super::memory;
 use super::present::OwnStatus;
 use super::rights::sent_as;
 use super::strays;
 use super::wire::{self, Answer, MAX_BYTES, MAX_ELSEWHERE};
-use crate::child::{BirthFailure, Child, Core, Ties, read_birth};
-use crate::error::{PreloadError, PreloadFailure, SpawnError};
-use crate::exit::Exit;
+use crate::child::Core;
+use crate::error::{PreloadError, SpawnError};
 use crate::grip::Grip;
 use crate::notice;
 use crate::own_thread::OwnThread;
-use crate::stdio::Tail;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::scm_rights::{self, Received};
-
-/// Who waits for a child, and what belongs to it.
-#[derive(Debug)]
-pub(crate) struct Waiting {
-    pub(crate) name: String,
-    pub(crate) answer: oneshot::Sender<Result<Child, SpawnError>>,
-    /// When it was asked for, and how long the forkserver may say nothing from then on.
-    pub(crate) since: Instant,
-    pub(crate) bound: Duration,
-    /// How long it may then take until it is another program.
-    pub(crate) exec: Duration,
-    /// The reading end of the birth pipe. Shared, so that polling it needs no copy of the fd.
-    pub(crate) birth: Arc<OwnedFd>,
-    /// The forkserver is told when it is born.
-    pub(crate) is_told: bool,
-    /// Nobody but the birth pipe says when that is.
-    pub(crate) is_silent: bool,
-    /// Another image comes after the fork: it is only there when the birth pipe says so.
-    pub(crate) execs: bool,
-    pub(crate) ties: Ties,
-    pub(crate) stdin: Option<OwnedFd>,
-    pub(crate) stdout: Option<OwnedFd>,
-    pub(crate) stderr: Option<OwnedFd>,
-    pub(crate) tail: Option<Arc<Tail>>,
-}
+use state::{MAX_BORN, Outgoing, State, elsewhere};
+pub(crate) use waiting::Waiting;
+use waiting::finish;
 
 /// One connection to the forkserver.
 #[derive(Debug)]
@@ -76,47 +53,6 @@ pub(crate) struct Client {
     warm_up: Duration,
     /// For its children, which must not keep it.
     me: Weak<Self>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    next: u64,
-    waiting: BTreeMap<u64, Waiting>,
-    queue: VecDeque<Outgoing>,
-    /// For children that can't be reached from here: by number, and each once.
-    signals: VecDeque<(u64, u8)>,
-    /// The variables that were told last, or are about to be, before all requests after them.
-    environment: Option<Arc<[u8]>>,
-    /// Requests that were sent and not answered.
-    outstanding: usize,
-    /// When the forkserver last said something: a long queue is no silence.
-    heard: Option<Instant>,
-    /// Too many fds are in flight: nothing more is asked before an answer says that some of ours
-    /// landed, or, for they may be others' of this user, until then.
-    crowded: Option<Instant>,
-    /// The preload that the forkserver runs before it can fork, and since when it runs preloads.
-    warming: Option<(String, Instant)>,
-    children: BTreeMap<u64, Arc<Core>>,
-    /// Children whose births are under way and are told about, and whether others wait for them.
-    births: BTreeMap<u64, bool>,
-    /// Children that are born, to be told with the next request; the last few.
-    born: VecDeque<u64>,
-    /// The same, to be told at once.
-    awaited: VecDeque<u64>,
-    /// Forked, and on their way to another image.
-    executing: Vec<(Waiting, Arc<Core>)>,
-    thread: Option<OwnThread>,
-    closing: bool,
-}
-
-#[derive(Debug)]
-struct Outgoing {
-    /// That of a request; variables have none.
-    number: Option<u64>,
-    bytes: Vec<u8>,
-    fds: Vec<OwnedFd>,
-    /// Who is told as born by it.
-    born: Vec<u64>,
 }
 
 impl Client {
@@ -355,16 +291,7 @@ impl Client {
             }
             // It was heard.
             Answer::Waits => {}
-            Answer::Exited {
-                number,
-                code,
-                signal,
-                core_dumped,
-                out_of_memory,
-                step,
-                usage,
-                settled,
-            } => {
+            Answer::Exited(Exited { number, exit, step, usage, settled }) => {
                 let core = {
                     let mut state = self.state();
                     // A kill is for all in its cgroup, if it had one.
@@ -379,10 +306,6 @@ impl Client {
                 if let Some(core) = core {
                     core.died_in(step);
                     core.used(usage);
-                    let exit = match signal {
-                        0 => Exit::Code(code),
-                        signal => Exit::Signal { signal, core_dumped, out_of_memory },
-                    };
                     core.exited(exit, settled);
                 }
             }
@@ -619,136 +542,6 @@ impl Client {
     }
 }
 
-impl Outgoing {
-    /// Variables, in the message or in memory beside it.
-    fn variables(name: &str, texts: &[u8]) -> Result<Self, SpawnError> {
-        let bytes = wire::encode_environment(texts);
-        if bytes.len() <= MAX_BYTES {
-            return Ok(Self { number: None, bytes, fds: Vec::new(), born: Vec::new() });
-        }
-        let fds = vec![elsewhere(name, texts, MAX_ENVIRONMENT)?];
-        Ok(Self { number: None, bytes: wire::encode_environment(&[]), fds, born: Vec::new() })
-    }
-}
-
-impl State {
-    /// What is next can't be sent. If it is variables, neither can the requests that go with them.
-    fn refuse_next(&mut self) -> Vec<Waiting> {
-        let Some(next) = self.queue.pop_front() else { return Vec::new() };
-        self.untold(next.born);
-        if let Some(number) = next.number {
-            return self.waiting.remove(&number).into_iter().collect();
-        }
-        if !self.queue.iter().any(|next| next.number.is_none()) {
-            // To be told again.
-            self.environment = None;
-        }
-        let mut refused = Vec::new();
-        while let Some(number) = self.queue.front().and_then(|next| next.number) {
-            let born = self.queue.pop_front().map(|next| next.born);
-            self.untold(born.unwrap_or_default());
-            refused.extend(self.waiting.remove(&number));
-        }
-        refused
-    }
-
-    /// What a request that was never sent would have told goes with the next one: until then the tree holds
-    /// places for those births.
-    fn untold(&mut self, born: Vec<u64>) {
-        let room = MAX_BORN.saturating_sub(self.born.len());
-        born.into_iter().rev().take(room).for_each(|number| self.born.push_front(number));
-    }
-
-    fn hear(&mut self) {
-        self.heard = Some(Instant::now());
-        self.crowded = None;
-    }
-
-    /// A preload has begun; all of them share one bound, which counts from the first.
-    fn warming_up(&mut self, preload: String) {
-        let since = self.warming.take().map_or_else(Instant::now, |(_, since)| since);
-        self.warming = Some((preload, since));
-    }
-
-    /// The end of a forkserver whose preloads take longer than they may.
-    fn overdue_preload(&self, bound: Duration) -> Option<Gone> {
-        let (preload, since) = self.warming.as_ref()?;
-        let (preload, failure) = (preload.clone(), PreloadFailure::TookTooLong { bound });
-        (since.elapsed() >= bound).then_some(Gone::Preload(PreloadError { preload, failure }))
-    }
-
-    /// It has closed its socket.
-    fn ended(&self) -> Gone {
-        match &self.warming {
-            Some((preload, _)) => {
-                let (preload, failure) = (preload.clone(), PreloadFailure::Ended);
-                Gone::Preload(PreloadError { preload, failure })
-            }
-            None => "it has ended".into(),
-        }
-    }
-
-    /// When the forkserver has been silent for too long. All bounds of a client are the same, so
-    /// the first to ask is the first to be due. While preloads run, only their own bound counts.
-    fn next_deadline(&self, warm_up: Duration) -> Option<Instant> {
-        if let Some((_, since)) = self.warming {
-            return Some(since + warm_up);
-        }
-        let waiting = self.waiting.first_key_value().map(|(_, waiting)| self.due(waiting));
-        let executing = self.executing.first().map(|(waiting, _)| waiting.since + waiting.bound);
-        let again = self.crowded.filter(|_| !self.queue.is_empty());
-        waiting.into_iter().chain(executing).chain(again).min()
-    }
-
-    fn due(&self, waiting: &Waiting) -> Instant {
-        self.heard.map_or(waiting.since, |heard| heard.max(waiting.since)) + waiting.bound
-    }
-
-    /// Those whom nobody answered in time. A late child finds nobody waiting and is killed.
-    fn expired(&mut self, now: Instant) -> Vec<Waiting> {
-        let mut expired = Vec::new();
-        while self.warming.is_none()
-            && let Some((&number, first)) = self.waiting.first_key_value()
-            && self.due(first) <= now
-        {
-            expired.extend(self.waiting.remove(&number));
-        }
-        expired
-    }
-
-    /// Those whose birth pipe says how it went, and those whose time is over.
-    fn executed(&mut self) -> Vec<(Waiting, Arc<Core>)> {
-        let is_done = |waiting: &Waiting| {
-            let mut fds = [PollFd::new(waiting.birth.as_fd(), PollFlags::POLLIN)];
-            matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
-        };
-        let now = Instant::now();
-        self.executing
-            .extract_if(.., |(waiting, _)| is_done(waiting) || waiting.since + waiting.bound <= now)
-            .collect()
-    }
-}
-
-impl Waiting {
-    /// No child comes of it. Its fds are closed before that is told: whoever hears of it may try again
-    /// (C10).
-    fn fail(self, error: impl FnOnce(String) -> SpawnError) {
-        let Self { name, answer, birth, stdin, stdout, stderr, .. } = self;
-        drop((birth, stdin, stdout, stderr));
-        tell(answer, Err(error(name)));
-    }
-}
-
-/// Puts what is too long for a message into memory.
-fn elsewhere(name: &str, bytes: &[u8], limit: usize) -> Result<OwnedFd, SpawnError> {
-    let (name, length) = (name.to_owned(), bytes.len());
-    if length > limit {
-        return Err(SpawnError::TooLarge { name, length, limit });
-    }
-    let call = "memfd_create".to_owned();
-    memory::write(bytes).map_err(|cause| SpawnError::Call { name, call, cause })
-}
-
 /// Tells those whose request could not be sent.
 fn refuse(refused: Vec<(Waiting, Errno)>) {
     for (waiting, errno) in refused {
@@ -757,72 +550,18 @@ fn refuse(refused: Vec<(Waiting, Errno)>) {
     }
 }
 
-/// The child is there, or its birth pipe says why not.
-fn finish(waiting: Waiting, core: Arc<Core>) {
-    let Waiting { answer, bound, birth, execs, is_silent, stdin, stdout, stderr, tail, .. } =
-        waiting;
-    let mut child = Child::new(core);
-    if is_silent {
-        child.handle().told_born();
-    }
-    if execs {
-        let name = child.handle().name().to_owned();
-        let error = match read_birth(&birth) {
-            // A death is told by its status.
-            Ok(None | Some(BirthFailure { errno: None, .. })) => None,
-            Ok(Some(BirthFailure { step, errno: Some(errno) })) => {
-                let cause = io::Error::from_raw_os_error(errno);
-                Some(SpawnError::Step { name, step, cause })
-            }
-            // Neither born nor failed: it hangs in one of the steps.
-            Err(_) => Some(SpawnError::StillStarting { name, waited: bound }),
-        };
-        if let Some(error) = error {
-            // The child is killed by its drop. First the fds: whoever is told may try again (C10).
-            drop((child, birth, stdin, stdout, stderr));
-            return tell(answer, Err(error));
-        }
-    }
-    *child.stdin.get_mut().unwrap_or_else(PoisonError::into_inner) = stdin;
-    child.stdout = stdout;
-    child.stderr = stderr;
-    child.tail = tail;
-    tell(answer, Ok(child));
-}
-
-/// Answers; a child that nobody takes is killed by being dropped.
-fn tell(answer: oneshot::Sender<Result<Child, SpawnError>>, result: Result<Child, SpawnError>) {
-    drop(answer.send(result));
-}
-
 /// How long a request waits for others' fds to land before it is tried again. Its own bound ends that.
 const CROWDED_PAUSE: Duration = Duration::from_millis(1);
 /// Fds in flight count against a limit of their own; these are at most a few hundred.
 const MAX_OUTSTANDING: usize = 64;
 /// The same in an actor: one that is forked, and one that can be forked next.
 const MAX_OUTSTANDING_BELOW: usize = 2;
-/// How many births are told with one request.
-const MAX_BORN: usize = 64;
-
 #[cfg(test)]
 mod tests {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
     use super::*;
-
-    /// C16: what a request was to tell is told by another one if that is withdrawn before it is sent.
-    #[test]
-    fn births_that_a_withdrawn_request_was_to_tell_are_told_by_the_next() {
-        let mut state = State { born: VecDeque::from([5, 6]), ..State::default() };
-        let born: Vec<u64> = state.born.drain(..).collect();
-        state.born.push_back(7);
-        state.queue.push_back(Outgoing { number: Some(1), bytes: vec![], fds: vec![], born });
-        assert!(state.refuse_next().is_empty(), "nobody waits for it");
-        assert_eq!(state.born, [5, 6, 7]);
-        let many: Vec<u64> = (100..).take(MAX_BORN).collect();
-        state.untold(many);
-        assert_eq!((state.born.len(), state.born.back()), (MAX_BORN, Some(&7)));
-    }
+    use crate::exit::Exit;
 
     /// H28: statuses that the forkserver told before it died with a request of ours unread, which
     /// the kernel reports first and as a reset, are not lost.
@@ -838,38 +577,12 @@ mod tests {
         let (tree, warm_up) = (None, Duration::ZERO);
         let status = OwnStatus::open();
         let client = Client { socket: ours, wake, pidfds, state, status, lost, tree, warm_up, me };
-        let (answer, mut answered) = oneshot::channel();
-        let birth: OwnedFd = io::pipe().unwrap().0.into();
-        let waiting = Waiting {
-            name: "early".to_owned(),
-            answer,
-            since: Instant::now(),
-            bound: Duration::from_secs(5),
-            exec: Duration::from_secs(5),
-            birth: Arc::new(birth),
-            execs: false,
-            ties: Ties::default(),
-            is_told: false,
-            is_silent: true,
-            stdin: None,
-            stdout: None,
-            stderr: None,
-            tail: None,
-        };
+        let (waiting, mut answered) = Waiting::for_test(Instant::now());
         client.request(waiting, Vec::new(), None, |_, _| vec![0; 16]);
         let number = 0;
         let pidfd = Pidfd::open(std::process::id()).unwrap();
-        let (core_dumped, out_of_memory) = (false, false);
-        let exited = Answer::Exited {
-            number,
-            code: 3,
-            signal: 0,
-            core_dumped,
-            out_of_memory,
-            step: None,
-            usage: crate::Usage::default(),
-            settled: true,
-        };
+        let (exit, usage) = (Exit::Code(3), crate::Usage::default());
+        let exited = Answer::Exited(Exited { number, exit, step: None, usage, settled: true });
         let spawned = Answer::Spawned { number, pid: 7, withheld: false, tell: false }.encode();
         scm_rights::send(theirs.as_fd(), &spawned, &[pidfd.as_fd()]).unwrap();
         scm_rights::send(theirs.as_fd(), &exited.encode(), &[]).unwrap();

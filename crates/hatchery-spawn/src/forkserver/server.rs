@@ -43,12 +43,17 @@ use programs::Programs;
 /// The forkserver's whole life. `root` is the process that started it; its socket is fd 0; `tree`
 /// is what all environments below carry.
 pub(crate) fn main(root: i32, tree: &str) -> ! {
+    // If the root dies while we are stopped, this wakes us up. Before all else, so that a stop can come before
+    // it only while the image is being loaded.
+    let wakes = nix::sys::prctl::set_pdeathsig(Signal::SIGCONT);
     // To its place; everything else that the root's own starter left open is closed.
     let placed = fds::place(0, 3, true).and_then(|()| fds::adopt(3));
     let Ok(client) = placed else { exit::exit_now(70) };
-    let started = match close_range::close_from(4) {
+    let closed = || close_range::close_from(4).map_err(|errno| ("close_range", errno));
+    let ready = wakes.map_err(|errno| ("prctl(PR_SET_PDEATHSIG)", errno)).and_then(|()| closed());
+    let started = match ready {
         Ok(()) => Server::start(root, tree, client),
-        Err(errno) => Err((client, Unfit::Call("close_range", errno))),
+        Err((call, errno)) => Err((client, Unfit::Call(call, errno))),
     };
     match started {
         Ok(mut server) => server.serve(),

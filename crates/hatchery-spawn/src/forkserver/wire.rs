@@ -12,9 +12,8 @@ use super::present::Present;
 use super::rights::{Asker, Right};
 use crate::confine::{Access, Cgroup, Confinement, Instruction, SyscallFilter, User};
 use crate::error::PreloadFailure;
+use crate::forkserver::exited::Exited;
 use crate::forkserver::manner::{Manner, Note};
-use crate::prelude::Step;
-use crate::usage::Usage;
 
 /// The longest message, in bytes: below what one datagram may hold by default.
 pub(crate) const MAX_BYTES: usize = 160 * 1024;
@@ -193,19 +192,8 @@ pub(crate) enum Answer {
     Waits,
     /// Something of a program that is neither its birth nor its status.
     Noted { number: u64, note: Note },
-    /// The child is reaped. Always after its `Spawned`. `settled`: so is all that it had started by
-    /// itself; else `Settled` follows.
-    Exited {
-        number: u64,
-        code: i32,
-        signal: i32,
-        core_dumped: bool,
-        out_of_memory: bool,
-        /// That of its birth in which it died.
-        step: Option<Step>,
-        usage: Usage,
-        settled: bool,
-    },
+    /// The child is reaped. Always after its `Spawned`.
+    Exited(Exited),
     /// What a child that is reaped had started by itself is gone too, but for those.
     Settled { number: u64, left: Vec<Left> },
 }
@@ -353,14 +341,6 @@ impl Request {
 }
 
 impl Answer {
-    /// The same of a child of which nothing is left.
-    pub(crate) fn settled(mut self) -> Self {
-        if let Self::Exited { settled, .. } = &mut self {
-            *settled = true;
-        }
-        self
-    }
-
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Writer(Vec::with_capacity(32));
         match self {
@@ -393,25 +373,9 @@ impl Answer {
                 out.tagged(6, preload);
                 out.failure(failure);
             }
-            Self::Exited {
-                number,
-                code,
-                signal,
-                core_dumped,
-                out_of_memory,
-                step,
-                usage,
-                settled,
-            } => {
+            Self::Exited(exited) => {
                 out.u8(4);
-                out.u64(*number);
-                out.i32(*code);
-                out.i32(*signal);
-                out.u8(u8::from(*core_dumped));
-                out.u8(u8::from(*out_of_memory));
-                out.u8(step.map_or(0, |step| step as u8));
-                usage.words().iter().for_each(|word| out.u64(*word));
-                out.u8(u8::from(*settled));
+                exited.write(&mut out);
             }
             Self::Settled { number, left } => {
                 out.u8(8);
@@ -451,16 +415,7 @@ impl Answer {
                 let flags = input.u8()?;
                 Self::Spawned { number, pid, withheld: flags & 1 != 0, tell: flags & 2 != 0 }
             }
-            4 => Self::Exited {
-                number: input.u64()?,
-                code: input.i32()?,
-                signal: input.i32()?,
-                core_dumped: input.u8()? != 0,
-                out_of_memory: input.u8()? != 0,
-                step: Step::from_number(input.u8()?),
-                usage: Usage::of_words([input.u64()?, input.u64()?, input.u64()?]),
-                settled: input.u8()? != 0,
-            },
+            4 => Self::Exited(Exited::read(&mut input)?),
             8 => Self::Settled {
                 number: input.u64()?,
                 left: input.list(|input| {
@@ -709,8 +664,11 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit::Exit;
     use crate::forkserver::rights::Sight;
+    use crate::prelude::Step;
     use crate::sys::mode::Mode;
+    use crate::usage::Usage;
 
     fn request() -> Request {
         Request {
@@ -780,16 +738,13 @@ mod tests {
             Answer::Spawned { number: 3, pid: 99, withheld: true, tell: false },
             Answer::Spawned { number: 3, pid: 99, withheld: false, tell: true },
             Answer::Waits,
-            Answer::Exited {
+            Answer::Exited(Exited {
                 number: 99,
-                code: 0,
-                signal: 9,
-                core_dumped: true,
-                out_of_memory: true,
+                exit: Exit::Signal { signal: 9, core_dumped: true, out_of_memory: true },
                 step: Some(Step::Fds),
                 usage: Usage::of_words([1, 1 << 40, 3]),
                 settled: true,
-            },
+            }),
             Answer::Noted { number: 3, note: Note::Ended },
             Answer::Noted { number: 3, note: Note::Stopped(21) },
             Answer::Settled { number: 7, left: [true, false].map(left).to_vec() },

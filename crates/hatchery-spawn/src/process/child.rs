@@ -5,7 +5,7 @@ use std::process::ExitStatus;
 
 use super::output::{Bounds, Collected, Output, Parts, collect};
 use super::pipes::{ChildStderr, ChildStdin, ChildStdout};
-use super::pty::Pty;
+use super::pty::{Pty, unread};
 use crate::child::{Child as Owned, ChildHandle, ChildId};
 use crate::command::output::to_its_end;
 use crate::error::SignalError;
@@ -151,7 +151,7 @@ impl Child {
     }
 
     /// Closes its stdin, waits for its end, and collects what it writes to those of its outputs that are
-    /// piped and were not taken.
+    /// piped and were not taken. What it writes to a terminal of its own that was not taken is thrown away.
     ///
     /// # Errors
     /// As [`wait`](Self::wait), or what a read says.
@@ -161,7 +161,9 @@ impl Child {
     pub async fn wait_with_output(mut self) -> io::Result<Output> {
         drop(self.stdin.take());
         let outputs = (self.stdout.take(), self.stderr.take());
-        let collected = collect(Parts(vec![&self.owned]), outputs, self.bounds).await?;
+        let pty = self.pty.take();
+        let collected =
+            unread(pty, collect(Parts(vec![&self.owned]), outputs, self.bounds)).await?;
         let Collected { mut statuses, stdout, stderr, ended } = collected;
         let status = statuses.pop().unwrap_or_default();
         Ok(Output { status, stdout, stderr, ended, usage: self.usage() })

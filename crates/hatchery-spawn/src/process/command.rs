@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::block::block_on;
 use super::child::Child;
 use super::output::{Bounds, Output};
-use super::pty::Pty;
+use super::pty::{Pty, unread};
 use crate::command::Command as Once;
 use crate::confine::{Confinement, User};
 use crate::spec::Resource;
@@ -325,7 +325,8 @@ impl Command {
         self.start([End::Inherit, End::Inherit, End::Inherit])
     }
 
-    /// Starts it at this call, and waits for its end. What is piped of its stdio is closed.
+    /// Starts it at this call, and waits for its end. What is piped of its stdio is closed; what it writes to a
+    /// [terminal of its own](Self::pty) is thrown away.
     ///
     /// # Errors
     /// As [`spawn`](Self::spawn) and [`Child::wait`]; `TimedOut` after its [`timeout`](Self::timeout).
@@ -337,14 +338,18 @@ impl Command {
         async move {
             let mut child = child?;
             drop((child.stdin.take(), child.stdout.take(), child.stderr.take()));
-            let Some(most) = bounds.timeout else { return child.wait().await };
-            if let Ok(status) = tokio::time::timeout(most, child.wait()).await {
-                return status;
-            }
-            child.stop()?;
-            child.wait().await?;
-            let what = format!("`{}` did not end within {most:?}", child.name());
-            Err(io::Error::new(io::ErrorKind::TimedOut, what))
+            let pty = child.pty.take();
+            unread(pty, async {
+                let Some(most) = bounds.timeout else { return child.wait().await };
+                if let Ok(status) = tokio::time::timeout(most, child.wait()).await {
+                    return status;
+                }
+                child.stop()?;
+                child.wait().await?;
+                let what = format!("`{}` did not end within {most:?}", child.name());
+                Err(io::Error::new(io::ErrorKind::TimedOut, what))
+            })
+            .await
         }
     }
 
@@ -369,9 +374,9 @@ impl Command {
         self.session || self.group.is_some() || self.pty.is_some() || self.detach || self.foreground
     }
 
-    /// Whether nothing was said of its stderr.
-    pub(super) fn has_default_stderr(&self) -> bool {
-        self.stdio[2].is_none()
+    /// Whether its stderr is for whoever collects what it writes.
+    pub(super) fn leaves_stderr(&self) -> bool {
+        matches!(self.stdio[2], None | Some(End::Piped))
     }
 
     pub(super) fn has_timeout(&self) -> bool {

@@ -92,28 +92,20 @@ impl Stream for Lines {
             Origin::Stdout => (Origin::Stdout, Origin::Stderr),
             Origin::Stderr => (Origin::Stderr, Origin::Stdout),
         };
-        let one = self.poll_one(first, cx);
-        if let Poll::Ready(Some(line)) = one {
-            self.next = second;
-            if line.is_err() {
-                *self = Self {
-                    stdout: Source::new(None),
-                    stderr: Source::new(None),
-                    next: Origin::Stdout,
-                };
-            }
-            return Poll::Ready(Some(line));
+        let (line, next) = match self.poll_one(first, cx) {
+            Poll::Ready(Some(line)) => (line, second),
+            one @ (Poll::Ready(None) | Poll::Pending) => match (one, self.poll_one(second, cx)) {
+                (_, Poll::Ready(Some(line))) => (line, first),
+                (Poll::Ready(None), Poll::Ready(None)) => return Poll::Ready(None),
+                (_, _) => return Poll::Pending,
+            },
+        };
+        self.next = next;
+        if line.is_err() {
+            // Nothing comes after it.
+            (self.stdout, self.stderr) = (Source::new(None), Source::new(None));
         }
-        match (one, self.poll_one(second, cx)) {
-            (_, Poll::Ready(Some(line))) => {
-                if line.is_err() {
-                    (self.stdout, self.stderr) = (Source::new(None), Source::new(None));
-                }
-                Poll::Ready(Some(line))
-            }
-            (Poll::Ready(None), Poll::Ready(None)) => Poll::Ready(None),
-            (_, _) => Poll::Pending,
-        }
+        Poll::Ready(Some(line))
     }
 }
 

@@ -47,7 +47,7 @@ pub struct PipelineOutput {
     pub statuses: Vec<ExitStatus>,
     /// The stdout of the last, as far as [`ended`](Self::ended) says.
     pub stdout: Vec<u8>,
-    /// The stderr of all parts of which nothing else was said, in the order of arrival.
+    /// The stderr of all parts of which nothing but a pipe was said, in the order of arrival.
     pub stderr: Vec<u8>,
     /// Whether that is all.
     pub ended: Ended,
@@ -124,6 +124,7 @@ impl Pipeline {
         async move {
             let mut running = running?;
             drop(running.stdout.take());
+            running.close_errors();
             let bounds = running.parts.last().map(Child::bounds).unwrap_or_default();
             let Some(most) = bounds.timeout else { return running.wait().await };
             if let Ok(statuses) = tokio::time::timeout(most, running.wait()).await {
@@ -138,7 +139,7 @@ impl Pipeline {
     }
 
     /// Starts all parts at this call, waits for all of their ends, and collects what the last one writes to
-    /// stdout, and all to stderr unless something was said of that.
+    /// stdout, and what all write to stderr, but for those whose stderr was said to go elsewhere.
     ///
     /// # Errors
     /// As [`spawn`](Self::spawn) and [`Child::wait`]. A time-out and too much output are none.
@@ -165,7 +166,7 @@ impl Pipeline {
         let (mut leader, mut input) = (0, None);
         for (index, part) in self.parts.iter().enumerate() {
             let mut part = part.clone();
-            let mut unset = unset.clone();
+            let unset = unset.clone();
             if let Some(input) = input.take() {
                 part.stdin(Stdio::Fd(input));
             }
@@ -176,8 +177,8 @@ impl Pipeline {
             } else if matches!(unset[1], End::Piped) {
                 part.stdout(Stdio::Piped);
             }
-            if let Some(stderr) = stderr.as_ref().filter(|_| part.has_default_stderr()) {
-                unset[2] = End::of(Stdio::Fd(stderr.try_clone()?));
+            if let Some(stderr) = stderr.as_ref().filter(|_| part.leaves_stderr()) {
+                part.stderr(Stdio::Fd(stderr.try_clone()?));
             }
             let started = match part.process_group(leader).start(unset.clone()) {
                 // All that were in there are gone by now.
@@ -199,6 +200,11 @@ impl Pipeline {
 }
 
 impl Running {
+    /// Closes what is piped of the parts' stderr and was not taken: nobody can read it any more.
+    fn close_errors(&mut self) {
+        self.parts.iter_mut().for_each(|part| drop(part.stderr.take()));
+    }
+
     fn as_parts(&self) -> Parts<'_> {
         Parts(self.parts.iter().map(Child::owned).collect())
     }
@@ -220,8 +226,9 @@ impl Running {
         Ok(statuses)
     }
 
-    /// Closes the stdin of the first, if that was not taken, waits until all have ended, and collects what is
-    /// piped and was not taken.
+    /// Closes the stdin of the first, if that was not taken, waits until all have ended, and collects the stdout
+    /// and the stderr of the last, if they are piped and were not taken. A piped stderr of another part that was
+    /// not taken is closed.
     ///
     /// # Errors
     /// As [`Child::wait`], or what a read says.
@@ -232,6 +239,7 @@ impl Running {
         drop(self.stdin.take());
         let last = self.parts.last_mut();
         let own = last.and_then(|last| last.stderr.take());
+        self.close_errors();
         let outputs = (self.stdout.take(), self.stderr.take().or(own));
         let bounds = self.parts.last().map(Child::bounds).unwrap_or_default();
         let collected = collect(self.as_parts(), outputs, bounds).await?;

@@ -1,5 +1,7 @@
 //! A terminal of a program's own.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::pin::Pin;
@@ -41,6 +43,14 @@ impl Pty {
         pty::resize(self, rows, columns)
     }
 
+    /// Throws away what the program writes, without an end.
+    async fn discard(mut self) -> Infallible {
+        // An error is the end of it, as the hang-up is.
+        let _ended = tokio::io::copy(&mut self, &mut tokio::io::sink()).await;
+        let _open = self;
+        pending().await
+    }
+
     fn watched(&mut self) -> io::Result<&AsyncFd<OwnedFd>> {
         if let Side::Unwatched(fd) = &self.0 {
             // A copy, as what can't be watched is closed.
@@ -53,6 +63,15 @@ impl Pty {
             Side::Watched(fd) => Ok(fd),
             Side::Unwatched(_) => Err(io::ErrorKind::NotConnected.into()),
         }
+    }
+}
+
+/// Runs a wait for a program. If nobody can read its terminal any more, that holds up neither.
+pub(super) async fn unread<T>(pty: Option<Pty>, wait: impl Future<Output = T>) -> T {
+    let Some(pty) = pty else { return wait.await };
+    tokio::select! {
+        done = wait => done,
+        never = pty.discard() => match never {},
     }
 }
 

@@ -46,9 +46,8 @@ impl Server {
                 (name, error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
             }
         };
-        // If the root dies while we are stopped, this wakes us up; that it was the root and not just
-        // the thread that started us is told by the pidfd below, or by having another parent (H11).
-        nix::sys::prctl::set_pdeathsig(Signal::SIGCONT).map_err(call("prctl(PR_SET_PDEATHSIG)"))?;
+        // That it was the root that died, and not just the thread that started us, is told by this, or by
+        // having another parent (H11).
         let root_pidfd = match Pidfd::open(root.cast_unsigned()) {
             Ok(pidfd) => Some(pidfd),
             // The end of its socket and that signal have to do.

@@ -12,6 +12,7 @@ use super::{Asked, CallFailed, Server, now};
 use crate::confine::cgroup;
 use crate::exit::Exit;
 use crate::forkserver::book::Owner;
+use crate::forkserver::exited::Exited;
 use crate::forkserver::fork;
 use crate::forkserver::rights::Sender;
 use crate::forkserver::wire::{Answer, Request, Run};
@@ -193,14 +194,14 @@ impl Server {
             }
         }
         if let Ok(Some((status, usage))) = waitid::reap_used(pid) {
-            self.died(pid, &status, usage);
+            self.died(pid, status, usage);
         }
     }
 
-    fn died(&mut self, pid: i32, status: &Exit, usage: Usage) {
-        let out_of_memory =
-            status.signal() == Some(libc::SIGKILL) && self.confined.ran_out_of_memory(pid);
-        self.leaves_foreground(pid, status);
+    fn died(&mut self, pid: i32, mut exit: Exit, usage: Usage) {
+        let ran_out_of_memory =
+            exit.signal() == Some(libc::SIGKILL) && self.confined.ran_out_of_memory(pid);
+        self.leaves_foreground(pid, &exit);
         let keeps = self.book.is_detached(pid)
             || self.programs.manner(pid).is_some_and(|manner| manner.keep_strays);
         self.programs.died(pid);
@@ -219,22 +220,11 @@ impl Server {
             self.clients.remove(&fd);
         }
         self.rights.forget(pid);
-        let (code, signal, core_dumped) = match status {
-            Exit::Code(code) => (*code, 0, false),
-            Exit::Signal { signal, core_dumped, .. } => (0, *signal, *core_dumped),
-            Exit::Panicked(_) => (0, 0, false),
-        };
+        if let Exit::Signal { out_of_memory, .. } = &mut exit {
+            *out_of_memory = ran_out_of_memory;
+        }
         let settled = keeps && owner != Owner::Nobody;
-        let exited = Answer::Exited {
-            number,
-            code,
-            signal,
-            core_dumped,
-            out_of_memory,
-            step,
-            usage,
-            settled,
-        };
+        let exited = Exited { number, exit, step, usage, settled };
         self.strays.settling.hand_over(&kept, mark);
         self.settle_later((pid, mark), settled, Told { owner, exited, cgroup });
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::children::{children, processor_time};
 use super::{Server, now};
 use crate::forkserver::book::Owner;
+use crate::forkserver::exited::Exited;
 use crate::forkserver::settle::{Places, Says, Seen, Settling, Word};
 use crate::forkserver::strays::{self, AmidExec};
 use crate::forkserver::wire::{Answer, Left};
@@ -34,7 +35,7 @@ impl Strays {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Told {
     pub(super) owner: Owner,
-    pub(super) exited: Answer,
+    pub(super) exited: Exited,
     /// Its cgroup, if it was the last actor in there.
     pub(super) cgroup: Option<PathBuf>,
 }
@@ -195,13 +196,16 @@ impl Server {
                 (told, Some((said, left)))
             }
         };
-        let Answer::Exited { number, .. } = told.exited else { return };
+        let number = told.exited.number;
         for fd in self.sockets_of(told.owner) {
             match &settled {
                 Some((false, left)) if left.is_empty() => {
-                    self.answer(fd, told.exited.clone().settled(), None);
+                    let exited = Exited { settled: true, ..told.exited.clone() };
+                    self.answer(fd, Answer::Exited(exited), None);
                 }
-                None | Some((false, _)) => self.answer(fd, told.exited.clone(), None),
+                None | Some((false, _)) => {
+                    self.answer(fd, Answer::Exited(told.exited.clone()), None);
+                }
                 Some((true, _)) => {}
             }
             if let Some((said, left)) = &settled

@@ -46,9 +46,10 @@ impl Command {
     /// unless it carries the mark or is the last of this process's programs in there. With the number of
     /// this process's group, Ctrl-C reaches it too.
     ///
-    /// [`spawn`](Self::spawn) fails with `EPERM` if there is no such group in the forkserver's session, and
-    /// in an actor if the group is not its own or that of its own children, or if it is confined; with `EINVAL` if the number is negative, or together with
-    /// [`setsid`](Self::setsid), [`detach`](Self::detach) and [`foreground`](Self::foreground).
+    /// [`spawn`](Self::spawn) fails with `EPERM` if there is no such group in the forkserver's session, and in an
+    /// actor if the actor is confined or the group is neither its own nor that of its own children. It fails
+    /// with `EINVAL` if the number is negative, and together with [`setsid`](Self::setsid), [`pty`](Self::pty),
+    /// [`detach`](Self::detach) or [`foreground`](Self::foreground).
     pub fn process_group(&mut self, pgroup: i32) -> &mut Self {
         self.group = (pgroup != 0).then_some(pgroup);
         self
@@ -63,7 +64,8 @@ impl Command {
 
     /// A terminal of its own, of that size, in a session of its own: that of its stdin, stdout and stderr of
     /// which nothing else was said. Our side is [`Child::pty`](super::super::Child::pty), a
-    /// [`Pty`](super::super::Pty).
+    /// [`Pty`](super::super::Pty). Where nobody can read that, in [`status`](Self::status) and
+    /// [`output`](Self::output), what the program writes to it is thrown away.
     ///
     /// [`spawn`](Self::spawn) fails with `EINVAL` together with [`foreground`](Self::foreground) or a
     /// [`process_group`](Self::process_group), with `ENOTTY` if something else was said of all three, and with
